@@ -1,0 +1,31 @@
+"""What a field's value may be, beyond its type: written beside the field, checked at the app's door."""
+
+from dataclasses import Field, field
+from typing import Any
+
+KEY = "bounds"
+
+
+def bound(
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    filled: bool = False,
+) -> Any:
+    """A required dataclass field with limits; a nullable field's None always passes.
+
+    Args:
+        ge, gt, le, lt: numeric limits (a list's limits hold for each element).
+        choices: the strings that are allowed.
+        filled: the app fills it in at launch; a user can't set it.
+    """
+    limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "filled": filled}
+    return field(metadata={KEY: {k: v for k, v in limits.items() if v not in (None, False)}})
+
+
+def bounds_of(item: Field) -> dict[str, Any]:
+    """The limits that `bound` wrote on a field; empty for a plain one."""
+    return dict(item.metadata.get(KEY, {}))
