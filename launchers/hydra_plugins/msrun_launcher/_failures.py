@@ -1,0 +1,39 @@
+"""What a job or a launch fails with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+from hydra.errors import CompactHydraException
+
+
+class WorkerFailed(CompactHydraException):
+    """A job's worker process failed.
+
+    Hydra prints the message alone; the frames of the launcher say nothing to a user.
+
+    rank: the rank that failed first; None where msrun failed before any rank did
+    cause: the exception that the worker raised, where it raised one that could be brought over
+    log: the file to read next
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rank: Optional[int] = None,
+        cause: Optional[BaseException] = None,
+        log: Optional[Path] = None,
+    ) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.cause = cause
+        self.log = log
+
+
+class BadLauncherConfig(CompactHydraException):
+    """Options under hydra.launcher that make no sense; nothing was started."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)

@@ -1,0 +1,73 @@
+"""Put a worker's end into the words of a WorkerFailed."""
+
+import pickle
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from hydra_plugins.msrun_launcher._exchange import End
+from hydra_plugins.msrun_launcher._failures import WorkerFailed
+
+TAIL = 20  # lines of a log that a message quotes
+
+
+@dataclass(frozen=True)
+class Logs:
+    """Where the processes of a job write. One plain worker shares the launcher's output: job_log is all it has."""
+
+    directory: Optional[Path]
+    job_log: Optional[Path]
+
+    def of_rank(self, rank: int) -> Optional[Path]:
+        return self.job_log if self.directory is None else self.directory / f"worker_{rank}.log"
+
+    def of_scheduler(self) -> Path:
+        assert self.directory is not None
+        return self.directory / "scheduler.log"
+
+    def of_msrun(self) -> Path:
+        assert self.directory is not None
+        return self.directory / "msrun.log"
+
+
+def job_log(logging_config: Optional[dict[str, Any]]) -> Optional[Path]:
+    """The first file that hydra.job_logging writes, where it writes one."""
+    handlers = (logging_config or {}).get("handlers") or {}
+    return next((Path(handler["filename"]).absolute() for handler in handlers.values() if "filename" in handler), None)
+
+
+def rank_failed(
+    rank: int, what: str, logs: Logs, detail: Optional[str] = None, end: Optional[End] = None
+) -> WorkerFailed:
+    """A rank's failure; detail: its traceback or stack, quoted."""
+    log = logs.of_rank(rank)
+    lines = [f"rank {rank} failed: {what}"]
+    if detail:
+        lines += [f"  {line}" for line in detail.splitlines()]
+    if log is not None:
+        lines.append(f"log: {log}")
+    return WorkerFailed("\n".join(lines), rank=rank, cause=_exception(end), log=log)
+
+
+def start_failed(what: str, *candidates: Path) -> WorkerFailed:
+    """No rank is to blame: quote the end of the first log that has something to say."""
+    log = next((path for path in candidates if path.is_file() and path.stat().st_size), candidates[0])
+    return WorkerFailed("\n".join([what, *(f"  {line}" for line in tail(log)), f"log: {log}"]), log=log)
+
+
+def tail(path: Path) -> list[str]:
+    try:
+        with path.open(errors="replace") as lines:
+            return [line.rstrip() for line in deque(lines, TAIL)]
+    except OSError:
+        return []
+
+
+def _exception(end: Optional[End]) -> Optional[BaseException]:
+    if end is None or end.exception is None:
+        return None
+    try:
+        return pickle.loads(end.exception)
+    except Exception:  # its class may not exist here or want other arguments: the text is there all the same
+        return None

@@ -1,0 +1,109 @@
+"""Start a job's processes: a plain child, or msrun, which starts a scheduler and one process a rank."""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional
+
+from hydra_plugins.msrun_launcher._failures import WorkerFailed
+from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from omegaconf import OmegaConf
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+WORKER = Path(__file__).with_name("_worker.py")
+
+
+def start_child(directory: Path) -> subprocess.Popen[bytes]:
+    """One plain process that shares this one's output, so that progress bars see a terminal."""
+    command = [sys.executable, "-P", str(WORKER), str(directory)]
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+@contextmanager
+def scheduler_port(settings: MsrunLauncherConf) -> Iterator[int]:
+    """The given port, or a free one that nobody else is given meanwhile: msrun takes seconds until it listens there."""
+    if settings.master_port is not None:
+        yield settings.master_port
+        return
+    with socket.socket() as holder:
+        # Bound but not listening, with an option that MindSpore's scheduler sets too: it alone can share the port.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
+
+
+def start_msrun(directory: Path, settings: MsrunLauncherConf, port: int, log_dir: Path) -> subprocess.Popen[bytes]:
+    """msrun with its own output in <log_dir>/msrun.log.
+
+    Raises WorkerFailed where mindspore's msrun is not installed.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    for rank in local_ranks(settings):
+        (log_dir / f"worker_{rank}.log").unlink(missing_ok=True)  # of an earlier job: it would be shown as this one's
+    (log_dir / "scheduler.log").unlink(missing_ok=True)
+    here = str(Path(sys.executable).parent)
+    program = shutil.which("msrun", path=os.pathsep.join([here, os.environ.get("PATH", "")]))
+    if program is None:
+        raise WorkerFailed("msrun was not found beside this Python or on PATH: is mindspore installed?")
+    # msrun runs `python` by PATH, which need not be this one.
+    environment = os.environ | {"PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)])}
+    with (log_dir / "msrun.log").open("wb") as log:
+        return subprocess.Popen(
+            [program, *_options(settings, port, log_dir), "python", "-P", str(WORKER), str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_killed_with_parent(),
+        )
+
+
+def local_ranks(settings: MsrunLauncherConf) -> range:
+    """The ranks that run on this machine."""
+    if settings.worker_num == 1:
+        return range(1)
+    count = settings.local_worker_num or settings.worker_num
+    start = 0 if count == settings.worker_num else settings.node_rank * count
+    return range(start, start + count)
+
+
+def _options(settings: MsrunLauncherConf, port: int, log_dir: Path) -> list[str]:
+    binding: Any = settings.bind_core
+    if OmegaConf.is_config(binding):
+        binding = OmegaConf.to_container(binding)
+    options = {
+        "worker_num": settings.worker_num,
+        "local_worker_num": len(local_ranks(settings)),
+        "master_addr": settings.master_addr,
+        "master_port": port,
+        "node_rank": settings.node_rank,
+        "log_dir": log_dir,
+        "join": settings.join,
+        "cluster_time_out": settings.cluster_time_out,
+        "bind_core": json.dumps(binding),
+        "rank_table_file": settings.rank_table_file,
+        # A rank that does not exist: msrun's own `tail -f` processes would outlive it. The launcher shows the log.
+        "tail_worker_log": settings.worker_num,
+    }
+    return [f"--{name}={value}" for name, value in options.items()]
+
+
+def _killed_with_parent() -> Optional[Callable[[], None]]:
+    """For Popen: let the kernel kill the process when its parent dies. Linux only; the workers watch by themselves."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: after fork only the call itself is safe
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return ask

@@ -1,0 +1,37 @@
+"""The plugin class that Hydra finds; the work is in _core, which is imported when there is something to launch."""
+
+import atexit
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from hydra_plugins.msrun_launcher._traces import SweepTraces
+from omegaconf import DictConfig
+
+
+class MsrunLauncher(Launcher):
+    """Runs jobs one after another, each in its own worker processes. The options are in config.py."""
+
+    def __init__(self, lifecycle: Optional[str], **_per_job: Any) -> None:
+        # All other options are read from each job's own config: a sweep may change what they refer to.
+        self.lifecycle = lifecycle
+        self.config: Optional[DictConfig] = None
+        self.hydra_context: Optional[HydraContext] = None
+        self.task_function: Optional[TaskFunction] = None
+        self.traces: Optional[SweepTraces] = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config = config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.traces = SweepTraces(str(config.hydra.sweep.dir))
+        atexit.register(self.traces.remove)  # the sweeper may find a job's config wrong and never call launch
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from hydra_plugins.msrun_launcher._core import launch
+
+        assert self.traces is not None
+        atexit.unregister(self.traces.remove)
+        return launch(self, job_overrides, initial_job_idx)

@@ -1,0 +1,104 @@
+"""An application whose job ends as `how` says, at rank `rank` of `ranks`; the other ranks wait to be stopped."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra_plugins.msrun_launcher import WorkerFailed
+
+log = logging.getLogger(__name__)
+
+
+class TaskError(Exception):
+    """The application's own exception type; two arguments, so that it needs help to be pickled."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+        self.where, self.what = where, what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.where, self.what)
+
+
+@dataclass
+class Config:
+    how: str = "ok"
+    rank: int = 0
+    ranks: int = 1
+    refuse: str = ""
+    added: Optional[str] = None  # by the recorder
+    started: Optional[str] = None  # file that is made once the job is at work
+    output_dir: str = "${hydra:runtime.output_dir}"
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"override hydra/launcher": "msrun"}])
+    hydra: Any = field(
+        default_factory=lambda: {
+            "mode": "MULTIRUN",
+            "sweep": {"dir": "out/sweeps/1", "subdir": "${hydra.job.num}"},
+            "launcher": {"worker_num": "${ranks}", "grace": 1.0},
+        }
+    )
+
+
+ConfigStore.instance().store("config", node=Config)
+
+
+def wait() -> None:
+    threading.Event().wait(120)
+
+
+def fail(how: str) -> None:
+    if how == "raise":
+        raise TaskError("here", "boom")
+    if how == "exit":
+        sys.exit(3)
+    if how == "exit0":
+        sys.exit(0)
+    if how == "os_exit":
+        os._exit(4)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "term":
+        os.kill(os.getpid(), signal.SIGTERM)
+    if how == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    wait()
+
+
+@hydra.main(version_base="1.3", config_path=None, config_name="config")
+def main(config: Config) -> Any:
+    rank = int(os.environ.get("RANK_ID", "0"))
+    log.info("hello from rank %d", rank)
+    print(f"print from rank {rank}")
+    if config.how == "children":  # one in this session, one in a session of its own
+        for own_session in (False, True):
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=own_session)
+    if config.started is not None and rank == config.ranks - 1:
+        Path(config.started).touch()
+    if config.how == "ok":
+        return 7
+    if config.how == "report":
+        facts = {name: os.environ.get(name) for name in ("RANK_ID", "RANK_SIZE", "MS_WORKER_NUM", "FROM_ENV_SET")}
+        facts |= {"cwd": os.getcwd(), "added": config.added, "number": HydraConfig.get().job.num, "pid": os.getpid()}
+        Path(config.output_dir, f"report-{rank}.json").write_text(json.dumps(facts))
+        return facts
+    if rank != config.rank:
+        wait()
+    return fail(config.how)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WorkerFailed as failure:  # only with HYDRA_FULL_ERROR
+        print("cause:", type(failure.cause) is TaskError, failure.cause, failure.rank)
+        raise

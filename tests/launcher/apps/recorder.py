@@ -1,0 +1,41 @@
+"""A lifecycle that writes down what it is told, and stumbles where the config's `refuse` names one of its methods."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra_plugins.msrun_launcher import JobOutcome, current_job
+from omegaconf import DictConfig, open_dict
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.file = Path("record.txt").absolute()
+        self.note("new")
+
+    def note(self, line: str) -> None:
+        with self.file.open("a") as record:
+            record.write(line + "\n")
+
+    def stumble(self, config: DictConfig, method: str) -> None:
+        if config.refuse == method:
+            raise ValueError(f"{method} says no")
+
+    def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
+        for config, job in zip(configs, overrides, strict=True):
+            with current_job(config):
+                self.note(f"before_launch {' '.join(job)} -> {Path(config.output_dir).relative_to(Path.cwd())}")
+            self.stumble(config, "before_launch")
+
+    def before_job(self, config: DictConfig) -> None:
+        self.note(f"before_job {Path(config.output_dir).name}")
+        with open_dict(config):
+            config.added = "by the hook"
+        self.stumble(config, "before_job")
+
+    def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
+        error = outcome.error.splitlines()[0] if outcome.error else None
+        self.note(f"after_job {Path(config.output_dir).name} {outcome.status} rank={outcome.rank} {error}")
+        self.stumble(config, "after_job")
+
+    def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
+        self.note(f"after_launch {' '.join(outcome.status for outcome in outcomes)}".rstrip())

@@ -1,0 +1,81 @@
+"""What a failing rank does to its job, to the other ranks and to the sweep."""
+
+import socket
+from typing import Any
+
+import pytest
+
+CAUSES = {
+    "kill": "killed by SIGKILL",
+    "exit": "exit code 3",
+    "os_exit": "exit code 4",
+    "raise": "TaskError: here: boom",
+    "term": "ended by SIGTERM",
+}
+# term: the worker itself tells, in the same way for any number of ranks
+LIMITS = {1: 3, 2: 10}  # seconds; msrun takes a few of them to start
+CASES = [(how, 1) for how in CAUSES] + [(how, 2) for how in CAUSES if how != "term"]
+
+
+@pytest.mark.parametrize(("how", "ranks"), CASES)
+def test_the_failing_rank_and_its_cause_are_named(start: Any, tmp_path: Any, how: str, ranks: int) -> None:
+    launch = start("app.py", f"how={how}", f"ranks={ranks}", f"rank={ranks - 1}")
+    code, output = launch.finish()
+    assert code == 1
+    assert f"rank {ranks - 1} failed: {CAUSES[how]}\n" in output
+    log = tmp_path / "out/sweeps/1/0" / ("app.log" if ranks == 1 else "logs/worker_1.log")
+    assert f"log: {log}" in output
+    assert launch.living() == []
+    if how == "raise":
+        assert "in fail\n  TaskError: here: boom" in output
+        if ranks == 2:
+            assert "TaskError: here: boom" in log.read_text()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_job_past_its_time_limit_fails_and_tells_where_it_hung(start: Any, ranks: int) -> None:
+    launch = start("app.py", "how=stubborn", f"ranks={ranks}", f"hydra.launcher.time_limit={LIMITS[ranks]}")
+    code, output = launch.finish()
+    assert code == 1
+    assert f"rank 0 failed: still at work after the time limit of {LIMITS[ranks]} s" in output
+    assert "in wait\n" in output
+    assert launch.living() == []
+
+
+def test_later_jobs_of_a_sweep_run(start: Any, tmp_path: Any) -> None:
+    code, output = start("app.py", "-m", "how=kill,raise,ok").finish()
+    assert code == 1
+    assert "hello from rank 0" in (tmp_path / "out/sweeps/1/2/app.log").read_text()
+    assert "Error executing job with overrides: ['how=kill']" in output  # Hydra shows the first failure,
+    assert "job #1 failed: rank 0 failed: TaskError: here: boom\n  Traceback" in output  # the launcher the others
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_sys_exit_zero_completes_the_job(start: Any, in_process: bool) -> None:
+    code, output = start("app.py", "how=exit0", f"hydra.launcher.in_process={in_process}").finish()
+    assert (code, "failed" in output) == (0, False)
+
+
+def test_sys_exit_in_process_fails_the_job_not_the_sweep(start: Any) -> None:
+    code, output = start("app.py", "-m", "how=exit,ok", "hydra.launcher.in_process=true").finish()
+    assert code == 1
+    assert "job #0 failed: the task ended with sys.exit(3)" in output
+    assert "print from rank 0" in output.partition("job #0 failed")[2]
+
+
+def test_a_port_in_use_fails_the_job_with_the_schedulers_words(start: Any, tmp_path: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        launch = start("app.py", "ranks=2", "how=hang", f"hydra.launcher.master_port={taken.getsockname()[1]}")
+        code, output = launch.finish()
+    assert code == 1
+    assert "scheduler.log" in output
+    assert launch.living() == []
+
+
+def test_what_a_task_forgot_to_stop_is_stopped(start: Any) -> None:
+    launch = start("app.py", "how=children", "hydra.launcher.time_limit=3")
+    code, _ = launch.finish()
+    assert code == 1
+    assert launch.living() == []

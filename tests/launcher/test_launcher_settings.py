@@ -1,0 +1,60 @@
+"""Options that make no sense together."""
+
+from typing import Any
+
+import pytest
+from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
+from hydra_plugins.msrun_launcher._settings import read_settings, refuse
+from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from omegaconf import DictConfig, OmegaConf
+
+
+def job(**options: Any) -> DictConfig:
+    launcher = OmegaConf.merge(OmegaConf.structured(MsrunLauncherConf), options)
+    return OmegaConf.create({"ranks": 4, "hydra": {"launcher": launcher}})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"worker_num": 0}, "worker_num=0"),
+        ({"worker_num": 2, "local_worker_num": 0}, "local_worker_num=0"),
+        ({"worker_num": 2, "local_worker_num": 3}, "local_worker_num=3 exceeds worker_num=2"),
+        ({"worker_num": "${ranks}", "local_worker_num": 8}, "local_worker_num=8 exceeds worker_num=4"),
+        ({"worker_num": 4, "local_worker_num": 2}, "master_port is null"),
+        ({"worker_num": 4, "local_worker_num": 2, "master_port": 9000, "node_rank": 2}, "would start at 4"),
+        ({"master_port": 1023}, "outside 1024"),
+        ({"master_port": 65536}, "outside 1024"),
+        ({"node_rank": -1}, "node_rank=-1"),
+        ({"time_limit": 0}, "time_limit=0"),
+        ({"grace": float("nan")}, "grace=nan"),
+        ({"bind_core": "some"}, "bind_core='some'"),
+    ],
+)
+def test_nonsense_is_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadLauncherConfig, match=words):
+        refuse([job(), job(**options)])
+
+
+def test_all_problems_of_all_jobs_come_at_once() -> None:
+    with pytest.raises(BadLauncherConfig) as refused:
+        refuse([job(worker_num=0, grace=-1), job(worker_num=0), job(node_rank=-1)])
+    assert [problem.partition("=")[0] for problem in refused.value.problems] == [
+        "hydra.launcher.worker_num",
+        "hydra.launcher.grace",
+        "hydra.launcher.node_rank",
+    ]
+
+
+def test_what_makes_sense_is_let_through() -> None:
+    refuse(
+        [
+            job(),
+            job(in_process=True, worker_num=8, local_worker_num=16),
+            job(worker_num=8, local_worker_num=4, node_rank=1, master_port=9543, bind_core={"device0": ["0-3"]}),
+        ]
+    )
+
+
+def test_values_come_from_the_jobs_own_keys() -> None:
+    assert read_settings(job(worker_num="${ranks}")).worker_num == 4

@@ -1,0 +1,56 @@
+"""Ctrl-C, SIGTERM and SIGKILL of the launching process: no process is left and the scheduler's port is free."""
+
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_launcher(start: Any, tmp_path: Path, number: signal.Signals, ranks: int) -> None:
+    started, port = tmp_path / "started", free_port()
+    launch = start(
+        "app.py",
+        "-m",
+        "how=children,ok",
+        f"ranks={ranks}",
+        f"started={started}",
+        f"hydra.launcher.master_port={port}",
+        "hydra.launcher.lifecycle=recorder.Recorder",
+    )
+    launch.wait_for(started)
+    assert len(launch.living()) >= ranks + 1
+    launch.process.send_signal(number)
+    code, output = launch.finish()
+    assert code == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number], output
+    assert launch.wait_until_gone() == []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
+    assert not list(tmp_path.glob("msrun-*"))
+    record = (tmp_path / "record.txt").read_text().splitlines()
+    if number == signal.SIGKILL:
+        assert record[-1] == "before_job 0"
+    else:
+        name = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
+        assert record[-2:] == [f"after_job 0 killed rank=None stopped by {name}", "after_launch killed"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_stubborn_worker(start: Any, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    launch = start("app.py", "how=stubborn", f"started={started}", "hydra.launcher.grace=1000")
+    launch.wait_for(started)
+    while launch.process.poll() is None and launch.age() < 30:
+        launch.process.send_signal(signal.SIGINT)  # the first asks, every other one hurries
+        time.sleep(0.3)
+    assert launch.process.poll() == -signal.SIGINT
+    assert launch.wait_until_gone() == []
