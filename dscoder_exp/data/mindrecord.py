@@ -1,0 +1,39 @@
+"""Sequences in MindRecord files. MindSpore is imported when a file is touched, not before."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscoder_exp.data.sequences import FIELDS, Batch
+
+
+def write(path: Path, batches: Iterable[Batch], seq_length: int) -> None:
+    """Write sequences to `path`, with MindRecord's index `path`.db beside it.
+
+    A MindRecord file holds its own name: its directory may be renamed afterwards, the file may not.
+    """
+    from mindspore.mindrecord import FileWriter
+
+    writer = FileWriter(str(path), overwrite=True)
+    writer.add_schema({field: {"type": "int32", "shape": [seq_length]} for field in FIELDS}, "packed sequences")
+    for batch in batches:
+        writer.write_raw_data([{field: getattr(batch, field)[row] for field in FIELDS} for row in range(len(batch))])
+    writer.commit()
+
+
+def read(path: Path, rows: NDArray[np.int64], count: int) -> Iterator[tuple[NDArray[np.int32], ...]]:
+    """Stream rows in the order asked for, repeats allowed; each is a tuple of FIELDS, int32 [seq_length].
+
+    Args:
+        rows: indices into the file.
+        count: sequences in the file.
+    """
+    from mindspore.dataset import MindDataset, SubsetSampler
+
+    for first in range(0, len(rows), count):  # the sampler takes no more indices than the file has rows
+        sampler = SubsetSampler(rows[first : first + count].tolist())
+        data = MindDataset(str(path), columns_list=list(FIELDS), sampler=sampler, num_parallel_workers=1)
+        for row in data.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            yield tuple(row)

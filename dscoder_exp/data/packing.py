@@ -1,0 +1,61 @@
+"""Documents into sequences of one length."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscoder_exp.data.encode import Documents, positions_within
+from dscoder_exp.data.sequences import Batch, empty_batch
+
+
+def pack(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
+    """Best-fit decreasing: the longest document first, each into the fullest sequence that still takes it.
+
+    Args:
+        lengths: of each document, in tokens, from 1 to `capacity`.
+        capacity: tokens a sequence holds.
+
+    Returns:
+        For each sequence the indices of its documents. The same lengths always give the same answer.
+    """
+    sizes = [int(length) for length in lengths]
+    groups: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # room left -> the sequences that have just that
+    rooms = 0  # bit r is set while by_room[r] isn't empty: the smallest room that fits is one shift away
+    for document in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
+        size = sizes[document]
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            group = by_room[room].pop()
+            if not by_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, group = capacity, len(groups)
+            groups.append([])
+        groups[group].append(document)
+        by_room[room - size].append(group)
+        rooms |= 1 << (room - size)
+    return groups
+
+
+def assemble(documents: Documents, groups: Sequence[Sequence[int]], seq_length: int, pad_token_id: int) -> Batch:
+    """Lay the documents of each group into one sequence, in the group's order: a Batch [len(groups), seq_length]."""
+    members = np.fromiter((member for group in groups for member in group), np.int64)
+    counts = np.array([len(group) for group in groups], np.int64)
+    lengths = documents.lengths[members]
+    sequence = np.repeat(np.arange(len(groups)), counts)  # per document, as are the next two
+    first = np.repeat(np.cumsum(counts) - counts, counts)  # the group's first member
+    starts = np.cumsum(lengths) - lengths
+
+    within = positions_within(lengths)  # per token, as are the next two
+    source = np.repeat(documents.starts[members], lengths) + within
+    target = np.repeat(sequence * seq_length + starts - starts[first], lengths) + within
+
+    batch = empty_batch(len(groups), seq_length, pad_token_id)
+    batch.ids.reshape(-1)[target] = documents.ids[source]
+    batch.labels.reshape(-1)[target] = documents.labels[source]
+    batch.positions.reshape(-1)[target] = within
+    batch.documents.reshape(-1)[target] = np.repeat(positions_within(counts), lengths)
+    return batch

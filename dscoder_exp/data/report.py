@@ -1,0 +1,73 @@
+"""What a preparation comes to: data.json, and the directory it lies in."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+REPORT_FILE = "data.json"
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The figures of a prepared data set, as data.json holds them.
+
+    rows = kept + dropped; kept = train_rows + eval_rows. Fractions are of all positions of the training sequences.
+    """
+
+    rows: int  # read from the source, at most data.max_rows
+    kept: int  # became a document
+    dropped: int  # blank ones, and those above the limit
+    blank: int  # no request or no answer
+    truncated: int  # cut to the limit, and kept
+    duplicates: int  # rows equal to an earlier one; kept, and always in the same split as that one
+    train_rows: int
+    eval_rows: int
+    longest: int  # tokens of the longest document
+    seq_length: int
+    pad_token_id: int
+    sequences: int  # of the training split; so are the next four
+    tokens: int  # not padding
+    loss_tokens: int  # counted by the loss
+    useful_fraction: float  # tokens / positions
+    loss_fraction: float  # loss_tokens / positions
+    eval_sequences: int
+    eval_tokens: int
+    eval_loss_tokens: int
+    fingerprint: str  # of everything that the files depend on
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared data on disk; `reused`: it was there already."""
+
+    directory: Path
+    report: DataReport
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What data.json holds: the figures, the options behind them, and each file's size in bytes."""
+
+    report: DataReport
+    made_from: dict[str, Any]
+    files: dict[str, int]
+
+
+def write_report(directory: Path, report: DataReport, made_from: Mapping[str, Any]) -> None:
+    """Write data.json beside the finished files, whose sizes it notes, so that a missing part shows later."""
+    sizes = {file.name: file.stat().st_size for file in sorted(directory.iterdir())}
+    content = {**asdict(report), "made_from": dict(made_from), "files": sizes}
+    (directory / REPORT_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_report(directory: Path) -> Stored | None:
+    """What a directory's data.json holds; None when there is none, or it isn't ours."""
+    try:
+        content = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
+        report = DataReport(**{field.name: content[field.name] for field in fields(DataReport)})
+        return Stored(report, dict(content["made_from"]), dict(content["files"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

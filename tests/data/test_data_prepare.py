@@ -1,0 +1,306 @@
+"""Preparing a data set: what is written, found again, rebuilt and refused."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import numpy as np
+import pytest
+from data_support import BOS, EOS, PAD, config, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from dscoder_exp.data import prepare as module
+from dscoder_exp.data.alpaca import Row
+from dscoder_exp.data.batches import eval_batches, load
+from dscoder_exp.data.prepare import hold_out, prepare
+from dscoder_exp.data.report import Prepared
+from dscoder_exp.data.sequences import Batch
+from dscoder_exp.schema.config import DataConfig
+from dscoder_exp.schema.errors import Refused
+
+FILES = {"data.json", "eval.mindrecord", "eval.mindrecord.db", "train.mindrecord", "train.mindrecord.db"}
+SEQ_LENGTH = 256
+
+
+@pytest.fixture
+def source(tmp_path: Path, rows: list[Row]) -> Path:
+    return write_rows(tmp_path / "rows.json", rows)
+
+
+def run(data: DataConfig, tokenizer: Tokenizer, tmp_path: Path, **changes) -> Prepared:
+    return prepare(data, tokenizer=tokenizer, **(arguments(tmp_path) | changes))
+
+
+def arguments(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "seq_length": SEQ_LENGTH,
+        "max_document": 4096,
+        "eos_token_id": EOS,
+        "bos_token_id": BOS,
+        "pad_token_id": PAD,
+        "cache_dir": tmp_path / "cache",
+    }
+
+
+def refusal(data: DataConfig, tokenizer: Tokenizer, tmp_path: Path, **changes) -> tuple[str, str]:
+    with pytest.raises(Refused) as caught:
+        run(data, tokenizer, tmp_path, **changes)
+    (problem,) = caught.value.problems
+    assert problem.remedy
+    return problem.where, problem.what
+
+
+def whole(prepared: Prepared, split: str) -> Batch:
+    sequences = load(prepared, split)
+    (batch,) = eval_batches(sequences, len(sequences))
+    return batch
+
+
+def texts(batch: Batch, tokenizer: Tokenizer) -> list[str]:
+    """Each document's text, specials included."""
+    found = []
+    for ids, numbers in zip(batch.ids, batch.documents, strict=True):
+        for number in range(numbers.max() + 1):
+            found.append(tokenizer.decode(ids[numbers == number].tolist(), skip_special_tokens=False))
+    return found
+
+
+def test_files_report_and_content_agree(source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]) -> None:
+    prepared = run(config(source), tokenizer, tmp_path)
+    report = prepared.report
+    assert not prepared.reused
+    assert prepared.directory == tmp_path / "cache" / "data" / report.fingerprint
+    assert {file.name for file in prepared.directory.iterdir()} == FILES
+    assert [file.name for file in prepared.directory.parent.iterdir()] == [report.fingerprint]
+    assert json.loads((prepared.directory / "data.json").read_text()).items() >= vars(report).items()
+
+    train, held_out = whole(prepared, "train"), whole(prepared, "eval")
+    assert (report.rows, report.kept, report.dropped, report.truncated, report.duplicates) == (60, 60, 0, 0, 0)
+    assert (report.sequences, report.eval_sequences) == (len(train), len(held_out))
+    assert (report.tokens, report.loss_tokens) == (train.useful_tokens, train.loss_tokens)
+    assert (report.eval_tokens, report.eval_loss_tokens) == (held_out.useful_tokens, held_out.loss_tokens)
+    assert report.useful_fraction == train.useful_tokens / train.ids.size
+    assert report.loss_fraction == train.loss_tokens / train.ids.size
+    found = texts(train, tokenizer), texts(held_out, tokenizer)
+    assert (len(found[0]), len(found[1])) == (report.train_rows, report.eval_rows)
+    template = module.template_named("deepseek_coder")
+    assert sorted(found[0] + found[1]) == sorted(
+        "<|begin|>" + template.render_prompt(row.instruction, row.input) + row.output + "\n<|end|>" for row in rows
+    )
+
+
+def test_without_packing_a_document_a_sequence(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    report = run(config(source, packing=False), tokenizer, tmp_path).report
+    assert report.sequences + report.eval_sequences == 60
+    packed = run(config(source), tokenizer, tmp_path).report
+    assert packed.sequences < report.sequences
+    assert packed.tokens == report.tokens  # the same rows are held out
+
+
+def test_blank_overlong_and_repeated_rows(tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]) -> None:
+    source = write_rows(
+        tmp_path / "rows.json",
+        [*rows, rows[0], rows[0], Row("Say nothing.", "", " \n"), Row("Count.", "", "one two three " * 200)],
+    )
+    dropped = run(config(source), tokenizer, tmp_path).report
+    assert (dropped.rows, dropped.kept, dropped.dropped) == (64, 62, 2)
+    assert (dropped.blank, dropped.truncated, dropped.duplicates) == (1, 0, 2)
+    cut = run(config(source, overlong="truncate"), tokenizer, tmp_path).report
+    assert (cut.kept, cut.dropped, cut.truncated, cut.longest) == (63, 1, 1, SEQ_LENGTH)
+    bounded = run(config(source, overlong="truncate"), tokenizer, tmp_path, max_document=200).report
+    assert bounded.longest == 200
+    first = run(config(source, max_rows=10), tokenizer, tmp_path).report
+    assert (first.rows, first.kept) == (10, 10)
+
+
+def test_nothing_held_out(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    prepared = run(config(source, eval_fraction=0.0), tokenizer, tmp_path)
+    assert {file.name for file in prepared.directory.iterdir()} == FILES - {"eval.mindrecord", "eval.mindrecord.db"}
+    assert prepared.report.eval_sequences == len(load(prepared, "eval")) == 0
+    assert list(eval_batches(load(prepared, "eval"), 4)) == []
+
+
+def test_found_again_unless_something_changes(
+    source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]
+) -> None:
+    first = run(config(source), tokenizer, tmp_path)
+    again = run(config(source), tokenizer, tmp_path)
+    assert again == Prepared(first.directory, first.report, reused=True)
+    copied = write_rows(tmp_path / "copy.json", rows)  # the content counts, not its name
+    assert run(config(copied), tokenizer, tmp_path).reused
+
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.add_tokens(["number"])
+    changed = [
+        run(config(source, loss="all"), tokenizer, tmp_path),
+        run(config(source, template="chatml"), tokenizer, tmp_path),
+        run(config(source, eval_fraction=0.2), tokenizer, tmp_path),
+        run(config(source), other, tmp_path),
+        run(config(source), tokenizer, tmp_path, seq_length=300),
+        run(config(source), tokenizer, tmp_path, pad_token_id=EOS),
+        run(config(write_rows(tmp_path / "fewer.json", rows[1:])), tokenizer, tmp_path),
+    ]
+    assert not any(prepared.reused for prepared in changed)
+    assert len({prepared.directory for prepared in [first, *changed]}) == 8
+
+
+@pytest.mark.parametrize("damage", ["no report", "no file", "short file"])
+def test_incomplete_data_is_made_again(source: Path, tokenizer: Tokenizer, tmp_path: Path, damage: str) -> None:
+    first = run(config(source), tokenizer, tmp_path)
+    before = whole(first, "train")
+    if damage == "no report":
+        (first.directory / "data.json").unlink()
+    elif damage == "no file":
+        (first.directory / "train.mindrecord").unlink()
+    else:
+        os.truncate(first.directory / "train.mindrecord", 1000)
+    second = run(config(source), tokenizer, tmp_path)
+    assert second == first
+    assert (whole(second, "train").ids == before.ids).all()
+    assert [file.name for file in first.directory.parent.iterdir()] == [first.directory.name]
+
+
+KILLED = """
+import os, pickle, signal, sys
+from tokenizers import Tokenizer
+from dscoder_exp.data import prepare as module
+module.write_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+data, arguments = pickle.load(sys.stdin.buffer)
+module.prepare(data, tokenizer=Tokenizer.from_file(sys.argv[1]), **arguments)
+"""
+
+
+def test_a_killed_preparation_is_swept_out_and_done_again(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    output = tmp_path / "prepared"
+    data = config(source, output=str(output))
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "tokenizer.json")]
+    ended = subprocess.run(
+        command, input=pickle.dumps((data, arguments(tmp_path))), capture_output=True, timeout=120, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    partial = tmp_path / ".prepared.partial"
+    assert not output.exists()
+    assert (partial / "train.mindrecord").exists()
+
+    prepared = run(data, tokenizer, tmp_path)
+    assert not prepared.reused
+    assert prepared.directory == output
+    assert {file.name for file in output.iterdir()} == FILES
+    assert not partial.exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_interrupt_leaves_nothing(
+    source: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_report", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config(source), tokenizer, tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_two_at_once_prepare_once(
+    source: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier, parse = Barrier(2), module.parse_rows
+
+    def parse_together(*arguments):  # both have looked for the data and not found it
+        barrier.wait(60)
+        return parse(*arguments)
+
+    monkeypatch.setattr(module, "parse_rows", parse_together)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(run, config(source), tokenizer, tmp_path) for _ in range(2)]
+        first, second = (each.result(120) for each in both)
+    assert first.report == second.report
+    assert {first.reused, second.reused} == {False, True}
+    assert [file.name for file in first.directory.parent.iterdir()] == [first.directory.name]
+
+
+def test_refused_sources(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert refusal(config(None), tokenizer, tmp_path) == ("data.source", "no data set is given")
+    missing = tmp_path / "none.json"
+    assert refusal(config(missing), tokenizer, tmp_path) == ("data.source", f"no such file: {missing}")
+    source = write_rows(tmp_path / "rows.json", [Row("Say nothing.", "", ""), Row("Count.", "", "one " * 99)])
+    assert refusal(config(source), tokenizer, tmp_path, seq_length=64) == (
+        "data.source",
+        f"no row can be kept: of 2, 1 are blank and 1 exceed 64 tokens with their prompt: {source}",
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_refused_outputs(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    file, foreign = tmp_path / "file", tmp_path / "foreign"
+    file.write_text("mine")
+    foreign.mkdir()
+    (foreign / "data.json").write_text('{"rows": 3}')
+    assert refusal(config(source, output=str(file)), tokenizer, tmp_path) == (
+        "data.output",
+        f"is a file, not a directory: {file}",
+    )
+    assert refusal(config(source, output=str(foreign)), tokenizer, tmp_path) == (
+        "data.output",
+        f"holds something else than prepared data: {foreign}",
+    )
+    under_a_file = file / "prepared"
+    assert refusal(config(source, output=str(under_a_file)), tokenizer, tmp_path) == (
+        "data.output",
+        f"cannot be written: {file} (Not a directory)",
+    )
+    assert (file.read_text(), (foreign / "data.json").read_text()) == ("mine", '{"rows": 3}')
+
+
+def test_output_prepared_otherwise_is_kept(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    output = tmp_path / "prepared"
+    output.mkdir()  # an empty directory is fine
+    first = run(config(source, output=str(output)), tokenizer, tmp_path)
+    assert run(config(source, output=str(output)), tokenizer, tmp_path).reused
+    changed = config(source, output=str(output), template="chatml", loss="all")
+    assert refusal(changed, tokenizer, tmp_path, seq_length=300, max_document=200) == (
+        "data.output",
+        'holds data prepared otherwise (another template, loss "response" there, "all" now, '
+        f"seq_length 256 there, 300 now, max_document 256 there, 200 now): {output}",
+    )
+    assert run(config(source, output=str(output)), tokenizer, tmp_path) == Prepared(output, first.report, reused=True)
+
+
+TEXT = st.text("abc", max_size=3)
+FEW = st.lists(st.builds(Row, TEXT, TEXT, TEXT), min_size=1, max_size=30)
+FRACTION = st.floats(0, 1, exclude_max=True)
+
+
+@given(FEW, FEW, FRACTION)
+def test_split_depends_on_the_row_alone(rows: list[Row], more: list[Row], fraction: float) -> None:
+    held_out = hold_out(rows, fraction)
+    side = dict(zip(rows, held_out.tolist(), strict=True))
+    assert [side[row] for row in rows] == held_out.tolist()  # equal rows fall together
+    assert 0 < held_out.sum() < len(rows) or fraction == 0 or len(set(rows)) == 1
+    together = dict(zip(rows + more, hold_out(rows + more, fraction).tolist(), strict=True))
+    moved = [row for row in side if side[row] != together[row]]
+    assert len(moved) <= 2  # only a row that was chosen so that neither split is empty
+    assert (hold_out(rows[::-1], fraction) == held_out[::-1]).all()
+
+
+def test_split_takes_the_fraction() -> None:
+    held_out = hold_out([Row(f"row {number}", "", "x") for number in range(5000)], 0.1)
+    assert 400 < held_out.sum() < 600
+    assert held_out.dtype == np.bool_
+
+
+def test_import_is_light() -> None:
+    code = "import sys, dscoder_exp.data.batches; print({'mindspore', 'tokenizers'} & {*sys.modules})"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == "set()\n"
