@@ -1,0 +1,59 @@
+"""Reaching a tracking server or a database server, once and with a short limit."""
+
+from dscoder_exp.schema.errors import Refused, refuse
+from dscoder_exp.tracking.connect import connect, quiet
+
+_LIMIT_S = 5  # for connecting, and for the answer
+
+
+def reach(uri: str) -> None:
+    """Ask the store one question, without MLflow's minutes of retries.
+
+    Raises:
+        Refused: nothing answers, the answer isn't MLflow's, or the database's schema is not this MLflow's.
+    """
+    quiet()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        if uri.startswith("http"):
+            _ask_server(uri)
+        elif not uri.startswith("databricks"):
+            _ask_database(uri)
+        else:
+            connect(uri).search_experiments(max_results=1)
+    except ModuleNotFoundError as error:
+        raise _refused(uri, f"needs the package {error.name}", f"pip install {error.name}") from error
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise _refused(
+            uri, str(error).splitlines()[0], "start the server, mend the address, or tracking=off"
+        ) from error
+
+
+def _refused(uri: str, what: str, remedy: str) -> Refused:
+    from sqlalchemy import make_url
+
+    shown = make_url(uri).render_as_string(hide_password=True) if "://" in uri else uri
+    return refuse("tracking.uri", f"{shown}: {what}", remedy)
+
+
+def _ask_server(uri: str) -> None:
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request_safe
+
+    endpoint = "/api/2.0/mlflow/experiments/search"
+    body = {"max_results": 1}
+    http_request_safe(get_default_host_creds(uri), endpoint, "POST", json=body, max_retries=0, timeout=_LIMIT_S)
+
+
+def _ask_database(uri: str) -> None:
+    """One connection attempt first: MLflow itself would try ten times over two minutes."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+
+    engine = create_sqlalchemy_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
+    connect(uri)  # creates the tables of an empty database; an old schema raises with the command that upgrades it

@@ -1,0 +1,166 @@
+"""The parent's side of tracking: find and open the store, start runs, end them with a true status."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, urlsplit
+
+from dscoder_exp.schema.config import Config, TrackingConfig
+from dscoder_exp.schema.errors import refuse
+from dscoder_exp.tracking import describe
+from dscoder_exp.tracking.connect import connect
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+_SERVERS = ("http", "https", "databricks")
+_DATABASES = ("postgresql", "mysql", "mssql")
+_SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+
+
+def resolve_uri(tracking: TrackingConfig) -> str:
+    """The tracking URI to use everywhere: MLFLOW_TRACKING_URI, else `tracking.uri`, with sqlite paths made absolute.
+
+    Raises:
+        Refused: a directory (MLflow 3 has retired its file store), an in-memory database, or an unknown scheme.
+    """
+    value = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    where = "MLFLOW_TRACKING_URI" if value else "tracking.uri"
+    value = value or tracking.uri.strip()
+    scheme = value.split(":", 1)[0].split("+", 1)[0] if ":" in value else ""
+    if scheme in _SERVERS or scheme in _DATABASES:
+        return value
+    if scheme == "sqlite":
+        path = value.partition(":///")[2]
+        if not path or path == ":memory:":
+            raise refuse(
+                where, f"{value!r} is a database in memory, which ends with the process", "sqlite:///mlflow.db"
+            )
+    elif scheme in ("", "file"):
+        path = urlsplit(value).path if scheme else value
+        if not path.endswith(_SQLITE_SUFFIXES):
+            remedy = f"give sqlite:///{path.rstrip('/') or '.'}/mlflow.db, or the address of an MLflow server"
+            raise refuse(where, f"{value!r} names a directory, and MLflow 3 no longer writes to its file store", remedy)
+    else:
+        known = ", ".join(("sqlite", *_SERVERS, *_DATABASES))
+        raise refuse(where, f"{value!r} has an unknown scheme", f"give sqlite:///PATH or one of: {known}")
+    return f"sqlite:///{Path(path).expanduser().absolute()}"
+
+
+def open_store(uri: str) -> None:
+    """Create or migrate the database, or reach the server, within seconds; safe in several processes at once.
+
+    Args:
+        uri: as `resolve_uri` returns it. Artifacts of a sqlite store lie beside it, in `mlartifacts/`.
+
+    Raises:
+        Refused: it can't be written or reached, or holds a schema that this MLflow can't use.
+    """
+    # Deferred: either one imports mlflow.
+    if uri.startswith("sqlite:"):
+        from dscoder_exp.tracking.sqlite import open_sqlite
+
+        open_sqlite(sqlite_path(uri))
+    else:
+        from dscoder_exp.tracking.remote import reach
+
+        reach(uri)
+
+
+def sqlite_path(uri: str) -> Path:
+    """The database file of a sqlite URI."""
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def create_sweep(uri: str, experiment: str, name: str, overrides: Sequence[str]) -> str:
+    """Start the run that a sweep's jobs hang under; returns its id. `overrides` are the sweep's, as typed."""
+    client = connect(uri)
+    tags = describe.tags_of(overrides) | {"sweep": "true"}
+    return _start(client, uri, experiment, name, tags)
+
+
+def create_run(
+    uri: str, config: Config, resolved_yaml: str, overrides: Sequence[str], parent_run_id: str | None
+) -> str:
+    """Start a job's run, RUNNING, with params, tags and the artifact config.yaml; returns its id.
+
+    Args:
+        uri: an opened store.
+        config: its leaves become the params.
+        resolved_yaml: the whole configuration, interpolations resolved.
+        overrides: the job's. In a sweep, those that the sweep doesn't share name the run (`seq_length=128`).
+        parent_run_id: the sweep's run, or None.
+    """
+    client = connect(uri)
+    tags = describe.tags_of(overrides)
+    name = config.name
+    if parent_run_id is not None:
+        tags["mlflow.parentRunId"] = parent_run_id
+        shared = client.get_run(parent_run_id).data.tags.get(describe.OVERRIDES_TAG, "")
+        name = describe.difference(overrides, shared.splitlines()) or name
+    run_id = _start(client, uri, config.tracking.experiment, name, tags)
+    _log_params(client, run_id, describe.params_of(config))
+    client.log_text(run_id, resolved_yaml, "config.yaml")
+    return run_id
+
+
+def end_run(uri: str, run_id: str, status: Status, error: str | None) -> None:
+    """Set a run's final status and, where something went wrong, its tag `error`. The last call's status holds."""
+    client = connect(uri)
+    if error is not None:
+        client.set_tag(run_id, "error", describe.shorten(error, describe.TAG_LIMIT))
+    if client.get_run(run_id).info.status != status:  # the same once more would move the end time
+        client.set_terminated(run_id, status)
+
+
+def ui_command(uri: str) -> str:
+    """What shows the store's runs: a command to type, or the address of the server."""
+    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _start(client: MlflowClient, uri: str, experiment: str, name: str, tags: dict[str, str]) -> str:
+    experiment_id = _experiment_id(client, uri, experiment)
+    return client.create_run(experiment_id, tags=tags, run_name=name[: describe.NAME_LIMIT]).info.run_id
+
+
+def _experiment_id(client: MlflowClient, uri: str, configured: str) -> str:
+    """The experiment's id; it is created where it doesn't exist. MLFLOW_EXPERIMENT_NAME wins over the configuration."""
+    from mlflow.exceptions import MlflowException
+
+    chosen = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip()
+    where, name = ("MLFLOW_EXPERIMENT_NAME", chosen) if chosen else ("tracking.experiment", configured)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifact_location=_artifact_folder(uri, name))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            found = client.get_experiment_by_name(name)  # another process was faster
+    assert found is not None
+    if found.lifecycle_stage == "deleted":
+        restore = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {found.experiment_id}"
+        raise refuse(where, f"the experiment {name!r} was deleted in MLflow", f"choose another name, or: {restore}")
+    return found.experiment_id
+
+
+def _artifact_folder(uri: str, experiment: str) -> str | None:
+    """Beside a sqlite database whatever the working directory is; a server knows its own place."""
+    if not uri.startswith("sqlite:"):
+        return None
+    return str(sqlite_path(uri).parent / "mlartifacts" / quote(experiment, safe=""))
+
+
+def _log_params(client: MlflowClient, run_id: str, params: dict[str, str]) -> None:
+    from mlflow.entities import Param
+
+    items = iter([Param(key, value) for key, value in params.items()])
+    while batch := list(itertools.islice(items, describe.BATCH_LIMIT)):
+        client.log_batch(run_id, params=batch)
