@@ -1,0 +1,137 @@
+"""A composed configuration against the schema: every mistake at once, or the typed object that tasks take."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+
+from dscoder_exp.schema.bounds import bounds_of
+from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.suggest import dataclass_in, did_you_mean, nearest, nearest_keys, unknown_key
+
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def to_config(cfg: DictConfig, *, launched: bool = False) -> Config:
+    """Check types, limits, unknown and missing keys, and return the typed configuration.
+
+    Args:
+        cfg: as Hydra composed it; a `hydra` node is ignored.
+        launched: whether the keys that the app fills in may hold a value by now.
+
+    Raises:
+        Refused: with every mistake found.
+    """
+    walk = _Walk(launched)
+    values = walk.group(cfg, Config, "")
+    if walk.problems:
+        raise Refused(walk.problems)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
+    assert isinstance(config, Config)
+    return config
+
+
+class _Walk:
+    """One pass over the tree: returns plain values, gathers problems."""
+
+    def __init__(self, launched: bool) -> None:
+        self.launched = launched
+        self.problems: list[Problem] = []
+
+    def group(self, node: DictConfig, schema: type, prefix: str) -> dict[str, Any]:
+        hints = get_type_hints(schema)
+        names = {item.name for item in fields(schema)}
+        unknown = [str(key) for key in node if key not in names and (prefix or key != "hydra")]
+        self.problems += [unknown_key(prefix + key) for key in unknown]
+        meant = {key for name in unknown for key in nearest_keys(prefix + name)}
+        values: dict[str, Any] = {}
+        for item in fields(schema):
+            key = prefix + item.name
+            if item.name not in node:
+                if key not in meant:  # a misspelling already says so
+                    self.problems.append(Problem(key, "missing", f"give a value: {key}=…"))
+                continue
+            try:
+                value = node[item.name]
+            except MissingMandatoryValue:
+                self.problems.append(Problem(key, "has no value", f"give one: {key}=…"))
+            except OmegaConfBaseException as error:
+                self.problems.append(Problem(key, f"can't be resolved: {_first_line(error)}"))
+            else:
+                values[item.name] = self.field(value, schema, item, hints[item.name], key)
+        return values
+
+    def field(self, value: Any, schema: type, item: Field, hint: Any, key: str) -> Any:
+        inner = dataclass_in(hint)
+        if inner is not None and isinstance(value, DictConfig):
+            return self.group(value, inner, f"{key}.")
+        if inner is not None and value is None and type(None) in get_args(hint):
+            return None
+        if inner is not None:
+            self.problems.append(Problem(key, f"must hold keys ({_names(inner)}), got {value!r}"))
+            return None
+        probe = OmegaConf.structured(schema)
+        try:
+            probe[item.name] = value
+            value = _plain(probe[item.name])
+        except (ValidationError, OmegaConfBaseException):
+            self.problems.append(Problem(key, f"must be {_describe(hint)}, got {_plain(value)!r}"))
+            return None
+        if (problem := self.limits(value, bounds_of(item), key)) is not None:
+            self.problems.append(problem)
+        return value
+
+    def limits(self, value: Any, bounds: Mapping[str, Any], key: str) -> Problem | None:
+        """The first limit that the value breaks; null breaks none."""
+        if value is None:
+            return None
+        if bounds.get("filled") and not self.launched:
+            return Problem(key, "is filled in at launch", "leave it out")
+        choices = bounds.get("choices")
+        if choices is not None and value not in choices:
+            remedy = did_you_mean(nearest(str(value), choices))
+            return Problem(key, f"must be one of {', '.join(choices)}; got {value!r}", remedy)
+        for element in value if isinstance(value, list) else [value]:
+            if isinstance(element, float) and not math.isfinite(element):
+                return Problem(key, f"must be a finite number, got {element}")
+            if broken := _broken(element, bounds):
+                return Problem(key, f"must be {broken}, got {element}")
+        return None
+
+
+def _broken(number: Any, bounds: Mapping[str, Any]) -> str:
+    if "ge" in bounds and number < bounds["ge"]:
+        return f"at least {bounds['ge']}"
+    if "gt" in bounds and number <= bounds["gt"]:
+        return f"above {bounds['gt']}"
+    if "le" in bounds and number > bounds["le"]:
+        return f"at most {bounds['le']}"
+    if "lt" in bounds and number >= bounds["lt"]:
+        return f"below {bounds['lt']}"
+    return ""
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _describe(hint: Any) -> str:
+    """A field's type in words: Optional[int] -> "a whole number or null"."""
+    options = get_args(hint)
+    if get_origin(hint) is list:
+        return f"a list, each {TYPE_NAMES[options[0]]}"
+    if type(None) in options:
+        return f"{_describe(next(o for o in options if o is not type(None)))} or null"
+    return TYPE_NAMES[hint]
+
+
+def _names(schema: type) -> str:
+    return ", ".join(item.name for item in fields(schema))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
