@@ -1,0 +1,90 @@
+"""Generation of one sequence with a key/value cache that is updated in place."""
+
+from collections.abc import Iterator, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import mint
+from numpy.typing import NDArray
+
+from dscoder_exp.generation.sampling import Sampling
+from dscoder_exp.model.llama import Llama
+from dscoder_exp.model.rotary import rotary_tables
+from dscoder_exp.model.units import DTYPES
+
+PREFILL = 128  # prompt tokens taken at a time, padded up to it: one compiled shape for every prompt
+CAPACITY = 256  # cache lengths are multiples of it, so that few shapes are compiled
+MASKED = np.float32(-1e9)  # added to a score that must not count
+
+
+class Engine:
+    """Prefills a prompt chunk by chunk, then decodes a token at a time.
+
+    The caches are kept from one prompt to the next: what an earlier one left in them is masked until overwritten.
+    """
+
+    def __init__(self, model: Llama, precision: str) -> None:
+        self._model = model
+        self._dtype = DTYPES[precision]
+        self._capacity = 0
+        self._caches: list[tuple[ms.Tensor, ms.Tensor]] = []
+
+    def stream(
+        self, prompt: Sequence[int], *, max_new_tokens: int, sampling: Sampling, eos_token_id: int | None
+    ) -> Iterator[int]:
+        """Yields new token ids as they come, the eos included.
+
+        Args:
+            prompt: at least one id.
+            eos_token_id: where to stop; None: only at `max_new_tokens`.
+        """
+        self._reserve(len(prompt) + max_new_tokens)
+        draw = sampling.sampler()
+        token = draw(self._prefill(np.asarray(prompt, np.int32)))
+        for position in range(len(prompt), len(prompt) + max_new_tokens):
+            yield token
+            if token == eos_token_id or position == len(prompt) + max_new_tokens - 1:
+                return
+            token = draw(self._step(np.array([token], np.int32), position, last=0))
+
+    def _reserve(self, length: int) -> None:
+        """Room for `length` positions; the rotary tables of all of them."""
+        capacity = -(-length // CAPACITY) * CAPACITY
+        if capacity <= self._capacity:
+            return
+        config = self._model.config
+        shape = (config.num_key_value_heads, capacity, config.head_dim)
+        self._caches = [
+            (mint.zeros(shape, dtype=self._dtype), mint.zeros(shape, dtype=self._dtype)) for _ in self._model.blocks
+        ]
+        self._cos, self._sin = rotary_tables(config, np.arange(capacity)[None])
+        self._capacity = capacity
+
+    def _prefill(self, prompt: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The logits [V] after the prompt's last token."""
+        logits = np.empty(0, np.float32)
+        for start in range(0, len(prompt), PREFILL):
+            ids = prompt[start : start + PREFILL]
+            last = len(ids) - 1 if start + len(ids) == len(prompt) else None
+            logits = self._step(np.pad(ids, (0, PREFILL - len(ids))), start, last)
+        return logits
+
+    def _step(self, ids: NDArray[np.int32], start: int, last: int | None) -> NDArray[np.float32]:
+        """Run ids [T] at positions start, start + 1, …; the logits [V] of row `last`, if one is asked for."""
+        model, units = self._model, self._model.units
+        positions = np.arange(start, start + len(ids))
+        key_heads = np.arange(model.config.num_key_value_heads)
+        places = np.stack(np.broadcast_arrays(key_heads[:, None], positions), -1).reshape(-1, 2)
+        seen = np.arange(self._capacity) <= positions[:, None]
+        arguments = (
+            ms.Tensor(self._cos[:, positions]),
+            ms.Tensor(self._sin[:, positions]),
+            ms.Tensor(np.where(seen, np.float32(0), MASKED)),
+        )
+        written = ms.Tensor(places.astype(np.int32))
+        x = units.embed(ms.Tensor(ids), model.embedding)
+        for (keys, values), weights in zip(self._caches, model.blocks, strict=True):
+            x = units.cached_forward(x, *arguments, keys, values, written, *weights)
+        if last is None:
+            return np.empty(0, np.float32)
+        return units.logits(x[last : last + 1], model.norm, model.head).asnumpy()[0]

@@ -1,0 +1,120 @@
+"""The Python face: a model and its tokenizer, for notebooks and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dscoder_exp.generation.engine import Engine
+from dscoder_exp.generation.sampling import Sampling
+from dscoder_exp.model.build import build
+from dscoder_exp.model.device import start_device
+from dscoder_exp.model.llama import NOT_COUNTED, Inputs, Llama
+from dscoder_exp.model.units import Announce
+from dscoder_exp.schema.errors import refuse
+from dscoder_exp.weights.check import check
+from dscoder_exp.weights.source import open_weights
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+class LLM:
+    """A loaded model.
+
+    Attributes:
+        tokenizer: the tokenizers.Tokenizer that came with it, or None.
+        config: its LlamaConfig.
+    """
+
+    def __init__(self, model: Llama, tokenizer: Tokenizer | None, precision: str) -> None:
+        self.model = model
+        self.config = model.config
+        self.tokenizer = tokenizer
+        self._engine = Engine(model, precision)
+
+    def logits(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Next-token logits, float32 [B, T, vocab_size].
+
+        Args:
+            ids: int [B, T].
+            attention_mask: [B, T], 0 for padding on either side; positions count from the first token that isn't.
+        """
+        inputs, shape = self._inputs(ids, attention_mask)
+        return self.model.logits(inputs).reshape(*shape, -1)
+
+    def loss(self, ids: ArrayLike, labels: ArrayLike) -> float:
+        """Mean negative log-likelihood (nats) of the labels that count.
+
+        Args:
+            ids: int [B, T].
+            labels: int [B, T], aligned with `ids` as in transformers: labels[t] is predicted from the ids before t.
+                -100 is not counted.
+        """
+        inputs, _ = self._inputs(ids, None)
+        aligned = np.asarray(labels, np.int32)
+        targets = np.full_like(aligned, NOT_COUNTED)
+        targets[:, :-1] = aligned[:, 1:]
+        counted = int((targets != NOT_COUNTED).sum())
+        if not counted:
+            raise ValueError("no label counts: all are -100")
+        return self.model.loss_sum(inputs, targets) / counted
+
+    def generate(
+        self,
+        ids: ArrayLike | Sequence[Sequence[int]],
+        max_new_tokens: int = 64,
+        *,
+        ignore_eos: bool = False,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> list[list[int]]:
+        """New token ids of each prompt, the eos that ended it included; greedy unless a temperature is given.
+
+        Args:
+            ids: prompts, [B, T] or lists of any lengths.
+            ignore_eos: go on to `max_new_tokens` whatever comes.
+        """
+        sampling = Sampling(temperature, top_k, top_p, seed)
+        prompts = [np.asarray(prompt, np.int32).tolist() for prompt in ids]  # type: ignore[union-attr]
+        return [list(self.stream(prompt, max_new_tokens, sampling, ignore_eos=ignore_eos)) for prompt in prompts]
+
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, *, ignore_eos: bool = False
+    ) -> Iterator[int]:
+        """One prompt's new token ids, as they come."""
+        stop = None if ignore_eos else self.config.eos_token_id
+        return self._engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_id=stop)
+
+    def _inputs(self, ids: ArrayLike, attention_mask: ArrayLike | None) -> tuple[Inputs, tuple[int, ...]]:
+        tokens = np.asarray(ids, np.int32)
+        if tokens.ndim != 2:
+            raise ValueError(f"ids must be [B, T], got {list(tokens.shape)}")
+        real = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask, np.int32)
+        positions = np.maximum(np.cumsum(real, 1) - 1, 0).astype(np.int32)
+        documents = np.where(real > 0, 0, -1).astype(np.int32)
+        return self.model.inputs(tokens, positions, documents), tokens.shape
+
+
+def load(path: str, precision: str = "fp32", device: str = "cpu", announce: Announce = lambda name: None) -> LLM:
+    """Load a Hugging Face or native directory, or a .gguf file.
+
+    Args:
+        precision: "fp32" or "bf16" (bf16 needs an NPU: the CPU has no kernels for it).
+        announce: called with the name of each unit of the model before it is compiled.
+
+    Raises:
+        Refused: nothing that can be loaded lies there.
+    """
+    if device == "cpu" and precision != "fp32":
+        raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
+    source = open_weights(str(path))
+    check(source)
+    start_device(device)
+    model = build(source.config, source, seed=0, device=device, precision=precision, announce=announce)
+    return LLM(model, source.tokenizer(), precision)

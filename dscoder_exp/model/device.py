@@ -1,0 +1,27 @@
+"""Starting MindSpore on the device that a run asks for."""
+
+import os
+
+TARGETS = {"cpu": "CPU", "ascend": "Ascend"}
+
+
+def set_environment(threads: int | None) -> None:
+    """What MindSpore reads when it is imported, so this comes before; what the user has set stays.
+
+    Args:
+        threads: CPU threads that a matrix product uses; None: as many as there are cores.
+    """
+    os.environ.setdefault("GLOG_v", "3")  # errors only: its warnings say nothing to a user
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def start_device(device: str) -> None:
+    """Point MindSpore at "cpu" or "ascend".
+
+    Its compile cache stays off. Entries are found by their number in the order of compilation, whatever was compiled:
+    a run that compiles in another order gets another function's graph, and wrong numbers without a word.
+    """
+    import mindspore as ms
+
+    ms.set_context(mode=ms.PYNATIVE_MODE, device_target=TARGETS[device])

@@ -1,0 +1,73 @@
+"""The two ends of the model: token embedding in, final norm, logits and loss out.
+
+The loss works on a chunk of rows at a time, and only on rows whose label counts, so that a chunk's logits [C, V] are
+all of the vocabulary's size that ever exists. With p = softmax(logits) and y the normed rows, the gradient of
+sum(-log p[label]) is (p - onehot(label)) on the logits; it is never formed: its products with the table are those of
+p, less one gathered or scattered row a label.
+"""
+
+import mindspore as ms
+from mindspore import ops
+
+from dscoder_exp.model.kernels import Kernels
+from dscoder_exp.model.linear import linear, linear_dweight, linear_dx
+from dscoder_exp.schema.llama import LlamaConfig
+
+TINY = 1e-37  # keeps log finite where a probability underflowed
+
+_softmax = ops.Softmax(axis=-1)
+_gather = ops.Gather()
+_pick = ops.GatherD()
+_add = ops.AssignAdd()
+_add_rows = ops.ScatterAdd()
+
+
+def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
+    """embed, embed_backward, logits, loss and loss_backward. `table` is the head's matrix [V, H]; C rows a chunk.
+
+    Args:
+        dtype: what activations are computed in.
+    """
+    eps = config.rms_norm_eps
+    rms_norm, rms_norm_backward = kernels.rms_norm, kernels.rms_norm_backward
+
+    def embed(ids, embedding):
+        """ids [N] -> x [N, H]."""
+        return ops.cast(_gather(embedding, ids, 0), dtype)
+
+    def embed_backward(dx, ids, dembedding):
+        """Adds dx [N, H] to the rows `ids` of dembedding [V, H], in place."""
+        return _add_rows(dembedding, ids, ops.cast(dx, dembedding.dtype))
+
+    def logits(x, norm, table):
+        """x [N, H] -> fp32 [N, V]."""
+        return ops.cast(linear(rms_norm(x, norm, eps)[0], table), ms.float32)
+
+    def chunk(x, rows, labels, counts, norm, table):
+        """The chunk's rows of x, normed rows, rstd, probabilities [C, V], and summed loss (nats)."""
+        taken = _gather(x, rows, 0)
+        y, rstd = rms_norm(taken, norm, eps)
+        p = _softmax(ops.cast(linear(y, table), ms.float32))
+        likelihood = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
+        summed = -(ops.log(ops.maximum(likelihood, TINY)) * counts).sum()
+        return taken, y, rstd, p, summed
+
+    def loss(x, rows, labels, counts, norm, table):
+        """Sum of -log p[label] over the chunk: rows, labels int32 [C]; counts fp32 [C], 0 for a filler."""
+        return chunk(x, rows, labels, counts, norm, table)[4]
+
+    def loss_backward(x, rows, labels, counts, norm, table, dx, dnorm, dtable):
+        """As `loss`; its gradients are added to dx [N, H], dnorm [H] and dtable [V, H], in place."""
+        taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
+        weights = ops.cast(counts.reshape(-1, 1), y.dtype)
+        p = ops.cast(p, y.dtype)
+        dy = (linear_dx(p, table) - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
+        drows, dweight = rms_norm_backward(dy, taken, rstd, norm)
+        counted = y * weights
+        _add(dtable, linear_dweight(p, counted, table))
+        _add_rows(dtable, labels, -ops.cast(counted, dtable.dtype))
+        _add(dnorm, dweight)
+        _add_rows(dx, rows, drows)
+        return summed
+
+    return embed, embed_backward, logits, loss, loss_backward

@@ -1,0 +1,36 @@
+"""What differs by device, in one table: each name is a plain function, the same in cpu.py and ascend.py.
+
+Legend: B batch, T positions, N = B * T, H hidden_size, h heads, k key/value heads, d head_dim, F intermediate_size.
+A backward function stands beside each forward one, because a block's backward is compiled as a unit of its own and
+decides itself what was kept from the forward pass.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The functions a transformer block is made of."""
+
+    rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
+    rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H]
+    rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
+    attention_mask: Function  # (documents [B, T]) -> what `attention` takes as mask: same document, not later
+    attention: Function  # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple)
+    attention_backward: Function  # (dout [N, h * d], q, k, v, mask, saved) -> dq, dk, dv
+    cached_attention: Function  # (q [T, h, d], k, v [k, S, d], additive mask [T, S]) -> [T, h * d]
+    swiglu: Function  # (gate, up [N, F]) -> silu(gate) * up
+    swiglu_backward: Function  # (dy, gate, up) -> dgate, dup, silu(gate) * up
+
+
+def kernels_for(device: str) -> Kernels:
+    """The table of "cpu" or "ascend"; only the chosen module is imported."""
+    if device == "ascend":
+        from dscoder_exp.model.kernels import ascend as module
+    else:
+        from dscoder_exp.model.kernels import cpu as module
+    return Kernels(**{name: getattr(module, name) for name in Kernels.__dataclass_fields__})

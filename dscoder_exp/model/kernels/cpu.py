@@ -1,0 +1,104 @@
+"""The CPU column of the kernel table: composites of operators that have a CPU kernel (no fused ones do)."""
+
+from typing import Any
+
+from mindspore import ops
+
+_matmul = ops.BatchMatMul()
+_matmul_transposed = ops.BatchMatMul(transpose_b=True)
+_transposed_matmul = ops.BatchMatMul(transpose_a=True)
+_softmax = ops.Softmax(axis=-1)
+_mean: Any = ops.ReduceMean(keep_dims=True)
+
+MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
+
+
+def rms_norm(x, weight, eps):
+    """Root mean square norm in fp32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    wide: Any = ops.cast(x, weight.dtype)
+    rstd = ops.rsqrt(_mean(wide * wide, -1) + eps)
+    return ops.cast(wide * rstd * weight, x.dtype), rstd
+
+
+def rms_norm_backward(dy, x, rstd, weight):
+    """With n = x * rstd: dx = rstd * (dy * w - n * mean(dy * w * n)); dw = sum(dy * n)."""
+    wide = ops.cast(dy, weight.dtype)
+    normed = ops.cast(x, weight.dtype) * rstd
+    scaled = wide * weight
+    dx = rstd * (scaled - normed * _mean(scaled * normed, -1))
+    return ops.cast(dx, x.dtype), ops.sum(wide * normed, 0)
+
+
+def rotate(x, cos, sin):
+    """Rotary position embedding in the half-split layout of Hugging Face's Llama (RoFormer, arXiv:2104.09864)."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    return x * cos + ops.concat((-second, first), -1) * sin
+
+
+def attention_mask(documents):
+    """Additive fp32 mask [B, 1, T, T]: 0 where key j <= query i lies in the same document, else MASKED."""
+    length = documents.shape[1]
+    positions: Any = ops.arange(length)
+    causal = positions.reshape(1, length, 1) >= positions.reshape(1, 1, length)
+    same = documents.expand_dims(2) == documents.expand_dims(1)
+    return ops.select(ops.logical_and(same, causal), 0.0, MASKED).expand_dims(1)
+
+
+def _heads_first(x):
+    return x.transpose(0, 2, 1, 3)  # [B, n, T, d]
+
+
+def _grouped(q, key_heads):
+    """[B, h, T, d] -> [B, k, h/k * T, d]: the queries that share a key head become rows of one product."""
+    batch, heads, length, size = q.shape
+    return q.reshape(batch, key_heads, heads // key_heads * length, size)
+
+
+def attention(q, k, v, mask):
+    """Scaled dot-product attention with grouped key/value heads; keeps the probabilities [B, h, T, S]."""
+    batch, length, heads, size = q.shape
+    key_heads, keys = k.shape[2], k.shape[1]
+    rows = _grouped(_heads_first(q) * (size**-0.5), key_heads)
+    scores = _matmul_transposed(rows, _heads_first(k)).reshape(batch, heads, length, keys) + mask
+    probabilities = _softmax(scores)
+    out = _matmul(_grouped(probabilities, key_heads), _heads_first(v)).reshape(batch, heads, length, size)
+    return _heads_first(out).reshape(batch * length, heads * size), (probabilities,)
+
+
+def attention_backward(dout, q, k, v, mask, saved):
+    """ds = p * (dp - sum(p * dp)) is the softmax's own backward; the rest are the transposes of the two products."""
+    batch, length, heads, size = q.shape
+    key_heads, keys = k.shape[2], k.shape[1]
+    scale = size**-0.5
+    probabilities = saved[0]
+    rows = _grouped(_heads_first(q) * scale, key_heads)
+    dout = _grouped(_heads_first(dout.reshape(batch, length, heads, size)), key_heads)
+    grouped = _grouped(probabilities, key_heads)
+    dv = _transposed_matmul(grouped, dout)
+    dp = _matmul_transposed(dout, _heads_first(v))
+    weighted = grouped * dp
+    ds = weighted - grouped * ops.ReduceSum(True)(weighted, -1)
+    dq = _matmul(ds, _heads_first(k)).reshape(batch, heads, length, size) * scale
+    dk = _transposed_matmul(ds, rows)
+    return _heads_first(dq), _heads_first(dk.reshape(batch, key_heads, keys, size)), _heads_first(dv)
+
+
+def cached_attention(q, k, v, mask):
+    """The queries of one sequence over its whole cache; the same product as `attention`, without its transposes."""
+    length, heads, size = q.shape
+    key_heads, keys = k.shape[0], k.shape[1]
+    rows = (q.transpose(1, 0, 2) * (size**-0.5)).reshape(key_heads, heads // key_heads * length, size)
+    scores = _matmul_transposed(rows, k).reshape(heads, length, keys) + ops.cast(mask, q.dtype)
+    probabilities = _softmax(scores).reshape(key_heads, heads // key_heads * length, keys)
+    return _matmul(probabilities, v).reshape(heads, length, size).transpose(1, 0, 2).reshape(length, heads * size)
+
+
+def swiglu(gate, up):
+    return ops.silu(gate) * up
+
+
+def swiglu_backward(dy, gate, up):
+    sigmoid = ops.sigmoid(gate)
+    silu = gate * sigmoid
+    return dy * up * (sigmoid + silu - silu * sigmoid), dy * silu, silu * up

@@ -1,0 +1,22 @@
+"""A matrix product with a weight, and its two gradients; computed in the activations' dtype."""
+
+from mindspore import ops
+
+_product = ops.MatMul()
+_product_bt = ops.MatMul(transpose_b=True)
+_product_at = ops.MatMul(transpose_a=True)
+
+
+def linear(x, weight):
+    """x [N, in], weight [out, in] -> [N, out]."""
+    return _product_bt(x, ops.cast(weight, x.dtype))
+
+
+def linear_dx(dy, weight):
+    """dy [N, out], weight [out, in] -> dx [N, in]."""
+    return _product(dy, ops.cast(weight, dy.dtype))
+
+
+def linear_dweight(dy, x, weight):
+    """dy [N, out], x [N, in] -> dweight [out, in] in the weight's dtype."""
+    return ops.cast(_product_at(dy, x), weight.dtype)

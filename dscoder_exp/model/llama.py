@@ -1,0 +1,135 @@
+"""The model: its weights on the device, and how its units make a pass over it."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from numpy.typing import NDArray
+
+from dscoder_exp.model.rotary import rotary_tables
+from dscoder_exp.model.units import Announce, Units
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes
+
+NOT_COUNTED = -100  # the label of a position that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every block of a pass takes, on the device: ids [N], cos and sin [B, T, 1, d], and the attention mask."""
+
+    ids: ms.Tensor
+    cos: ms.Tensor
+    sin: ms.Tensor
+    mask: ms.Tensor
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that the loss takes at a time, each [C]; counts is 1, or 0 for a row that only fills the chunk up."""
+
+    rows: ms.Tensor
+    labels: ms.Tensor
+    counts: ms.Tensor
+
+
+class Llama:
+    """Weights in groups: the embedding, one group a block, and the final norm (with the head, where it isn't tied).
+
+    Attributes:
+        groups: fp32 tensors; training writes to them in place.
+        names: Hugging Face's names, in the same groups.
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: Iterable[tuple[str, NDArray[np.float32]]],
+        *,
+        device: str,
+        precision: str,
+        announce: Announce = lambda name: None,
+    ) -> None:
+        """
+        Args:
+            weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own.
+            device: "cpu" or "ascend".
+            precision: "fp32" or "bf16", of the activations and what is multiplied with them.
+            announce: called with the name of a unit before it is compiled.
+        """
+        self.config = config
+        self.units = Units(config, device, precision, announce)
+        suffixes = list(block_shapes(config))
+        blocks = [[block_name(layer, suffix) for suffix in suffixes] for layer in range(config.num_hidden_layers)]
+        self.names = [[EMBEDDING], *blocks, [NORM] if config.tie_word_embeddings else [NORM, HEAD]]
+        tensors = {name: ms.Tensor.from_numpy(array) for name, array in weights}
+        self.groups = [[tensors.pop(name) for name in group] for group in self.names]
+
+    @property
+    def embedding(self) -> ms.Tensor:
+        return self.groups[0][0]
+
+    @property
+    def blocks(self) -> list[list[ms.Tensor]]:
+        return self.groups[1:-1]
+
+    @property
+    def norm(self) -> ms.Tensor:
+        return self.groups[-1][0]
+
+    @property
+    def head(self) -> ms.Tensor:
+        """[V, H]; a tied model's is its embedding."""
+        return self.embedding if self.config.tie_word_embeddings else self.groups[-1][1]
+
+    def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """(name, array) of every weight, fetched one at a time."""
+        for names, tensors in zip(self.names, self.groups, strict=True):
+            for name, tensor in zip(names, tensors, strict=True):
+                yield name, tensor.asnumpy()
+
+    def inputs(self, ids: NDArray[np.int32], positions: NDArray[np.int32], documents: NDArray[np.int32]) -> Inputs:
+        """A batch on the device; all [B, T]. Attention stays within one document number."""
+        cos, sin = rotary_tables(self.config, positions)
+        mask = self.units.attention_mask(ms.Tensor(documents))
+        return Inputs(ms.Tensor(ids.reshape(-1)), ms.Tensor(cos), ms.Tensor(sin), mask)
+
+    def hidden(self, inputs: Inputs) -> ms.Tensor:
+        """What the last block puts out, [N, H]."""
+        x = self.units.embed(inputs.ids, self.embedding)
+        for weights in self.blocks:
+            x = self.units.forward(x, inputs.cos, inputs.sin, inputs.mask, *weights)[0]
+        return x
+
+    def loss_sum(self, inputs: Inputs, labels: NDArray[np.int32]) -> float:
+        """Summed -log p (nats) of the labels that count; labels [B, T] hold each position's target, or -100."""
+        chunks = list(chunks_of(labels))
+        if not chunks:
+            return 0.0
+        x = self.hidden(inputs)
+        losses = [self.units.loss(x, c.rows, c.labels, c.counts, self.norm, self.head) for c in chunks]
+        return float(sum(loss.asnumpy() for loss in losses))
+
+    def logits(self, inputs: Inputs) -> NDArray[np.float32]:
+        """[N, V], all at once."""
+        return self.units.logits(self.hidden(inputs), self.norm, self.head).asnumpy()
+
+
+def chunks_of(labels: NDArray[np.int32]) -> Iterator[Chunk]:
+    """The positions that count, in chunks of one shape, which depends on the batch's shape alone.
+
+    A chunk is a quarter of the batch, at least 128 rows (less wastes the matrix units) and at most 1,024 (fp32 logits
+    and probabilities of 102,400 entries: 0.8 GB).
+    """
+    labels = labels.reshape(-1)
+    size = min(max(len(labels) // 4, 128), 1024)
+    counted = np.flatnonzero(labels != NOT_COUNTED).astype(np.int32)
+    for first in range(0, len(counted), size):
+        rows = counted[first : first + size]
+        filler = size - len(rows)
+        yield Chunk(
+            rows=ms.Tensor(np.pad(rows, (0, filler))),
+            labels=ms.Tensor(np.pad(labels[rows], (0, filler))),
+            counts=ms.Tensor(np.pad(np.ones(len(rows), np.float32), (0, filler))),
+        )

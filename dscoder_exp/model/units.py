@@ -1,0 +1,66 @@
+"""The compiled units that the model is made of: each is compiled once a shape, whatever the model's depth.
+
+MindSpore compiles a `ms.jit` function anew where an argument is another Parameter, or a tuple of arrays. So weights
+are plain tensors here, arguments are flat, and operators that write in place (ScatterAdd, AdamWeightDecay) do so on
+plain tensors too.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import mindspore as ms
+
+from dscoder_exp.model.block import make_block
+from dscoder_exp.model.head import make_head
+from dscoder_exp.model.kernels import kernels_for
+from dscoder_exp.schema.llama import LlamaConfig
+
+DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16}
+
+Announce = Callable[[str], None]
+
+
+class Unit:
+    """A compiled function that says so before a call that compiles."""
+
+    def __init__(self, function: Callable[..., Any], name: str, announce: Announce) -> None:
+        self._compiled = ms.jit(function)
+        self._name = name
+        self._announce = announce
+        self._seen: set[tuple[Any, ...]] = set()
+
+    def __call__(self, *arguments: ms.Tensor) -> Any:
+        shapes = tuple(argument.shape for argument in arguments[:4])
+        if shapes not in self._seen:
+            self._announce(self._name)
+            self._seen.add(shapes)
+        return self._compiled(*arguments)
+
+
+class Units:
+    """One model's units (block.py, head.py) for a device and a precision."""
+
+    def __init__(self, config: LlamaConfig, device: str, precision: str, announce: Announce) -> None:
+        """
+        Args:
+            announce: called with a unit's name before it is compiled.
+        """
+        kernels, dtype = kernels_for(device), DTYPES[precision]
+        self._announce = announce
+        unit = self.unit
+        forward, backward, recomputing_backward, cached_forward = make_block(config, kernels)
+        self.attention_mask = unit(kernels.attention_mask, "mask")
+        self.forward = unit(forward, "block forward")
+        self.backward = unit(backward, "block backward")
+        self.recomputing_backward = unit(recomputing_backward, "block backward")
+        self.cached_forward = unit(cached_forward, "block with cache")
+        embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, dtype)
+        self.embed = unit(embed, "embedding")
+        self.embed_backward = unit(embed_backward, "embedding backward")
+        self.logits = unit(logits, "logits")
+        self.loss = unit(loss, "loss")
+        self.loss_backward = unit(loss_backward, "loss backward")
+
+    def unit(self, function: Callable[..., Any], name: str) -> Unit:
+        """One more unit, such as the optimizer's, that announces itself like the model's own."""
+        return Unit(function, name, self._announce)

@@ -1,0 +1,80 @@
+"""AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), a group of weights at a time, in place."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import mint, ops
+
+from dscoder_exp.model.llama import Llama
+from dscoder_exp.schema.config import OptimConfig
+
+_adam: Any = ops.AdamWeightDecay()
+_half_square: Any = ops.L2Loss()
+
+
+class AdamW:
+    """PyTorch's AdamW: bias-corrected, decay times the learning rate, moments in fp32."""
+
+    def __init__(self, model: Llama, optim: OptimConfig) -> None:
+        """
+        Args:
+            model: its weights are what `step` writes to; groups of equal shapes share one compiled update.
+        """
+        self._groups = model.groups
+        self._optim = optim
+        self._first = [[mint.zeros(weight.shape, dtype=ms.float32) for weight in group] for group in model.groups]
+        self._second = [[mint.zeros(weight.shape, dtype=ms.float32) for weight in group] for group in model.groups]
+        self._update = model.units.unit(_make_update(optim.betas, optim.decay_norms), "optimizer")
+        self._square = model.units.unit(_sum_of_squares, "gradient norm")
+        self._steps = 0
+
+    def norm(self, gradients: Sequence[Sequence[ms.Tensor]]) -> float:
+        """The global L2 norm over all groups."""
+        return math.sqrt(sum(float(self._square(*group).asnumpy()) for group in gradients))
+
+    def step(self, gradients: Sequence[Sequence[ms.Tensor]], lr: float, scale: float) -> None:
+        """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
+        self._steps += 1
+        hyper = self._hyperparameters(lr, scale)
+        for weights, first, second, grads in zip(self._groups, self._first, self._second, gradients, strict=True):
+            self._update(*hyper, *weights, *first, *second, *grads)
+
+    def _hyperparameters(self, lr: float, scale: float) -> list[ms.Tensor]:
+        """lr, eps and decay for an operator that corrects no bias: its three numbers can hold the correction.
+
+        lr m / c1 / (sqrt(v / c2) + eps) = (lr sqrt(c2) / c1) m / (sqrt(v) + eps sqrt(c2)), where c1 = 1 - beta1^t and
+        c2 = 1 - beta2^t; the decay is divided by what the learning rate gained.
+        """
+        beta1, beta2 = self._optim.betas
+        ratio = math.sqrt(1 - beta2**self._steps) / (1 - beta1**self._steps)
+        eps = self._optim.eps * math.sqrt(1 - beta2**self._steps)
+        values = (lr * ratio, eps, self._optim.weight_decay / ratio, scale)
+        return [ms.Tensor(np.float32(value)) for value in values]
+
+
+def _make_update(betas: Sequence[float], decay_norms: bool):
+    beta1, beta2 = betas
+
+    def update(lr, eps, decay, scale, *tensors):
+        """tensors: weights, first moments, second moments, gradients: four runs of equal length."""
+        count = len(tensors) // 4
+        for i in range(count):
+            weight, first, second = tensors[i], tensors[count + i], tensors[2 * count + i]
+            gradient = tensors[3 * count + i] * scale
+            if decay_norms or len(weight.shape) > 1:
+                _adam(weight, first, second, lr, beta1, beta2, eps, decay, gradient)
+            else:
+                _adam(weight, first, second, lr, beta1, beta2, eps, 0.0, gradient)
+        return lr
+
+    return update
+
+
+def _sum_of_squares(*tensors):
+    total = _half_square(tensors[0])
+    for tensor in tensors[1:]:
+        total = total + _half_square(tensor)
+    return total * 2.0

@@ -1,0 +1,60 @@
+"""The optimizer steps of a run, and what they come to."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from dscoder_exp.data.sequences import Batch
+from dscoder_exp.schema.config import OptimConfig, TrainConfig
+from dscoder_exp.training.schedule import learning_rate
+from dscoder_exp.training.step import Step, StepResult
+
+
+def total_steps(train: TrainConfig, sequences: int, ranks: int) -> int:
+    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes."""
+    if train.max_steps is not None:
+        return train.max_steps
+    return max(1, math.ceil(train.epochs * sequences / (train.batch_size * train.accumulate * ranks)))
+
+
+def train_steps(
+    step: Step, batches: Iterator[Batch], train: TrainConfig, optim: OptimConfig, steps: int
+) -> Iterator[tuple[int, StepResult]]:
+    """Yields (number from 1, result) after each optimizer step."""
+    for number in range(1, steps + 1):
+        yield number, step(list(islice(batches, train.accumulate)), learning_rate(optim, number, steps))
+
+
+def is_due(every: int | None, number: int, steps: int) -> bool:
+    """Whether something is done after this step that happens every so often; the last step has its own."""
+    return every is not None and number % every == 0 and number != steps
+
+
+def metrics_of(result: StepResult, ranks: int) -> dict[str, float]:
+    """A step's metrics by the names of tracking/metrics.py."""
+    return {
+        "train/loss": result.loss,
+        "train/grad_norm": result.grad_norm,
+        "train/lr": result.lr,
+        "perf/step_time_s": result.seconds,
+        "perf/tokens_per_s": result.tokens / result.seconds,
+        "perf/tokens_per_s_per_device": result.tokens / result.seconds / ranks,
+        "perf/useful_tokens_per_s": result.useful_tokens / result.seconds,
+        "perf/loss_tokens_per_s": result.loss_tokens / result.seconds,
+    }
+
+
+@dataclass
+class Throughput:
+    """Means over a run's steps, less the first, which compiles."""
+
+    results: list[StepResult] = field(default_factory=list)
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+
+    def per_second(self, name: str) -> float:
+        """`name`: a count of StepResult, such as tokens or useful_tokens."""
+        steady = self.results[1:] or self.results
+        return sum(getattr(result, name) for result in steady) / sum(result.seconds for result in steady)
