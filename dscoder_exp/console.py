@@ -1,0 +1,101 @@
+"""What a user sees while a task runs: stages with a bar on stderr, results on stdout.
+
+On a terminal a stage is a live line; elsewhere (a log file, CI) it is a line at its start, at most one every few
+seconds on the way, and one at its end.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Stage:
+    """A piece of work under way."""
+
+    def __init__(self, title: str, total: int | None, console: Console, progress: Progress | None) -> None:
+        self._title, self._total = title, total
+        self._console, self._progress = console, progress
+        self._task: TaskID | None = None
+        if progress is not None:
+            self._task = progress.add_task(title, total=total, note="")
+        self._done = 0
+        self._note = ""
+        self._started = time.monotonic()
+        self._printed = self._started
+        if progress is None:
+            console.print(f"{title} …")
+
+    def advance(self, note: str = "") -> None:
+        """One unit of the total is done; `note` says what came of it."""
+        self._done += 1
+        self._show(note, self._done == self._total)
+
+    def note(self, note: str) -> None:
+        """Show what is going on, such as a compilation."""
+        self._show(note, False)
+
+    def _show(self, note: str, last: bool) -> None:
+        self._note = note
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self._done, note=note)
+        elif last or time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
+            count = f" {self._done}/{self._total}" if self._total else ""
+            self._console.print(f"  {self._title}{count}  {note}  {self._printed - self._started:.0f} s")
+
+
+class Screen:
+    """Where a task speaks; a quiet one for all ranks but the first."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._stages = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._results = Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
+        self._current: Stage | None = None
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
+        """Show `title` while the body runs; `total`: units of work, None where they can't be counted."""
+        live = self._stages.is_terminal and not self._stages.quiet
+        bar = BarColumn(bar_width=24) if total else SpinnerColumn()
+        count = [MofNCompleteColumn()] if total else []
+        columns = [
+            TextColumn("{task.description}"),
+            bar,
+            *count,
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        ]
+        progress = Progress(*columns, console=self._stages) if live else None
+        if progress is not None:
+            progress.start()
+        outer, self._current = self._current, Stage(title, total, self._stages, progress)
+        try:
+            yield self._current
+        finally:
+            self._current = outer
+            if progress is not None:
+                progress.stop()
+
+    def compiling(self, unit: str) -> None:
+        """Tell that a unit of the model is about to be compiled, which takes about a second."""
+        if self._current is not None:
+            self._current.note(f"compiling {unit}")
+
+    def say(self, text: str = "") -> None:
+        """A line of the results."""
+        self._results.print(text)
+
+    def remark(self, text: str) -> None:
+        """A line beside the results, on stderr."""
+        self._stages.print(text, style="dim", markup=False)
+
+    def write(self, text: str) -> None:
+        """A piece of a line of the results, at once: what a model streams."""
+        self._results.print(text, end="")
+        self._results.file.flush()

@@ -1,0 +1,77 @@
+"""What a training run measures of its model: the loss on held-out rows, and its answers to a few prompts."""
+
+from dscoder_exp.console import Screen
+from dscoder_exp.data.batches import load
+from dscoder_exp.data.encode import encode_prompts
+from dscoder_exp.data.report import Prepared
+from dscoder_exp.data.templates import template_named
+from dscoder_exp.generation.answers import answer
+from dscoder_exp.generation.engine import Engine
+from dscoder_exp.generation.sampling import Sampling
+from dscoder_exp.model.llama import Llama
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.config import Config
+from dscoder_exp.tracking.run import Run
+from dscoder_exp.training.evaluation import Evaluator
+from dscoder_exp.weights.resolve import TextSetup
+
+
+class Measuring:
+    """Measures the model as it is; results go to the run and the screen."""
+
+    def __init__(
+        self,
+        config: Config,
+        model: Llama,
+        text: TextSetup,
+        template: str | None,
+        prepared: Prepared,
+        topology: Topology,
+        run: Run,
+        screen: Screen,
+    ) -> None:
+        """
+        Args:
+            template: the prompt format that the rows were rendered with.
+        """
+        train = config.train
+        self._model, self._text, self._run, self._screen = model, text, run, screen
+        self._evaluator = Evaluator(
+            load(prepared, "eval"), topology, batch_size=train.batch_size, limit=train.max_eval_sequences
+        )
+        self._prompts = train.prompts if topology.rank == 0 else []
+        form = template_named(template)
+        rendered = [form.render_prompt(prompt) for prompt in self._prompts]
+        self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id) if rendered else []
+        self._engine = Engine(model, config.runtime.precision)
+        self._prompt_tokens = train.prompt_tokens
+
+    def eval_loss(self, when: str, step: int) -> float | None:
+        """Mean over the held-out rows' counted tokens, nats; None where no rows are held out. All ranks take part."""
+        if not self._evaluator.batches:
+            return None
+        with self._screen.stage(f"eval loss {when}", self._evaluator.batches) as stage:
+            loss = self._evaluator(self._model, stage.advance)
+        self._run.metrics({"eval/loss": loss}, step)
+        return loss
+
+    def answers(self, when: str) -> list[str]:
+        """Greedy answers to `train.prompts`; on rank 0 alone, as the others have no use for them."""
+        if not self._prompts:
+            return []
+        texts: list[str] = []
+        with self._screen.stage(f"answers {when}", len(self._ids)) as stage:
+            for ids in self._ids:
+                result = answer(
+                    self._engine,
+                    self._text.tokenizer,
+                    ids,
+                    max_new_tokens=self._prompt_tokens,
+                    sampling=Sampling(),
+                    eos_token_id=self._text.eos_token_id,
+                )
+                texts.append(result.text)
+                stage.advance(f"{result.tokens_per_s:.0f} tokens/s")
+        pairs = zip(self._prompts, texts, strict=True)
+        self._run.text("\n".join(f"## {prompt}\n\n{text}\n" for prompt, text in pairs), f"predictions/{when}.md")
+        return texts

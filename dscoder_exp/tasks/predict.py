@@ -1,0 +1,55 @@
+"""task=predict: stream a model's answer to a prompt."""
+
+from dscoder_exp.console import Screen
+from dscoder_exp.data.encode import encode_prompts
+from dscoder_exp.data.templates import template_named
+from dscoder_exp.generation.answers import answer
+from dscoder_exp.generation.engine import Engine
+from dscoder_exp.generation.sampling import Sampling
+from dscoder_exp.model.device import start_device
+from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import refuse
+from dscoder_exp.tasks.loading import load_model
+from dscoder_exp.tasks.summary import say_speed
+from dscoder_exp.tracking.run import open_run
+from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
+
+
+def run(config: Config) -> float:
+    """Returns the new tokens per second. The answer alone goes to stdout."""
+    predict, runtime, screen = config.predict, config.runtime, Screen(quiet=False)
+    start_device(runtime.device)
+    opened = open_model(config.model)
+    text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
+    chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
+    template = template_named(chosen)
+    request = template.render_prompt(predict.prompt or "")
+    (prompt,) = encode_prompts(text.tokenizer, template, [request], text.bos_token_id)
+    room = opened.config.max_position_embeddings - len(prompt)
+    if room < 1:
+        what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
+        raise refuse("predict.prompt", what, "give a shorter prompt")
+    with open_run(config.tracking, 0) as run:
+        with screen.stage("loading the model") as stage:
+            model = load_model(config, opened, stage, screen)
+        result = answer(
+            Engine(model, runtime.precision),
+            text.tokenizer,
+            prompt,
+            max_new_tokens=min(predict.max_new_tokens, room),
+            sampling=Sampling(predict.temperature, predict.top_k, predict.top_p, config.seed),
+            eos_token_id=text.eos_token_id,
+            on_text=screen.write,
+        )
+        run.metrics(
+            {
+                "predict/tokens_per_s": result.tokens_per_s,
+                "predict/prefill_tokens_per_s": result.prefill_tokens_per_s,
+                "predict/first_token_s": result.first_token_s,
+            },
+            step=0,
+        )
+        run.text(f"{predict.prompt}\n\n---\n\n{result.text}\n", "predictions/answer.md")
+    screen.say()
+    say_speed(screen, result)
+    return result.tokens_per_s

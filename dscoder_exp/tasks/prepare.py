@@ -1,0 +1,37 @@
+"""task=prepare: instruction rows become packed MindRecord files and a report. Needs no device."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dscoder_exp.console import Screen
+from dscoder_exp.data.prepare import prepare
+from dscoder_exp.data.report import Prepared
+from dscoder_exp.schema.config import Config
+from dscoder_exp.tasks.summary import say_data
+from dscoder_exp.weights.resolve import TextSetup, open_text
+
+
+def run(config: Config) -> None:
+    screen = Screen(quiet=False)
+    text = open_text(config.model, config.tokenizer)
+    with screen.stage("preparing the data"):
+        prepared = prepare_data(config, text, config.data.template)
+    say_data(screen, prepared, config.data.template)
+
+
+def prepare_data(config: Config, text: TextSetup, template: str | None) -> Prepared:
+    """The data as the configuration wants them, made or found.
+
+    Args:
+        template: the prompt format, where `data.template` names none.
+    """
+    return prepare(
+        replace(config.data, template=config.data.template or template),
+        seq_length=config.seq_length,
+        max_document=text.context or config.seq_length,
+        tokenizer=text.tokenizer,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
+        pad_token_id=text.pad_token_id,
+        cache_dir=Path(config.runtime.cache_dir),
+    )

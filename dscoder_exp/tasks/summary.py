@@ -1,0 +1,86 @@
+"""The words that a task ends with."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dscoder_exp.console import Screen
+from dscoder_exp.data.report import Prepared
+from dscoder_exp.generation.answers import Answer
+from dscoder_exp.schema.config import Config
+from dscoder_exp.tracking.store import ui_command
+from dscoder_exp.training.loop import Throughput
+
+COMMAND = "python -m dscoder_exp"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training run comes to; a loss is None where no rows were held out."""
+
+    steps: int
+    loss_before: float | None
+    loss_after: float | None
+    answers_before: list[str]
+    answers_after: list[str]
+    throughput: Throughput
+    checkpoint: Path
+
+
+def say_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
+    """One paragraph: rows, sequences, how full they are, where they lie."""
+    report = prepared.report
+    screen.say(
+        f"data: {report.rows:,} rows, {report.kept:,} kept ({report.dropped:,} dropped, "
+        f"{report.truncated:,} truncated, "
+        f"{report.duplicates:,} duplicates), prompt format {template or 'none (bare text)'}"
+    )
+    screen.say(
+        f"      {report.sequences:,} training sequences of {report.seq_length:,} tokens, "
+        f"{report.useful_fraction:.1%} text, {report.loss_fraction:.1%} counted by the loss; "
+        f"{report.eval_sequences:,} held out"
+    )
+    screen.say(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
+
+
+def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
+    """What was learnt, how fast, and what to type next."""
+    for prompt, before, after in zip(config.train.prompts, result.answers_before, result.answers_after, strict=True):
+        screen.say(f"\n> {prompt}\n\nbefore:\n{_indented(before)}\n\nafter {result.steps} steps:\n{_indented(after)}")
+    screen.say()
+    if result.loss_before is not None and result.loss_after is not None:
+        screen.say(f"eval loss    {result.loss_before:.4f} -> {result.loss_after:.4f} nats a token")
+    speed = result.throughput
+    screen.say(
+        f"speed        {speed.per_second('tokens'):.0f} tokens/s in training "
+        f"({speed.per_second('useful_tokens'):.0f} of text, {speed.per_second('loss_tokens'):.0f} counted by the loss)"
+    )
+    screen.say(f"checkpoint   {result.checkpoint}")
+    prompt = config.train.prompts[0] if config.train.prompts else "write a quick sort algorithm."
+    options = [f"model.path={result.checkpoint}", f"predict.prompt={prompt}"]
+    screen.say(f"try it       {COMMAND} task=predict {' '.join(map(shlex.quote, options))}")
+    if config.tracking.enabled:
+        screen.say(f"see the run  {ui_command(config.tracking.uri)}")
+
+
+def say_speed(screen: Screen, answer: Answer) -> None:
+    """Of a prediction, beside the answer and not in it."""
+    screen.remark(
+        f"{answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s; first token after {answer.first_token_s:.2f} s "
+        f"({answer.prefill_tokens_per_s:.0f} tokens/s of the prompt's {answer.prompt_tokens})"
+    )
+
+
+def lineage_of(config: Config, prepared: Prepared) -> dict[str, Any]:
+    """Where a checkpoint's weights come from, for its own record."""
+    return {
+        "base": config.model.path or f"random weights of seed {config.seed}",
+        "data": config.data.source,
+        "data_fingerprint": prepared.report.fingerprint,
+        "run_id": config.tracking.run_id,
+    }
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.strip().splitlines())
