@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.locate import locate
 
+KEY = "data.source"
 SHAPE = 'a row is {"instruction": text, "input": text (may be missing), "output": text}'
 SPACE = re.compile(r"[ \t\n\r]*")
+TOO_DEEP = "not JSON that can be read: nested too deeply"
+DECODER = json.JSONDecoder(parse_int=float)  # a row needs no numbers, and int refuses those of thousands of digits
 
 
 @dataclass(frozen=True)
@@ -30,35 +34,35 @@ class Fault:
     column: int | None = None
 
 
-def read_rows(path: Path, key: str = "data.source") -> list[Row]:
-    """The rows of a .json list or a .jsonl file, in the file's order.
+def read_rows(source: str) -> list[Row]:
+    """The rows of a .json list or a .jsonl file, in the file's order; `source` is a path or pkg:// as in the config.
 
     Raises:
         Refused: no such file, not UTF-8, not JSON, no row in it, or bad rows (the first one's line, and how many).
     """
-    return parse_rows(read_source(path, key), path, key)
+    path, raw = read_source(source)
+    return parse_rows(raw, path)
 
 
-def read_source(path: Path, key: str = "data.source") -> bytes:
-    """The file's bytes; `key` is the config key that named it. Raises Refused when there is no such file."""
-    remedy = f"give {key} a .json or .jsonl file of alpaca rows"
+def read_source(source: str) -> tuple[Path, bytes]:
+    """Where the file lies, and its bytes. Raises Refused when there is no such file, or it can't be read."""
+    path = locate(source, KEY)
+    remedy = f"give {KEY} a .json or .jsonl file of alpaca rows"
     if path.is_dir():
-        raise refuse(key, f"is a directory, not a file: {path}", remedy)
+        raise refuse(KEY, f"is a directory, not a file: {path}", remedy)
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise refuse(key, f"no such file: {path}", remedy) from None
+        return path, path.read_bytes()
     except OSError as error:
-        raise refuse(key, f"cannot be read: {path} ({error.strerror})", remedy) from None
+        raise refuse(KEY, f"cannot be read: {path} ({error.strerror})", remedy) from None
 
 
-def parse_rows(raw: bytes, path: Path, key: str = "data.source") -> list[Row]:
+def parse_rows(raw: bytes, path: Path) -> list[Row]:
     """The rows in a file's bytes; `path` tells JSON lines from a list, and stands in messages. Raises Refused."""
     text = _decode(raw, path)
     lines = path.suffix == ".jsonl"
     entries = _parse_lines(text) if lines else _parse_list(text, path)
     if not entries:
-        raise refuse(key, f"the data set is empty: {path}", SHAPE)
+        raise refuse(KEY, f"the data set is empty: {path}", SHAPE)
     faults = {index: fault for index, entry in enumerate(entries) if (fault := _fault(entry))}
     if faults:
         first = min(faults)
@@ -80,10 +84,12 @@ def _decode(raw: bytes, path: Path) -> str:
 
 def _parse_list(text: str, path: Path) -> list[Any]:
     try:
-        entries = json.loads(text) if text.strip() else []
+        entries = DECODER.decode(text) if text.strip() else []
     except json.JSONDecodeError as error:
         remedy = "one object a line? name the file .jsonl" if error.msg == "Extra data" else "mend the file"
         raise refuse(f"{path}:{error.lineno}:{error.colno}", f"not JSON: {error.msg}", remedy) from None
+    except RecursionError:
+        raise refuse(str(path), TOO_DEEP, SHAPE) from None
     if not isinstance(entries, list):
         raise refuse(f"{path}:1", f"not a list of rows but {_kind(entries)}", SHAPE)
     return entries
@@ -95,9 +101,11 @@ def _parse_lines(text: str) -> list[Any]:
     for line in text.split("\n"):
         if line.strip():
             try:
-                entries.append(json.loads(line))
+                entries.append(DECODER.decode(line))
             except json.JSONDecodeError as error:
                 entries.append(Fault(f"not JSON: {error.msg}", error.colno))
+            except RecursionError:
+                entries.append(Fault(TOO_DEEP))
     return entries
 
 
@@ -134,7 +142,6 @@ def _line_starts(text: str) -> Iterator[int]:
 
 def _list_starts(text: str) -> Iterator[int]:
     """The line (from 1) where each entry of a JSON list begins. Slower than json.loads: for error messages only."""
-    decoder = json.JSONDecoder()
     line, counted = 1, 0
     at = text.index("[") + 1
     while True:
@@ -147,4 +154,4 @@ def _list_starts(text: str) -> Iterator[int]:
             continue
         line, counted = line + text.count("\n", counted, at), at
         yield line
-        at = decoder.raw_decode(text, at)[1]
+        at = DECODER.raw_decode(text, at)[1]

@@ -68,9 +68,10 @@ def making(target: Path, key: str) -> Iterator[Path]:
             shutil.rmtree(partial)
         os.close(lock)
         for parent in new_parents:
-            if any(parent.iterdir()):
+            try:
+                parent.rmdir()
+            except OSError:  # it holds something, or another process removed it
                 break
-            parent.rmdir()
 
 
 def _lock(partial: Path, key: str) -> int:

@@ -90,8 +90,7 @@ def prepare(
     """
     if data.source is None:
         raise refuse("data.source", "no data set is given", "data.source=FILE.json (alpaca rows, .json or .jsonl)")
-    source = Path(data.source)
-    raw = read_source(source)
+    source, raw = read_source(data.source)
     recipe = Recipe(
         format=FORMAT,
         source=_hash(raw),
@@ -116,7 +115,7 @@ def _find_or_make(
     recipe: Recipe, raw: bytes, source: Path, output: str | None, cache_dir: Path, tokenizer: "Tokenizer"
 ) -> Prepared:
     fingerprint = recipe.fingerprint
-    target = (Path(output) if output else cache_dir / "data" / fingerprint).resolve()
+    target = (Path(output) if output else cache_dir / "data" / fingerprint).expanduser().resolve()
     if report := find(target, fingerprint):
         return Prepared(target, report, reused=True)
     if output:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.alpaca import SHAPE, Row, parse_rows, read_rows
+from dscoder_exp.data.alpaca import SHAPE, TOO_DEEP, Row, parse_rows, read_rows
 from dscoder_exp.schema.errors import Refused
 
 GOOD = {"instruction": "Add.", "input": "1, 2", "output": "3"}
@@ -18,7 +18,7 @@ def refusal(path: Path, content: bytes | str | None = None) -> tuple[str, str]:
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(Refused) as caught:
-        read_rows(path)
+        read_rows(str(path))
     (problem,) = caught.value.problems
     assert problem.remedy
     return problem.where, problem.what
@@ -34,13 +34,13 @@ def test_reads_a_list_and_lines(tmp_path: Path) -> None:
     as_list, as_lines = tmp_path / "rows.json", tmp_path / "rows.jsonl"
     as_list.write_text(json.dumps(rows), encoding="utf-8-sig")  # with a byte order mark, as some editors save
     as_lines.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n", encoding="utf-8")
-    assert read_rows(as_list) == expected
-    assert read_rows(as_lines) == expected
+    assert read_rows(str(as_list)) == expected
+    assert read_rows(str(as_lines)) == expected
 
 
 def test_missing_and_directory(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    assert refusal(path) == ("data.source", f"no such file: {path}")
+    assert refusal(path) == ("data.source", f"no such file or directory: {str(path)!r}")
     assert refusal(tmp_path) == ("data.source", f"is a directory, not a file: {tmp_path}")
 
 
@@ -98,11 +98,21 @@ def test_broken_line_counts_as_a_bad_row(tmp_path: Path) -> None:
     assert refusal(path, content) == (f"{path}:2:17", "not JSON: Expecting value (2 of 3 rows are bad)")
 
 
+def test_numbers_and_depth_beyond_what_python_reads(tmp_path: Path) -> None:
+    lines, as_list = tmp_path / "rows.jsonl", tmp_path / "rows.json"
+    long = json.dumps(GOOD)[:-1] + ', "id": ' + "7" * 5000 + "}"
+    as_list.write_text(f"[{long}]")
+    assert read_rows(str(as_list)) == [Row(**GOOD)]
+    deep = "[" * 200_000
+    assert refusal(as_list, deep) == (str(as_list), TOO_DEEP)
+    assert refusal(lines, f"{long}\n{deep}\n") == (f"{lines}:2", f"{TOO_DEEP} (1 of 2 rows are bad)")
+
+
 def test_message_as_a_user_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('[\n{"instruction": "a"}\n]')
     with pytest.raises(Refused) as caught:
-        read_rows(path)
+        read_rows(str(path))
     assert str(caught.value) == (
         f'dscoder_exp: refused\n  - {path}:2: the row has no "output" (1 of 1 rows are bad)\n      -> {SHAPE}'
     )

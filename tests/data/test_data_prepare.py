@@ -98,6 +98,51 @@ def test_files_report_and_content_agree(source: Path, tokenizer: Tokenizer, tmp_
     )
 
 
+def test_a_source_inside_a_package(
+    tokenizer: Tokenizer, tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "some_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    write_rows(package / "rows.json", rows)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run(config("pkg://some_package/rows.json"), tokenizer, tmp_path).report.rows == len(rows)
+
+
+def test_home_in_paths(source: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # a shell leaves the ~ in data.source=~/rows.json as it is
+    data = config("~/rows.json", output="~/prepared")
+    assert run(data, tokenizer, tmp_path).directory == tmp_path / "prepared"
+
+
+def test_code_alpaca(shared_data: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(shared_data / "tokenizers" / "deepseek-llm-7b" / "tokenizer.json"))
+    source = shared_data / "code_alpaca" / "code_alpaca_2k.json"
+    ids = {"bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
+    prepared = run(config(source, eval_fraction=0.1), tokenizer, tmp_path, seq_length=8192, **ids)
+    report = prepared.report
+    assert (report.rows, report.kept, report.blank) == (2017, 2015, 2)  # two of its rows have no answer
+    assert report.rows == report.kept + report.dropped
+    assert report.kept == report.train_rows + report.eval_rows
+    assert 0.07 < report.eval_rows / report.kept < 0.13
+    positions = report.sequences * 8192
+    assert report.useful_fraction == report.tokens / positions > 0.97  # unpacked it would be 0.02
+    assert report.loss_fraction == report.loss_tokens / positions < report.useful_fraction
+
+    begins = ends = useful = counted = answers = 0
+    for split in ("train", "eval"):
+        for batch in eval_batches(load(prepared, split), 16):
+            within = batch.documents >= 0
+            useful += batch.useful_tokens
+            counted += batch.loss_tokens
+            begins += (within & (batch.ids == 100000)).sum()
+            ends += (within & (batch.ids == 100001)).sum()
+            answers += (batch.labels == 100001).sum()
+    assert begins == ends == answers == report.kept  # each document whole, and each one's end is learnt
+    assert useful == report.tokens + report.eval_tokens
+    assert counted == report.loss_tokens + report.eval_loss_tokens
+
+
 def test_without_packing_a_document_a_sequence(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     report = run(config(source, packing=False), tokenizer, tmp_path).report
     assert report.sequences + report.eval_sequences == 60
@@ -233,7 +278,14 @@ def test_two_at_once_prepare_once(
 def test_refused_sources(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert refusal(config(None), tokenizer, tmp_path) == ("data.source", "no data set is given")
     missing = tmp_path / "none.json"
-    assert refusal(config(missing), tokenizer, tmp_path) == ("data.source", f"no such file: {missing}")
+    assert refusal(config(missing), tokenizer, tmp_path) == (
+        "data.source",
+        f"no such file or directory: {str(missing)!r}",
+    )
+    assert refusal(config("pkg://nowhere/rows.json"), tokenizer, tmp_path) == (
+        "data.source",
+        "pkg://nowhere/rows.json: the package nowhere is not installed",
+    )
     source = write_rows(tmp_path / "rows.json", [Row("Say nothing.", "", ""), Row("Count.", "", "one " * 99)])
     assert refusal(config(source), tokenizer, tmp_path, seq_length=64) == (
         "data.source",

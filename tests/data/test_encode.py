@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_support import BOS, EOS
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -48,7 +48,6 @@ def test_input_is_in_the_prompt(template: Template) -> None:
 TEXT = st.text(max_size=30)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     rows=st.lists(st.builds(Row, TEXT, TEXT, TEXT), min_size=1, max_size=5),
     template=st.sampled_from(ALL),
