@@ -16,7 +16,6 @@ from dscoder_exp.schema.config import Config
 PARAM_LIMIT = 6000  # characters of a param's value
 TAG_LIMIT = 8000
 NAME_LIMIT = 250
-BATCH_LIMIT = 100  # params or tags in one call
 
 OVERRIDES_TAG = "overrides"
 _PACKAGES = ("dscoder_exp", "mindspore", "hydra-core", "mlflow", "numpy", "tokenizers")
@@ -35,7 +34,13 @@ def shorten(text: str, limit: int) -> str:
 def params_of(config: Config) -> dict[str, str]:
     """Dotted key -> value as it is typed on the command line, for every leaf but `tracking` (it is where, not what)."""
     leaves = (item for item in _leaves(config, "") if not item[0].startswith("tracking."))
-    return {key: shorten(value if isinstance(value, str) else json.dumps(value), PARAM_LIMIT) for key, value in leaves}
+    return {key: param(value) for key, value in leaves}
+
+
+def param(value: Any) -> str:
+    """A value as it is typed on the command line: text as it is, null, true, 1e-05, ["a", "b"]."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return shorten(text, PARAM_LIMIT)
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

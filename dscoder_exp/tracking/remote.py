@@ -1,7 +1,7 @@
 """Reaching a tracking server or a database server, once and with a short limit."""
 
 from dscoder_exp.schema.errors import Refused, refuse
-from dscoder_exp.tracking.connect import connect, quiet
+from dscoder_exp.tracking.connect import connect, quiet, uri_key
 
 _LIMIT_S = 5  # for connecting, and for the answer
 
@@ -26,16 +26,15 @@ def reach(uri: str) -> None:
     except ModuleNotFoundError as error:
         raise _refused(uri, f"needs the package {error.name}", f"pip install {error.name}") from error
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise _refused(
-            uri, str(error).splitlines()[0], "start the server, mend the address, or tracking=off"
-        ) from error
+        remedy = "start the server, mend the address, or tracking=off"
+        raise _refused(uri, str(error).splitlines()[0], remedy) from error
 
 
 def _refused(uri: str, what: str, remedy: str) -> Refused:
     from sqlalchemy import make_url
 
     shown = make_url(uri).render_as_string(hide_password=True) if "://" in uri else uri
-    return refuse("tracking.uri", f"{shown}: {what}", remedy)
+    return refuse(uri_key(), f"{shown}: {what.replace(uri.rstrip('/'), shown)}", remedy)
 
 
 def _ask_server(uri: str) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from signal import SIGTERM
 from threading import Lock
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dscoder_exp.schema.config import TrackingConfig
-from dscoder_exp.tracking.connect import connect
-from dscoder_exp.tracking.describe import BATCH_LIMIT
+from dscoder_exp.tracking import describe
+from dscoder_exp.tracking.connect import connect, log_params, quiet
 from dscoder_exp.tracking.metrics import check_names
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class Run:
         """
         check_names(values)
 
-    def params(self, values: Mapping[str, str | int | float | bool]) -> None:
-        """Log what is known only in the worker; MLflow refuses to change a param that has a value."""
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log what is known only in the worker, such as a model's shape. A param that has a value can't change."""
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags; the last value holds."""
@@ -60,41 +60,50 @@ class Run:
         """Write what is left and set the run's status; the parent, where it lives, has the last word."""
 
 
+class _Value(NamedTuple):
+    name: str
+    value: float
+    time_ms: int
+    step: int
+
+
 class MlflowRun(Run):
     """An existing MLflow run. A metric that MLflow doesn't take is tried again with the next, and never forgotten.
 
-    Leaving the context sets FINISHED, FAILED on an Exception, KILLED on SystemExit (SIGTERM) and Ctrl-C.
+    Leaving the context sets FINISHED; FAILED on an Exception and on sys.exit with an error; KILLED on Ctrl-C and on
+    SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client = client
+    def __init__(self, uri: str, run_id: str) -> None:
         self._run_id = run_id
-        self._pending: list[Metric] = []
+        self._pending: list[_Value] = []
         self._lock = Lock()
         self._failure: Exception | None = None
         # One thread: values arrive in order, and sqlite has one writer anyway.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        quiet()  # here: setting environment variables while other threads run is not safe
+        # MLflow's import takes 2-3 s, which pass beside the model's compilation.
+        self._connected = self._writer.submit(connect, uri)
+
+    @property
+    def _client(self) -> MlflowClient:
+        return self._connected.result()
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
         check_names(values)
         now = time.time_ns() // 1_000_000
         with self._lock:
-            self._pending += [Metric(name, float(value), now, step) for name, value in values.items()]
+            self._pending += [_Value(name, float(value), now, step) for name, value in values.items()]
         self._writer.submit(self._write)
 
-    def params(self, values: Mapping[str, str | int | float | bool]) -> None:
-        from mlflow.entities import Param
-
-        params = [Param(key, str(value)) for key, value in values.items()]
-        for start in range(0, len(params), BATCH_LIMIT):
-            self._client.log_batch(self._run_id, params=params[start : start + BATCH_LIMIT])
+    def params(self, values: Mapping[str, Any]) -> None:
+        log_params(self._client, self._run_id, {key: describe.param(value) for key, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in values.items()])
+        tags = [RunTag(key, describe.shorten(value, describe.TAG_LIMIT)) for key, value in values.items()]
+        self._client.log_batch(self._run_id, tags=tags)
 
     def text(self, text: str, path: str) -> None:
         self._client.log_text(self._run_id, text, path)
@@ -108,22 +117,28 @@ class MlflowRun(Run):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        failure: Exception | None = self._flush()
         try:
-            self._flush()
-            self._client.set_terminated(self._run_id, _status(error))
-        except Exception as failure:
-            if error is None:
-                raise
-            log.error("the end of the run was not logged: %s", failure)  # the first error is the one to raise
+            self._client.set_terminated(self._run_id, "FAILED" if failure and error is None else _status(error))
+        except Exception as at_end:
+            failure = failure or at_end
+        if failure is None:
+            return
+        if error is None:
+            raise failure
+        log.error("the end of the run was not logged: %s", failure)  # the first error is the one to raise
 
     def _write(self) -> None:
-        """Hand over what has gathered; runs in the writer's thread only."""
+        """Hand over what has gathered. Runs in the writer's thread, and at the end, when that has stopped."""
         with self._lock:
             batch = self._pending[:_METRICS_A_CALL]
         if not batch:
             return
         try:
-            self._client.log_batch(self._run_id, metrics=batch)
+            from mlflow.entities import Metric
+
+            metrics = [Metric(name, value, time_ms, step) for name, value, time_ms, step in batch]
+            self._client.log_batch(self._run_id, metrics=metrics)
         except Exception as failure:
             if self._failure is None:
                 log.warning("MLflow did not take the metrics of step %d, kept for later: %s", batch[0].step, failure)
@@ -133,22 +148,27 @@ class MlflowRun(Run):
         with self._lock:
             del self._pending[: len(batch)]
 
-    def _flush(self) -> None:
-        """Raises LostMetrics where MLflow still doesn't take them."""
-        self._writer.shutdown(wait=True)
+    def _flush(self) -> LostMetrics | None:
+        """Write what is left; what MLflow still doesn't take is lost, and told."""
+        wait([self._connected])
+        self._writer.shutdown(wait=True, cancel_futures=True)  # a queued call would only try the same again
         self._failure = None
         while self._pending and self._failure is None:
             self._write()
-        if self._pending:
-            steps = sorted({metric.step for metric in self._pending})
-            what = f"{len(self._pending)} metrics of the steps {steps[0]} to {steps[-1]} were not logged"
-            raise LostMetrics(f"{what} to run {self._run_id}: {self._failure}") from self._failure
+        if not self._pending:
+            return None
+        steps = sorted({value.step for value in self._pending})
+        what = f"{len(self._pending)} metrics of the steps {steps[0]} to {steps[-1]} were not logged"
+        lost = LostMetrics(f"{what} to run {self._run_id}: {self._failure}")
+        lost.__cause__ = self._failure
+        return lost
 
 
 def _status(error: BaseException | None) -> str:
-    if error is None:
+    if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
-    return "FAILED" if isinstance(error, Exception) else "KILLED"
+    terminated = isinstance(error, SystemExit) and error.code == 128 + SIGTERM
+    return "KILLED" if terminated or isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
 def open_run(tracking: TrackingConfig, rank: int) -> Run:
@@ -162,4 +182,4 @@ def open_run(tracking: TrackingConfig, rank: int) -> Run:
         return Run()
     if tracking.run_id is None:
         raise ValueError("tracking.run_id is empty: the parent creates the run before a worker starts")
-    return MlflowRun(connect(tracking.uri), tracking.run_id)
+    return MlflowRun(tracking.uri, tracking.run_id)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,7 +14,9 @@ from urllib.parse import quote, urlsplit
 from dscoder_exp.schema.config import Config, TrackingConfig
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tracking import describe
-from dscoder_exp.tracking.connect import connect
+from dscoder_exp.tracking.connect import URI_VARIABLE, connect, log_params, uri_key
+from dscoder_exp.tracking.remote import reach
+from dscoder_exp.tracking.sqlite import open_sqlite
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,12 +32,12 @@ def resolve_uri(tracking: TrackingConfig) -> str:
     """The tracking URI to use everywhere: MLFLOW_TRACKING_URI, else `tracking.uri`, with sqlite paths made absolute.
 
     Raises:
-        Refused: a directory (MLflow 3 has retired its file store), an in-memory database, or an unknown scheme.
+        Refused: a directory (MLflow 3 has retired its file store), an in-memory database, a path with ? or %, or
+            an unknown scheme.
     """
-    value = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    where = "MLFLOW_TRACKING_URI" if value else "tracking.uri"
-    value = value or tracking.uri.strip()
-    scheme = value.split(":", 1)[0].split("+", 1)[0] if ":" in value else ""
+    where = uri_key()
+    value = os.environ.get(URI_VARIABLE, "").strip() or tracking.uri.strip()
+    scheme = value.split(":", 1)[0].split("+", 1)[0] if ":" in value or value == "databricks" else ""
     if scheme in _SERVERS or scheme in _DATABASES:
         return value
     if scheme == "sqlite":
@@ -51,7 +54,11 @@ def resolve_uri(tracking: TrackingConfig) -> str:
     else:
         known = ", ".join(("sqlite", *_SERVERS, *_DATABASES))
         raise refuse(where, f"{value!r} has an unknown scheme", f"give sqlite:///PATH or one of: {known}")
-    return f"sqlite:///{Path(path).expanduser().absolute()}"
+    file = Path(path).expanduser().absolute()
+    if "?" in str(file) or "%" in str(file):
+        what = f"{file}: a path with ? or % can't be used, MLflow reads them as options and escapes"
+        raise refuse(where, what, f"name another file: {where}=sqlite:///PATH/mlflow.db")
+    return f"sqlite:///{file}"
 
 
 def open_store(uri: str) -> None:
@@ -63,14 +70,9 @@ def open_store(uri: str) -> None:
     Raises:
         Refused: it can't be written or reached, or holds a schema that this MLflow can't use.
     """
-    # Deferred: either one imports mlflow.
     if uri.startswith("sqlite:"):
-        from dscoder_exp.tracking.sqlite import open_sqlite
-
         open_sqlite(sqlite_path(uri))
     else:
-        from dscoder_exp.tracking.remote import reach
-
         reach(uri)
 
 
@@ -91,6 +93,8 @@ def create_run(
 ) -> str:
     """Start a job's run, RUNNING, with params, tags and the artifact config.yaml; returns its id.
 
+    Where these can't be stored, the run is left FAILED and the error raised.
+
     Args:
         uri: an opened store.
         config: its leaves become the params.
@@ -106,8 +110,12 @@ def create_run(
         shared = client.get_run(parent_run_id).data.tags.get(describe.OVERRIDES_TAG, "")
         name = describe.difference(overrides, shared.splitlines()) or name
     run_id = _start(client, uri, config.tracking.experiment, name, tags)
-    _log_params(client, run_id, describe.params_of(config))
-    client.log_text(run_id, resolved_yaml, "config.yaml")
+    try:
+        log_params(client, run_id, describe.params_of(config))
+        client.log_text(run_id, resolved_yaml, "config.yaml")
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
     return run_id
 
 
@@ -121,8 +129,15 @@ def end_run(uri: str, run_id: str, status: Status, error: str | None) -> None:
 
 
 def ui_command(uri: str) -> str:
-    """What shows the store's runs: a command to type, or the address of the server."""
-    return uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    """What shows the store's runs: a command to type where this was started, or the address of the server."""
+    if uri.startswith("http"):
+        return uri
+    # An environment's Python may run without the environment being activated, as make does it.
+    script, here = Path(sys.executable).with_name("mlflow"), Path.cwd()
+    command = "mlflow"
+    if script.exists() and shutil.which(command) != str(script):
+        command = str(script.relative_to(here) if script.is_relative_to(here) else script)
+    return f"{shlex.quote(command)} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _start(client: MlflowClient, uri: str, experiment: str, name: str, tags: dict[str, str]) -> str:
@@ -156,11 +171,3 @@ def _artifact_folder(uri: str, experiment: str) -> str | None:
     if not uri.startswith("sqlite:"):
         return None
     return str(sqlite_path(uri).parent / "mlartifacts" / quote(experiment, safe=""))
-
-
-def _log_params(client: MlflowClient, run_id: str, params: dict[str, str]) -> None:
-    from mlflow.entities import Param
-
-    items = iter([Param(key, value) for key, value in params.items()])
-    while batch := list(itertools.islice(items, describe.BATCH_LIMIT)):
-        client.log_batch(run_id, params=batch)
