@@ -17,7 +17,7 @@ _write_rows = ops.ScatterNdUpdate()
 
 
 def make_block(config: LlamaConfig, kernels: Kernels):
-    """forward, backward and cached_forward of a block of this shape, on this table of kernels.
+    """forward, backward, recomputing_backward and cached_run of a block of this shape, on this table of kernels.
 
     They are closures over numbers and functions, and take and return flat lists of arrays: what MindSpore's graph
     parser can read, and what it doesn't compile anew at each call (a tuple of arrays counts as a constant).
@@ -94,4 +94,12 @@ def make_block(config: LlamaConfig, kernels: Kernels):
         values = _write_rows(v_cache, places, v[0].transpose(1, 0, 2).reshape(-1, size))
         return finish(x, cached_attention(q[0], keys, values, mask), weights)[0]
 
-    return forward, backward, recomputing_backward, cached_forward
+    def cached_run(x, cos, sin, mask, places, *caches_and_weights):
+        """`cached_forward` through as many blocks as there are runs of (k_cache, v_cache, weights)."""
+        size = WEIGHTS + 2
+        for first in range(0, len(caches_and_weights), size):
+            block = caches_and_weights[first : first + size]
+            x = cached_forward(x, cos, sin, mask, block[0], block[1], places, *block[2:])
+        return x
+
+    return forward, backward, recomputing_backward, cached_run

@@ -48,12 +48,12 @@ class Units:
         kernels, dtype = kernels_for(device), DTYPES[precision]
         self._announce = announce
         unit = self.unit
-        forward, backward, recomputing_backward, cached_forward = make_block(config, kernels)
+        forward, backward, recomputing_backward, cached_run = make_block(config, kernels)
         self.attention_mask = unit(kernels.attention_mask, "mask")
         self.forward = unit(forward, "block forward")
         self.backward = unit(backward, "block backward")
         self.recomputing_backward = unit(recomputing_backward, "block backward")
-        self.cached_forward = unit(cached_forward, "block with cache")
+        self.cached_run = unit(cached_run, "blocks with cache")
         embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, dtype)
         self.embed = unit(embed, "embedding")
         self.embed_backward = unit(embed_backward, "embedding backward")

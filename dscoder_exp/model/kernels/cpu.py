@@ -7,6 +7,7 @@ from mindspore import ops
 _matmul = ops.BatchMatMul()
 _matmul_transposed = ops.BatchMatMul(transpose_b=True)
 _transposed_matmul = ops.BatchMatMul(transpose_a=True)
+_halves = ops.Split(-1, 2)
 _softmax = ops.Softmax(axis=-1)
 _mean: Any = ops.ReduceMean(keep_dims=True)
 
@@ -31,8 +32,7 @@ def rms_norm_backward(dy, x, rstd, weight):
 
 def rotate(x, cos, sin):
     """Rotary position embedding in the half-split layout of Hugging Face's Llama (RoFormer, arXiv:2104.09864)."""
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
+    first, second = _halves(x)
     return x * cos + ops.concat((-second, first), -1) * sin
 
 
