@@ -5,6 +5,7 @@ A test binds every call below to the operator's signature in the installed MindS
 
 from typing import Any
 
+import mindspore as ms
 from mindspore import ops
 from mindspore.ops.auto_generate import (
     FlashAttentionScore,
@@ -49,7 +50,7 @@ def attention_mask(documents):
     positions: Any = ops.arange(length)
     later = positions.reshape(1, length, 1) < positions.reshape(1, 1, length)
     other = documents.expand_dims(2) != documents.expand_dims(1)
-    mask: Any = ops.cast(ops.logical_or(other, later), "uint8")
+    mask: Any = ops.cast(ops.logical_or(other, later), ms.uint8)
     return mask.expand_dims(1)
 
 

@@ -1,0 +1,118 @@
+"""The Ascend column can't run here. Its operators are replaced by stand-ins that bind each call to the real operator's
+signature and compute what its documentation says; then the column must equal the CPU's, forward and backward."""
+
+import inspect
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import ops
+from mindspore.ops import auto_generate
+
+from dscoder_exp.model.kernels import Kernels, ascend, cpu, kernels_for
+
+BATCH, LENGTH, HEADS, KEY_HEADS, SIZE = 2, 12, 4, 2, 8
+RNG = np.random.default_rng(0)
+
+
+def tensor(*shape):
+    return ms.Tensor(RNG.standard_normal(shape).astype(np.float32))
+
+
+def stand_in(name, compute):
+    """A class with the operator's constructor and call signatures; `compute(options, arguments)`."""
+    real = getattr(auto_generate, name)
+
+    class StandIn:
+        def __init__(self, *args, **kwargs):
+            bound = inspect.signature(real.__init__).bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            self.options = bound.arguments
+
+        def __call__(self, *args):
+            bound = inspect.signature(real.__call__).bind(self, *args)
+            bound.apply_defaults()
+            return compute(self.options, bound.arguments)
+
+    return StandIn
+
+
+def additive(mask):
+    """FlashAttentionScore's mask, uint8 [B, 1, T, T] with 1 where nothing counts, as the CPU column's."""
+    assert mask.dtype == ms.uint8
+    return ms.Tensor(mask.asnumpy().astype(np.float32) * cpu.MASKED)
+
+
+def flash(options, a):
+    assert options["input_layout"] == "BSND"
+    assert options["head_num"] == HEADS
+    assert options["scale_value"] == SIZE**-0.5
+    out, (probabilities,) = cpu.attention(a["query"], a["key"], a["value"], additive(a["attn_mask"]))
+    return probabilities, tensor(1), None, out.reshape(a["query"].shape)  # the first two are only handed on
+
+
+def flash_grad(options, a):
+    assert options["input_layout"] == "BSND"
+    dout = a["dy"].reshape(BATCH * LENGTH, -1)
+    mask = additive(a["atten_mask"])
+    gradients = cpu.attention_backward(dout, a["query"], a["key"], a["value"], mask, (a["softmax_max"],))
+    assert a["attention_in"].shape == a["query"].shape
+    return *gradients, None
+
+
+@pytest.fixture
+def column(monkeypatch):
+    """The Ascend column on stand-ins."""
+    monkeypatch.setattr(ascend, "FlashAttentionScore", stand_in("FlashAttentionScore", flash))
+    monkeypatch.setattr(ascend, "FlashAttentionScoreGrad", stand_in("FlashAttentionScoreGrad", flash_grad))
+    grad = stand_in("RmsNormGrad", lambda _, a: cpu.rms_norm_backward(a["dy"], a["x"], a["rstd"], a["gamma"]))
+    monkeypatch.setattr(ascend, "RmsNormGrad", grad)
+    rotary = stand_in("RotaryPositionEmbedding", lambda _, a: cpu.rotate(a["x"], a["cos"], a["sin"]))
+    monkeypatch.setattr(ascend, "RotaryPositionEmbedding", rotary)
+    signature = inspect.signature(ops.rms_norm)
+
+    def rms_norm(*args):
+        return cpu.rms_norm(*signature.bind(*args).args)
+
+    monkeypatch.setattr(ops, "rms_norm", rms_norm)
+    return kernels_for("ascend")
+
+
+def flat(result):
+    parts = result if isinstance(result, tuple) else (result,)
+    return [array for part in parts for array in (flat(part) if isinstance(part, tuple) else [part.asnumpy()])]
+
+
+def assert_same(result, expected):
+    for mine, theirs in zip(flat(result), flat(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+
+
+def test_columns_have_the_same_functions(column):
+    for name in Kernels.__dataclass_fields__:
+        mine, theirs = (inspect.signature(getattr(table, name)) for table in (column, kernels_for("cpu")))
+        assert list(mine.parameters) == list(theirs.parameters), name
+
+
+def test_rms_norm(column):
+    x, weight, dy = tensor(6, 16), tensor(16), tensor(6, 16)
+    y, rstd = column.rms_norm(x, weight, 1e-6)
+    assert_same((y, rstd), cpu.rms_norm(x, weight, 1e-6))
+    assert_same(column.rms_norm_backward(dy, x, rstd, weight), cpu.rms_norm_backward(dy, x, rstd, weight))
+
+
+def test_rotate(column):
+    x, cos, sin = tensor(BATCH, LENGTH, HEADS, SIZE), tensor(BATCH, LENGTH, 1, SIZE), tensor(BATCH, LENGTH, 1, SIZE)
+    assert_same(column.rotate(x, cos, sin), cpu.rotate(x, cos, sin))
+
+
+def test_attention_over_packed_documents(column):
+    q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    documents = ms.Tensor(np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32))
+    dout = tensor(BATCH * LENGTH, HEADS * SIZE)
+    out, kept = column.attention(q, k, v, column.attention_mask(documents))
+    mask = cpu.attention_mask(documents)
+    expected, kept_there = cpu.attention(q, k, v, mask)
+    assert_same(out, expected)
+    gradients = column.attention_backward(dout, q, k, v, column.attention_mask(documents), kept)
+    assert_same(gradients, cpu.attention_backward(dout, q, k, v, mask, kept_there))

@@ -1,0 +1,32 @@
+"""The loss takes chunks of counted rows; what a chunk is must not show in a number."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dscoder_exp.model.llama import NOT_COUNTED, chunks_of
+
+
+@given(st.integers(1, 700), st.floats(0, 1), st.integers(0, 99))
+def test_every_counted_row_is_taken_once(length, share, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.where(rng.random(length) < share, rng.integers(0, 50, length), NOT_COUNTED).astype(np.int32)
+    chunks = list(chunks_of(labels))
+    assert len({chunk.rows.shape for chunk in chunks}) <= 1
+    taken = [
+        (row, label)
+        for chunk in chunks
+        for row, label, counts in zip(chunk.rows.asnumpy(), chunk.labels.asnumpy(), chunk.counts.asnumpy(), strict=True)
+        if counts
+    ]
+    assert taken == [(row, labels[row]) for row in np.flatnonzero(labels != NOT_COUNTED)]
+
+
+def test_no_counted_row_costs_nothing():
+    assert list(chunks_of(np.full((2, 8), NOT_COUNTED, np.int32))) == []
+
+
+@pytest.mark.parametrize(("length", "rows"), [(64, 128), (512, 128), (2048, 512), (65536, 1024)])
+def test_chunk_size(length, rows):
+    assert next(chunks_of(np.zeros(length, np.int32))).rows.shape == (rows,)

@@ -1,0 +1,46 @@
+"""What is compiled, how often, and that it is said beforehand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
+
+
+@pytest.fixture(scope="module")
+def announced_llm():
+    from dscoder_exp import load
+
+    compiled: list[str] = []
+    return load(str(REFERENCE), announce=compiled.append), compiled
+
+
+def test_a_unit_is_compiled_once_for_all_layers(announced_llm, monkeypatch):
+    """MindSpore would compile a layer's call anew where an argument is a Parameter or a tuple."""
+    from mindspore.graph import api
+
+    llm, compiled = announced_llm
+    compilations = []
+    compile_graph = api.JitExecutor_.compile
+    monkeypatch.setattr(
+        api.JitExecutor_, "compile", lambda *a: compilations.append(1) or compile_graph(*a), raising=True
+    )
+    del compiled[:]
+    ids = np.arange(40)[None]
+    llm.logits(ids)
+    assert compiled == ["mask", "embedding", "block forward", "logits"]
+    assert len(compilations) == 4
+    llm.logits(ids + 1)
+    assert len(compiled) == 4
+    assert len(compilations) == 4
+
+
+def test_generation_announces_prefill_and_decoding(announced_llm):
+    llm, compiled = announced_llm
+    del compiled[:]
+    llm.generate([[5, 6, 7]], max_new_tokens=3, ignore_eos=True)
+    assert compiled.count("blocks with cache") == 2
+    del compiled[:]
+    llm.generate([[9, 8, 7, 6]], max_new_tokens=5, ignore_eos=True)
+    assert compiled == []

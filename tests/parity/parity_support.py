@@ -1,0 +1,42 @@
+"""Reference numbers of another implementation: every folder that holds some, and its model loaded once."""
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def reference_folders(*files: str) -> list:
+    """The folders in tests/reference and $DSCODER_PARITY_DIR that hold all of `files`, as named test parameters."""
+    roots = [REPOSITORY / "tests" / "reference"]
+    if extra := os.environ.get("DSCODER_PARITY_DIR"):
+        roots.append(Path(extra))
+    folders = {folder.name: folder for root in roots for folder in sorted(root.iterdir()) if folder.is_dir()}
+    found = [folder for folder in folders.values() if all((folder / file).is_file() for file in files)]
+    return [pytest.param(folder, id=folder.name) for folder in found]
+
+
+def arrays(folder: Path, file: str) -> dict[str, np.ndarray]:
+    with np.load(folder / file) as content:
+        return dict(content)
+
+
+@cache
+def loaded(folder: Path):
+    """The folder's model, through the loader that users have."""
+    from dscoder_exp import load
+
+    return load(str(folder))
+
+
+def initial_model(folder: Path):
+    """A fresh model of a training curve's starting point, to be trained."""
+    from dscoder_exp import load
+
+    hyper = json.loads((folder / "hparams_and_curve.json").read_text())
+    return load(str(folder.parent / Path(hyper["init_checkpoint"]).name)).model, hyper
