@@ -1,6 +1,6 @@
 """What a field's value may be, beyond its type: written beside the field, checked at the app's door."""
 
-from dataclasses import Field, field
+from dataclasses import Field
 from typing import Any
 
 KEY = "bounds"
@@ -14,8 +14,8 @@ def bound(
     lt: float | None = None,
     choices: tuple[str, ...] | None = None,
     filled: bool = False,
-) -> Any:
-    """A required dataclass field with limits; a nullable field's None always passes.
+) -> dict[str, Any]:
+    """A dataclass field's limits, as its metadata: `field(metadata=bound(ge=1))`. A nullable field's None passes.
 
     Args:
         ge, gt, le, lt: numeric limits (a list's limits hold for each element).
@@ -23,7 +23,7 @@ def bound(
         filled: the app fills it in at launch; a user can't set it.
     """
     limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "filled": filled}
-    return field(metadata={KEY: {k: v for k, v in limits.items() if v not in (None, False)}})
+    return {KEY: {k: v for k, v in limits.items() if v is not None and v is not False}}
 
 
 def bounds_of(item: Field) -> dict[str, Any]:

@@ -6,13 +6,14 @@ from dataclasses import Field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dscoder_exp.schema.bounds import bounds_of
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.suggest import dataclass_in, did_you_mean, nearest, nearest_keys, unknown_key
 
+GROUPS = ("experiment",)  # config groups that hold no key of their own
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -27,28 +28,28 @@ def to_config(cfg: DictConfig, *, launched: bool = False) -> Config:
         Refused: with every mistake found.
     """
     walk = _Walk(launched)
-    values = walk.group(cfg, Config, "")
+    config = walk.group(cfg, Config, "")
     if walk.problems:
         raise Refused(walk.problems)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), values))
-    assert isinstance(config, Config)
     return config
 
 
 class _Walk:
-    """One pass over the tree: returns plain values, gathers problems."""
+    """One pass over the tree: makes the dataclasses, gathers problems."""
 
     def __init__(self, launched: bool) -> None:
         self.launched = launched
         self.problems: list[Problem] = []
 
-    def group(self, node: DictConfig, schema: type, prefix: str) -> dict[str, Any]:
+    def group(self, node: DictConfig, schema: type, prefix: str) -> Any:
+        """The group as its dataclass; None once there are problems."""
         hints = get_type_hints(schema)
         names = {item.name for item in fields(schema)}
         unknown = [str(key) for key in node if key not in names and (prefix or key != "hydra")]
-        self.problems += [unknown_key(prefix + key) for key in unknown]
+        self.problems += [unknown_key(prefix + key, extra=() if prefix else GROUPS) for key in unknown]
         meant = {key for name in unknown for key in nearest_keys(prefix + name)}
         values: dict[str, Any] = {}
+        probe = OmegaConf.structured(schema)
         for item in fields(schema):
             key = prefix + item.name
             if item.name not in node:
@@ -57,15 +58,18 @@ class _Walk:
                 continue
             try:
                 value = node[item.name]
+                if OmegaConf.is_list(value):
+                    value = OmegaConf.to_container(value, resolve=True)
             except MissingMandatoryValue:
                 self.problems.append(Problem(key, "has no value", f"give one: {key}=…"))
             except OmegaConfBaseException as error:
                 self.problems.append(Problem(key, f"can't be resolved: {_first_line(error)}"))
             else:
-                values[item.name] = self.field(value, schema, item, hints[item.name], key)
-        return values
+                values[item.name] = self.field(value, probe, item, hints[item.name], key)
+        return None if self.problems else schema(**values)
 
-    def field(self, value: Any, schema: type, item: Field, hint: Any, key: str) -> Any:
+    def field(self, value: Any, probe: DictConfig, item: Field, hint: Any, key: str) -> Any:
+        """The value as its type has it; `probe` is a scrap of the group that takes values of the right type only."""
         inner = dataclass_in(hint)
         if inner is not None and isinstance(value, DictConfig):
             return self.group(value, inner, f"{key}.")
@@ -74,12 +78,11 @@ class _Walk:
         if inner is not None:
             self.problems.append(Problem(key, f"must hold keys ({_names(inner)}), got {value!r}"))
             return None
-        probe = OmegaConf.structured(schema)
         try:
-            probe[item.name] = value
-            value = _plain(probe[item.name])
-        except (ValidationError, OmegaConfBaseException):
-            self.problems.append(Problem(key, f"must be {_describe(hint)}, got {_plain(value)!r}"))
+            value = _converted(value, probe, item.name, hint)
+        except OmegaConfBaseException:
+            got = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            self.problems.append(Problem(key, f"must be {_describe(hint)}, got {got!r}"))
             return None
         if (problem := self.limits(value, bounds_of(item), key)) is not None:
             self.problems.append(problem)
@@ -115,8 +118,14 @@ def _broken(number: Any, bounds: Mapping[str, Any]) -> str:
     return ""
 
 
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+def _converted(value: Any, probe: DictConfig, name: str, hint: Any) -> Any:
+    """The value in the field's type, 3 as 3.0 for a number. Raises OmegaConfBaseException for one of another type."""
+    elements = value if isinstance(value, list) and get_origin(hint) is list else [value]
+    if str in (hint, *get_args(hint)) and all(isinstance(element, str) for element in elements):
+        return value  # as it is: in the probe a "${" would mean something
+    probe[name] = value
+    value = probe[name]
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _describe(hint: Any) -> str:

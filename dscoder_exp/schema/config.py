@@ -3,17 +3,19 @@
 No field has a default: a value's one home is its YAML file in conf/. Nothing here imports mindspore.
 """
 
-from dataclasses import dataclass
-from typing import Any, Optional
+from dataclasses import dataclass, field
+from typing import Optional
 
 from dscoder_exp.schema.bounds import bound
+
+TEMPLATES = ("deepseek_coder", "chatml")  # prompt formats: data/templates.py
 
 
 @dataclass
 class TaskConfig:
     """conf/task: which recipe runs."""
 
-    name: str = bound(choices=("train", "prepare", "predict"))
+    name: str = field(metadata=bound(choices=("train", "prepare", "predict")))
     in_process: bool  # no device needed: the launcher calls it in the parent instead of a fresh process
 
 
@@ -21,8 +23,8 @@ class TaskConfig:
 class RopeScalingConfig:
     """Nullable as a whole; linear position interpolation."""
 
-    type: str = bound(choices=("linear",))
-    factor: float = bound(ge=1.0)
+    type: str = field(metadata=bound(choices=("linear",)))
+    factor: float = field(metadata=bound(ge=1.0))
 
 
 @dataclass
@@ -30,23 +32,23 @@ class ModelConfig:
     """conf/model: shape (Hugging Face names; null: read from model.path) and where the weights lie."""
 
     path: Optional[str]  # HF or native directory, .gguf file, or pkg://PACKAGE/FILE inside an installed package
-    init: str = bound(choices=("pretrained", "random"))  # random: initialised from `seed` when path is null
-    template: Optional[str] = bound(choices=("deepseek_coder", "chatml"))  # the prompt format the model was tuned to
-    vocab_size: Optional[int] = bound(ge=1)
-    hidden_size: Optional[int] = bound(ge=1)
-    intermediate_size: Optional[int] = bound(ge=1)
-    num_hidden_layers: Optional[int] = bound(ge=1)
-    num_attention_heads: Optional[int] = bound(ge=1)
-    num_key_value_heads: Optional[int] = bound(ge=1)
-    head_dim: Optional[int] = bound(ge=2)
-    max_position_embeddings: Optional[int] = bound(ge=1)  # the longest document, in tokens
-    rms_norm_eps: Optional[float] = bound(gt=0)
-    rope_theta: Optional[float] = bound(gt=0)
+    init: str = field(metadata=bound(choices=("pretrained", "random")))  # random: drawn from `seed` when path is null
+    template: Optional[str] = field(metadata=bound(choices=TEMPLATES))  # the prompt format the model was tuned to
+    vocab_size: Optional[int] = field(metadata=bound(ge=1))
+    hidden_size: Optional[int] = field(metadata=bound(ge=1))
+    intermediate_size: Optional[int] = field(metadata=bound(ge=1))
+    num_hidden_layers: Optional[int] = field(metadata=bound(ge=1))
+    num_attention_heads: Optional[int] = field(metadata=bound(ge=1))
+    num_key_value_heads: Optional[int] = field(metadata=bound(ge=1))
+    head_dim: Optional[int] = field(metadata=bound(ge=2))
+    max_position_embeddings: Optional[int] = field(metadata=bound(ge=1))  # the longest document, in tokens
+    rms_norm_eps: Optional[float] = field(metadata=bound(gt=0))
+    rope_theta: Optional[float] = field(metadata=bound(gt=0))
     rope_scaling: Optional[RopeScalingConfig]
     tie_word_embeddings: Optional[bool]
-    bos_token_id: Optional[int] = bound(ge=0)
-    eos_token_id: Optional[int] = bound(ge=0)
-    pad_token_id: Optional[int] = bound(ge=0)
+    bos_token_id: Optional[int] = field(metadata=bound(ge=0))
+    eos_token_id: Optional[int] = field(metadata=bound(ge=0))
+    pad_token_id: Optional[int] = field(metadata=bound(ge=0))
 
 
 @dataclass
@@ -59,12 +61,12 @@ class DataConfig:
     """conf/data: rows in, packed sequences out."""
 
     source: Optional[str]  # alpaca .json or .jsonl: instruction, input, output
-    template: Optional[str] = bound(choices=("deepseek_coder", "chatml"))
-    loss: str = bound(choices=("response", "all"))  # which positions the loss counts
+    template: Optional[str] = field(metadata=bound(choices=TEMPLATES))
+    loss: str = field(metadata=bound(choices=("response", "all")))  # which positions the loss counts
     packing: bool  # several documents in one sequence; positions restart, attention never crosses
-    eval_fraction: float = bound(ge=0.0, lt=1.0)  # of the rows, held out by a hash of the row's text
-    max_rows: Optional[int] = bound(ge=1)
-    overlong: str = bound(choices=("drop", "truncate"))  # a document above the limit; truncation keeps its EOS
+    eval_fraction: float = field(metadata=bound(ge=0.0, lt=1.0))  # of the rows, held out by a hash of the row's text
+    max_rows: Optional[int] = field(metadata=bound(ge=1))
+    overlong: str = field(metadata=bound(choices=("drop", "truncate")))  # a document above the limit; its EOS stays
     output: Optional[str]  # directory of the MindRecord files; null: a folder in runtime.cache_dir, named by content
 
 
@@ -72,31 +74,31 @@ class DataConfig:
 class OptimConfig:
     """conf/optim: AdamW with decoupled decay, and its learning-rate schedule."""
 
-    lr: float = bound(gt=0)
-    betas: list[float] = bound(ge=0, lt=1)
-    eps: float = bound(gt=0)
-    weight_decay: float = bound(ge=0)
+    lr: float = field(metadata=bound(gt=0))
+    betas: list[float] = field(metadata=bound(ge=0, lt=1))
+    eps: float = field(metadata=bound(gt=0))
+    weight_decay: float = field(metadata=bound(ge=0))
     decay_norms: bool  # whether decay also acts on the norms' weights
-    clip_norm: Optional[float] = bound(gt=0)  # global gradient norm; null: no clipping
-    schedule: str = bound(choices=("constant", "linear", "cosine"))
-    warmup_ratio: float = bound(ge=0, lt=1)  # of the optimizer steps, from lr 0
-    min_lr_ratio: float = bound(ge=0, le=1)  # the schedule's end, as a part of lr
+    clip_norm: Optional[float] = field(metadata=bound(gt=0))  # global gradient norm; null: no clipping
+    schedule: str = field(metadata=bound(choices=("constant", "linear", "cosine")))
+    warmup_ratio: float = field(metadata=bound(ge=0, lt=1))  # of the optimizer steps, from lr 0
+    min_lr_ratio: float = field(metadata=bound(ge=0, le=1))  # the schedule's end, as a part of lr
 
 
 @dataclass
 class TrainConfig:
     """conf/train: how long, how much at a time, what is measured and kept on the way."""
 
-    epochs: float = bound(gt=0)
-    max_steps: Optional[int] = bound(ge=1)  # optimizer steps; wins over epochs
-    batch_size: int = bound(ge=1)  # sequences a data-parallel rank takes per micro step
-    accumulate: int = bound(ge=1)  # micro steps an optimizer step adds up
-    recompute: str = bound(choices=("none", "full"))  # full: a block's backward computes its forward again
-    eval_every: Optional[int] = bound(ge=1)  # optimizer steps; null: only before and after
-    max_eval_sequences: Optional[int] = bound(ge=1)
-    save_every: Optional[int] = bound(ge=1)  # optimizer steps; null: only at the end
+    epochs: float = field(metadata=bound(gt=0))
+    max_steps: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; wins over epochs
+    batch_size: int = field(metadata=bound(ge=1))  # sequences a data-parallel rank takes per micro step
+    accumulate: int = field(metadata=bound(ge=1))  # micro steps an optimizer step adds up
+    recompute: str = field(metadata=bound(choices=("none", "full")))  # full: the backward computes the forward again
+    eval_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only before and after
+    max_eval_sequences: Optional[int] = field(metadata=bound(ge=1))
+    save_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only at the end
     prompts: list[str]  # answered before and after training
-    prompt_tokens: int = bound(ge=1)  # new tokens an answer may have
+    prompt_tokens: int = field(metadata=bound(ge=1))  # new tokens an answer may have
 
 
 @dataclass
@@ -104,30 +106,30 @@ class PredictConfig:
     """conf/predict: a prompt in, a streamed answer out. Greedy while temperature is 0."""
 
     prompt: Optional[str]
-    template: str = bound(choices=("auto", "none", "deepseek_coder", "chatml"))
-    max_new_tokens: int = bound(ge=1)
-    temperature: float = bound(ge=0)
-    top_k: Optional[int] = bound(ge=1)
-    top_p: Optional[float] = bound(gt=0, le=1)
+    template: str = field(metadata=bound(choices=("auto", "none", *TEMPLATES)))
+    max_new_tokens: int = field(metadata=bound(ge=1))
+    temperature: float = field(metadata=bound(ge=0))
+    top_k: Optional[int] = field(metadata=bound(ge=1))
+    top_p: Optional[float] = field(metadata=bound(gt=0, le=1))
 
 
 @dataclass
 class ParallelConfig:
     """conf/parallel: data * tensor * context = ranks."""
 
-    data: int = bound(ge=1)
-    tensor: int = bound(ge=1)
-    context: int = bound(ge=1)
-    ranks: int = bound(ge=1)  # processes that hydra/launcher msrun starts
+    data: int = field(metadata=bound(ge=1))
+    tensor: int = field(metadata=bound(ge=1))
+    context: int = field(metadata=bound(ge=1))
+    ranks: int = field(metadata=bound(ge=1))  # processes that hydra/launcher msrun starts
 
 
 @dataclass
 class RuntimeConfig:
     """conf/runtime: the device and how it computes."""
 
-    device: str = bound(choices=("cpu", "ascend"))
-    precision: str = bound(choices=("fp32", "bf16"))
-    threads: Optional[int] = bound(ge=1)  # CPU threads a rank uses; null: all cores over the local ranks
+    device: str = field(metadata=bound(choices=("cpu", "ascend")))
+    precision: str = field(metadata=bound(choices=("fp32", "bf16")))
+    threads: Optional[int] = field(metadata=bound(ge=1))  # of a rank, on the CPU; null: the cores over the local ranks
     compile_cache: bool  # keep compiled graphs between runs
     cache_dir: str  # compiled graphs and prepared data
 
@@ -139,8 +141,8 @@ class TrackingConfig:
     enabled: bool
     uri: str  # MLflow tracking URI; MLFLOW_TRACKING_URI wins
     experiment: str
-    run_id: Optional[str] = bound(filled=True)
-    parent_run_id: Optional[str] = bound(filled=True)
+    run_id: Optional[str] = field(metadata=bound(filled=True))
+    parent_run_id: Optional[str] = field(metadata=bound(filled=True))
 
 
 @dataclass
@@ -148,8 +150,8 @@ class Config:
     """Everything a task gets. Groups read the top-level keys by interpolation."""
 
     name: str  # the MLflow run's name
-    seed: int = bound(ge=0)
-    seq_length: int = bound(ge=2)  # tokens of a training sequence
+    seed: int = field(metadata=bound(ge=0))
+    seq_length: int = field(metadata=bound(ge=2))  # tokens of a training sequence
     output_dir: str  # holds all that a job writes
     task: TaskConfig
     model: ModelConfig

@@ -1,6 +1,6 @@
 """Keys that must agree with each other. Needs no machine, no file: only the typed configuration."""
 
-from dscoder_exp.schema.config import Config, ModelConfig, ParallelConfig
+from dscoder_exp.schema.config import Config, ModelConfig
 from dscoder_exp.schema.errors import Problem
 
 
@@ -8,9 +8,10 @@ def cross_problems(config: Config) -> list[Problem]:
     """Every pair of keys that contradict each other; empty when all agree."""
     return [
         *_optim(config.optim.betas),
-        *_parallel(config.parallel),
+        *_parallel(config),
+        *_precision(config),
         *_model(config.model),
-        *_sequence(config),
+        *context_problems(config, config.model.max_position_embeddings),
         *_predict(config),
     ]
 
@@ -21,16 +22,32 @@ def _optim(betas: list[float]) -> list[Problem]:
     return [Problem("optim.betas", f"must have two values, got {len(betas)}", "optim.betas=[0.9,0.95]")]
 
 
-def _parallel(parallel: ParallelConfig) -> list[Problem]:
-    product = parallel.data * parallel.tensor * parallel.context
-    if product == parallel.ranks:
+def _parallel(config: Config) -> list[Problem]:
+    parallel, problems = config.parallel, []
+    if config.task.name == "prepare":  # rows are prepared by one process, however many will train on them
         return []
-    sizes = f"data {parallel.data} * tensor {parallel.tensor} * context {parallel.context} = {product}"
-    return [
-        Problem(
-            "parallel.ranks", f"{sizes}, but there are {parallel.ranks} ranks", f"parallel.ranks={product}, or other sizes"
-        )
-    ]
+    for name in ("tensor", "context"):
+        if (size := getattr(parallel, name)) > 1:
+            what = f"{name} parallelism is not built yet, and this is {size}"
+            problems.append(Problem(f"parallel.{name}", what, "parallel=dp2, or another size of parallel.data alone"))
+    product = parallel.data * parallel.tensor * parallel.context
+    if product != parallel.ranks:
+        sizes = f"data {parallel.data} * tensor {parallel.tensor} * context {parallel.context} = {product}"
+        what = f"{sizes}, but there are {parallel.ranks} ranks"
+        problems.append(Problem("parallel.ranks", what, f"parallel.ranks={product}, or other sizes"))
+    if config.task.in_process and parallel.ranks > 1:
+        what = f"true, but a job of {parallel.ranks} ranks needs processes of its own"
+        problems.append(Problem("task.in_process", what, "leave it out, or parallel=single"))
+    return problems
+
+
+def _precision(config: Config) -> list[Problem]:
+    """MindSpore has no bf16 matrix product on a CPU."""
+    runtime = config.runtime
+    if config.task.name == "prepare" or runtime.device != "cpu" or runtime.precision == "fp32":
+        return []
+    what = f"{runtime.precision} is not computed on a CPU"
+    return [Problem("runtime.precision", what, "runtime.precision=fp32, or runtime=cpu, which sets both")]
 
 
 def _model(model: ModelConfig) -> list[Problem]:
@@ -46,7 +63,11 @@ def _model(model: ModelConfig) -> list[Problem]:
         )
     if model.head_dim is not None and model.head_dim % 2:
         problems.append(
-            Problem("model.head_dim", f"must be even, got {model.head_dim}", "rotary embedding turns halves against each other")
+            Problem(
+                "model.head_dim",
+                f"must be even, got {model.head_dim}",
+                "rotary embedding turns halves against each other",
+            )
         )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token = getattr(model, name)
@@ -55,21 +76,17 @@ def _model(model: ModelConfig) -> list[Problem]:
     return problems
 
 
-def _sequence(config: Config) -> list[Problem]:
-    """Packing bounds documents by the model's context; without it the sequence itself is the document."""
-    context = config.model.max_position_embeddings
-    if config.task.name == "predict" or config.data.packing or context is None or config.seq_length <= context:
+def context_problems(config: Config, context: int | None) -> list[Problem]:
+    """A sequence that is longer than the positions the model knows (`context`; None where it isn't known yet).
+
+    Packing bounds documents by the model's context; without it the sequence itself is the document.
+    """
+    length = config.seq_length
+    if config.task.name == "predict" or config.data.packing or context is None or length <= context:
         return []
-    return [context_exceeded(config.seq_length, context)]
-
-
-def context_exceeded(seq_length: int, context: int) -> Problem:
-    """An unpacked sequence that is longer than the positions the model knows."""
-    return Problem(
-        "seq_length",
-        f"{seq_length} is above the model's context of {context} tokens, and data.packing is off",
-        f"data.packing=true (documents of at most {context} in sequences of {seq_length}), or seq_length={context}",
-    )
+    what = f"{length} is above the model's context of {context} tokens, and data.packing is off"
+    remedy = f"data.packing=true (documents of at most {context} in sequences of {length}), or seq_length={context}"
+    return [Problem("seq_length", what, remedy)]
 
 
 def _predict(config: Config) -> list[Problem]:

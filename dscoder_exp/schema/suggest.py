@@ -10,6 +10,7 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem
 
 CLOSE = 0.6  # difflib's ratio from which a name counts as meant
+TIED = 0.02  # a ratio this much lower is as good
 
 
 def dataclass_in(hint: object) -> type | None:
@@ -40,20 +41,22 @@ def nearest(name: str, valid: Iterable[str]) -> list[str]:
 
 
 def nearest_keys(key: str, extra: Sequence[str] = ()) -> list[str]:
-    """The keys meant by a wrong dotted key: the same last name elsewhere, or a close spelling, whole or last name."""
-    keys = [*all_keys(), *extra]
+    """The keys that a wrong dotted key may have meant, at most three that are about as close, best first.
+
+    The same last name in another group is close; so is a close spelling, of the whole or of the last name.
+    """
     last = key.rpartition(".")[2]
-    if same := [k for k in keys if k.rpartition(".")[2] == last]:
-        return same[:3]
 
     def closeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        whole = difflib.SequenceMatcher(None, candidate, key).ratio()
         # A different group is worth a little less than the right one: optim.warmup beats train.warmup for optim.warmpu.
-        tail = difflib.SequenceMatcher(None, last, candidate.rpartition(".")[2]).ratio() - 0.05
+        tail = difflib.SequenceMatcher(None, candidate.rpartition(".")[2], last).ratio() - 0.05
         return max(whole, tail)
 
-    best = max(keys, key=closeness)
-    return [best] if closeness(best) >= CLOSE else []
+    scores = {candidate: closeness(candidate) for candidate in (*all_keys(), *extra)}
+    best = max(scores.values())
+    close = [candidate for candidate, score in scores.items() if score >= max(CLOSE, best - TIED)]
+    return sorted(close, key=lambda candidate: -scores[candidate])[:3]
 
 
 def did_you_mean(names: Sequence[str]) -> str:

@@ -1,0 +1,101 @@
+"""From the command line to a task: Hydra composes, the launcher runs, and what goes wrong becomes one clear message.
+
+Exit codes: 0 done; 1 a job failed; 2 refused, nothing was started; 130 Ctrl-C; 143 SIGTERM.
+"""
+
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+
+import hydra
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig
+
+from dscoder_exp.schema.check import to_config
+from dscoder_exp.schema.errors import Refused, refuse
+from hydra_plugins.msrun_launcher import WorkerFailed
+
+DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+FULL_ERROR = "HYDRA_FULL_ERROR"
+CONFIG_NAME = "config"
+PROMPT = "predict.prompt="
+
+
+def config_directory() -> Path:
+    """conf/ as it is packaged, else that of the checkout."""
+    package = Path(__file__).parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def run_task(cfg: DictConfig) -> float | None:
+    """What a job does, in a worker process or in the parent: the task's recipe on the typed configuration."""
+    config = to_config(cfg, launched=True)
+    return import_module(f"dscoder_exp.tasks.{config.task.name}").run(config)
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    sys.argv[1:] = quoted(sys.argv[1:])
+    wants_traceback = os.environ.get(FULL_ERROR) == "1"
+    os.environ[FULL_ERROR] = "1"  # Hydra would print exceptions and exit with 1 by itself
+    run = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(run_task)
+    try:
+        if "hydra.mode=RUN" in sys.argv:
+            raise refuse("hydra.mode", "RUN goes past the launcher, which checks and records a job", "leave it out")
+        run()
+        return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        if wants_traceback:
+            traceback.print_exc()
+        message, code = _explain(error)
+        print(message, file=sys.stderr)
+        return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """What to tell the user, and the exit code."""
+    if isinstance(error, WorkerFailed):
+        if isinstance(error.cause, Refused):  # only a worker could see it
+            return str(error.cause), REFUSED
+        return str(error), FAILED
+    if isinstance(error, Refused):
+        return str(error), REFUSED
+    if (frames := _own_frames(error)) is not None:
+        return "".join(traceback.format_exception(type(error), error, frames)).rstrip(), FAILED
+    from dscoder_exp.door.command_line import explain
+
+    return str(explain(error, sys.argv[1:], config_directory(), CONFIG_NAME)), REFUSED
+
+
+def quoted(arguments: Sequence[str]) -> list[str]:
+    """`predict.prompt=` takes the rest as it is, commas and brackets included; in a sweep Hydra's grammar holds.
+
+    A value that begins with a quote is taken to be quoted for Hydra already.
+    """
+    if any(argument in ("-m", "--multirun") for argument in arguments):
+        return list(arguments)
+    return [_quoted(argument) if argument.startswith(PROMPT) else argument for argument in arguments]
+
+
+def _quoted(argument: str) -> str:
+    text = argument.removeprefix(PROMPT)
+    if not text or text[0] in "'\"":
+        return argument
+    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation, and a backslash before it stays one
+    return PROMPT + QuotedString(escaped, Quote.single).with_quotes()
+
+
+def _own_frames(error: Exception) -> TracebackType | None:
+    """The traceback from the first frame inside this package, `main` aside; None where Hydra failed by itself."""
+    frames = error.__traceback__ and error.__traceback__.tb_next
+    while frames is not None and not frames.tb_frame.f_globals.get("__name__", "").startswith("dscoder_exp."):
+        frames = frames.tb_next
+    return frames

@@ -1,0 +1,69 @@
+"""The files that jobs read: data, weights and tokenizer, looked into as far as it takes to know that they will do."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from dscoder_exp.data.alpaca import read_rows
+from dscoder_exp.schema.config import Config, DataConfig
+from dscoder_exp.schema.cross import context_problems
+from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.weights.check import compare
+from dscoder_exp.weights.resolve import OpenedModel, open_model, open_text, open_tokenizer, text_setup
+from dscoder_exp.weights.tokenizer import load_tokenizer
+
+T = TypeVar("T")
+
+
+class Inputs:
+    """Of all jobs of a launch: what several jobs have in common is read once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], tuple[Any, list[Problem]]] = {}
+
+    def problems(self, config: Config) -> list[Problem]:
+        """Everything that keeps the job from being fed; reads the data whole, of weights the headers."""
+        problems: list[Problem] = []
+        if config.task.name in ("train", "prepare"):
+            problems += self._once("data", config.data.source, lambda: _check_data(config.data))[1]
+        about = (config.model, config.tokenizer)
+        if config.task.name == "prepare":
+            text, found = self._once("text", about, lambda: open_text(config.model, config.tokenizer))
+            return problems + found + (context_problems(config, text.context) if text else [])
+        opened, found = self._once("model", config.model, lambda: _open_whole_model(config))
+        problems += found
+        if opened:
+            problems += self._once("tokenizer", about, lambda: _check_text(config, opened))[1]
+            problems += context_problems(config, opened.config.max_position_embeddings)
+        elif (path := config.tokenizer.path) is not None:  # without the model at least that it is one
+            problems += self._once("file", path, lambda: load_tokenizer(path))[1]
+        return problems
+
+    def _once(self, kind: str, about: object, read: Callable[[], T]) -> tuple[T | None, list[Problem]]:
+        """What `read` returns, or the problems it refuses with; the answer is remembered by what it is about."""
+        key = (kind, repr(about))
+        if key not in self._found:
+            try:
+                self._found[key] = read(), []
+            except Refused as refused:
+                self._found[key] = None, list(refused.problems)
+        return self._found[key]
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.source is None:
+        remedy = "data.source=FILE.json (alpaca rows, .json or .jsonl), or data=sample"
+        raise Refused([Problem("data.source", "no data set is given", remedy)])
+    read_rows(data.source)
+
+
+def _open_whole_model(config: Config) -> OpenedModel:
+    """The model, all of whose tensors are there."""
+    opened = open_model(config.model)
+    if opened.source is not None and not (report := compare(opened.source)).complete:
+        remedy = "the weights and their config don't belong together, or a file is incomplete: copy them again"
+        raise Refused([Problem("model.path", f"{opened.source.path}: {report}", remedy)])
+    return opened
+
+
+def _check_text(config: Config, opened: OpenedModel) -> None:
+    text_setup(opened.config, open_tokenizer(config.tokenizer, opened))

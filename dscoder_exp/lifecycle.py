@@ -1,0 +1,87 @@
+"""What happens around the jobs of a launch: they are checked before it, and their MLflow runs tell how they ended.
+
+The launcher names this class (hydra.launcher.lifecycle) and calls it in the parent process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import yaml
+from omegaconf import DictConfig
+
+from dscoder_exp.door.jobs import check_jobs, sweep_overrides
+from dscoder_exp.door.signals import uninterrupted
+from dscoder_exp.schema.config import Config
+from dscoder_exp.tracking import store
+from dscoder_exp.tracking.store import Status
+from hydra_plugins.msrun_launcher import JobOutcome
+
+STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+
+@dataclass
+class _Tracked:
+    """A job that is recorded in MLflow."""
+
+    config: Config
+    overrides: Sequence[str]
+    run_id: str | None = None  # once it has begun
+
+
+class Lifecycle:
+    """Follows the launcher's protocol of that name."""
+
+    def __init__(self) -> None:
+        self._tracked: dict[int, _Tracked] = {}  # by job number
+        self._sweep: tuple[str, str] | None = None  # tracking URI and id of the run that holds the jobs' runs
+
+    def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
+        """Raises Refused with every problem of every job, before anything is written."""
+        checked = check_jobs(configs, overrides)
+        for node, config, job_overrides in zip(configs, checked, overrides, strict=True):
+            node.output_dir, node.data.output = config.output_dir, config.data.output
+            node.runtime.cache_dir, node.tracking.uri = config.runtime.cache_dir, config.tracking.uri
+            if config.tracking.enabled:
+                self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)
+        for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked.values()):
+            store.open_store(uri)
+
+    def before_job(self, config: DictConfig) -> None:
+        """Starts the job's run, and tells the workers its id."""
+        job = self._tracked.get(config.hydra.job.num)
+        if job is None:
+            return
+        parent = self._sweep_run()
+        resolved = yaml.safe_dump(asdict(job.config), sort_keys=False, allow_unicode=True)
+        with uninterrupted():
+            job.run_id = store.create_run(job.config.tracking.uri, job.config, resolved, job.overrides, parent)
+        config.tracking.run_id, config.tracking.parent_run_id = job.run_id, parent
+
+    def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
+        """Ends its run with the status that is true."""
+        job = self._tracked.get(config.hydra.job.num)
+        if job is None or job.run_id is None:
+            return
+        with uninterrupted():
+            store.end_run(job.config.tracking.uri, job.run_id, STATUS[outcome.status], outcome.error)
+
+    def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
+        """Ends the sweep's run: killed or failed if one of its jobs was."""
+        if self._sweep is None:
+            return
+        statuses = [outcome.status for outcome in outcomes]
+        worst = next((status for status in ("killed", "failed") if status in statuses), "completed")
+        failed = statuses.count("failed")
+        error = f"{failed} of {len(statuses)} jobs failed" if failed else None
+        with uninterrupted():
+            store.end_run(*self._sweep, STATUS[worst], error)
+
+    def _sweep_run(self) -> str | None:
+        """The id of the run that holds the jobs' runs together, begun with the first; a single job needs none."""
+        jobs = list(self._tracked.values())
+        if len(jobs) > 1 and self._sweep is None and len({job.config.tracking.uri for job in jobs}) == 1:
+            config, overrides = jobs[0].config, sweep_overrides([job.overrides for job in jobs])
+            uri = config.tracking.uri
+            with uninterrupted():
+                self._sweep = uri, store.create_sweep(uri, config.tracking.experiment, config.name, overrides)
+        return self._sweep[1] if self._sweep else None

@@ -1,0 +1,37 @@
+"""Ends as the job's `name` says, tracked as the real task is."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import refuse
+from dscoder_exp.tracking.run import open_run
+
+
+def run(config: Config) -> float:
+    with open_run(config.tracking, rank=0) as tracked:
+        tracked.metrics({"train/loss": 1.5}, step=1)
+        output = Path(config.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.json").write_text(json.dumps(asdict(config)))
+        _end(config.name)
+    return 0.5
+
+
+def _end(how: str) -> None:
+    if how == "raise":
+        raise ValueError("boom")
+    if how == "refuse":
+        raise refuse("data.source", "no row can be kept", "raise seq_length")
+    if how == "exit3":
+        sys.exit(3)
+    if how == "sigkill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "hang":
+        Path("started").touch()
+        threading.Event().wait(120)

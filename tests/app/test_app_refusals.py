@@ -1,0 +1,175 @@
+"""Bad input through the real command: exit code 2, one message that names the place, nothing written, no mindspore."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_support import Command
+
+
+def refused(command: Command, *arguments: str) -> str:
+    """The message, after everything that holds for any refusal was asserted."""
+    result = command(*arguments)
+    assert result.code == 2, result.err
+    assert result.err.startswith("dscoder_exp: refused"), result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    assert command.left() == []
+    return result.err
+
+
+def write(path: Path, rows: object) -> Path:
+    path.write_text(json.dumps(rows, indent=1))
+    return path
+
+
+def test_a_bare_7b_recipe_names_all_that_is_missing_in_time(refusing: Command) -> None:
+    result = refusing("+experiment=finetune_8k")
+    assert result.code == 2
+    assert result.err.startswith("dscoder_exp: refused, 3 problems\n")
+    for key in ("runtime.device: ascend needs 8 NPUs", "data.source: no data set", "model.path: no weights"):
+        assert f"  - {key}" in result.err
+    small = (
+        "+experiment=finetune_8k model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
+    )
+    assert result.err.splitlines()[-1].endswith(f"python -m dscoder_exp {small}")
+    assert refusing.left() == []
+    assert result.cpu < 3  # 2 s are promised, 1 s is usual; mindspore's import alone takes 4
+
+
+def test_all_mistakes_of_a_command_line_come_at_once(refusing: Command) -> None:
+    message = refused(
+        refusing,
+        "+experiment=finetune_8k",
+        "model=tiny",
+        "runtime=cpu",
+        "parallel=single",
+        "optim.wieght_decay=0.1",
+        "train.max_step=3",
+        "optim.lr=abc",
+        "train.batch_size=0",
+        "+predict.topk=3",
+        "tracking=of",
+        "what",
+    )
+    for words in (
+        "refused, 7 problems",
+        "optim.wieght_decay: unknown key\n      -> did you mean `optim.weight_decay`?",
+        "train.max_step: unknown key\n      -> did you mean `train.max_steps`?",
+        "optim.lr: must be a number, got 'abc'",
+        "train.batch_size: must be at least 1, got 0",
+        "predict.topk: unknown key\n      -> did you mean `predict.top_k`?",
+        "tracking=of: In 'config': Could not find 'tracking/of'. Available options in 'tracking': mlflow, off",
+        "      -> did you mean `tracking=off`?",
+        "what: not an override",
+    ):
+        assert words in message
+
+
+def test_types_and_files_are_told_together_where_the_types_allow(refusing: Command, small: list[str]) -> None:
+    message = refused(refusing, *small, "optim.lrr=1", "data.source=nowhere.json", "output_dir=/proc/nothing")
+    assert "optim.lrr: unknown key" in message
+    assert "data.source: no such file or directory: 'nowhere.json' (looked in " in message
+    assert "output_dir: /proc/nothing can't be written: /proc is read-only" in message
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("+experiment=finetune", "Available options in 'experiment': finetune_8k, quickstart, tiny"),
+        ("+experiment=finetune", "did you mean `+experiment=finetune_8k`?"),
+        ("model=7", "Config group override must be a string"),
+        ("model=7B", "Available options in 'model': 7b, 7b_instruct, from_path, smollm2_135m, tiny"),
+        ("experiment=tiny", "To append to your default list use +experiment=tiny"),
+        ("+experimnt=tiny", "experimnt: unknown key\n      -> did you mean `experiment`?"),
+        ("modle=tiny", "modle: unknown key\n      -> did you mean `model`?"),
+        ("hydra.launcher.worker_numm=2", "did you mean `hydra.launcher.worker_num`?"),
+        ("hydra.launcher.grace=soon", "hydra.launcher.grace=soon: Value 'soon'"),
+        ("hydra.launcher.master_port=1", "hydra.launcher.master_port=1: outside 1024"),
+        ("hydra.mode=RUN", "hydra.mode: RUN goes past the launcher"),
+        ("output_dir=${nowhere}", "output_dir: can't be resolved: Interpolation key 'nowhere' not found"),
+        ("tracking.run_id=abc", "tracking.run_id: is filled in at launch"),
+        ("~optim.lr", "optim.lr: missing"),
+    ],
+)
+def test_a_mistake_is_named(refusal: Any, argument: str, words: str) -> None:
+    assert words in refusal(argument)
+
+
+def test_a_mistake_in_one_job_of_a_sweep_refuses_them_all(refusal: Any, small: list[str]) -> None:
+    message = refusal("-m", *small, "seq_length=128,1", "seed=0,1", "model.init=random,randm")
+    assert "seq_length: must be at least 2, got 1 (with seq_length=1, seed=0, model.init=random; " in message
+    assert "model.init: must be one of pretrained, random; got 'randm' (with " in message
+
+
+def test_a_sweep_that_cannot_be_composed_leaves_nothing(refusing: Command, small: list[str]) -> None:
+    message = refused(refusing, "-m", *small, "optim.lrr=1,2", "optimm.lr=1,2", "tracking=off,offf")
+    for words in ("optim.lrr: unknown key", "optimm.lr: unknown key", "did you mean `tracking=off`?"):
+        assert words in message
+
+
+def test_a_misspelt_key_in_yaml_is_named(refusal: Any, tmp_path: Path, small: list[str]) -> None:
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\noptim:\n  warmup: 0.1\ntrain:\n  max_steps: many\n")
+    message = refusal("--config-dir", str(own.parent), "+experiment=mine", *small)
+    assert "optim.warmup: unknown key\n      -> did you mean `optim.warmup_ratio`?" in message
+    assert "train.max_steps: must be a whole number or null, got 'many'" in message
+    (own / "mine.yaml").write_text("# @package _global_\noptim: [\n")
+    message = refusal("--config-dir", str(own.parent), "+experiment=mine", *small)
+    assert f"{own / 'mine.yaml'}:3: not YAML" in message
+
+
+def test_missing_data(refusing: Command, small: list[str]) -> None:
+    assert "data.source: no such file or directory: 'none.json'" in refused(refusing, *small, "data.source=none.json")
+
+
+def test_malformed_data(refusing: Command, small: list[str], tmp_path: Path) -> None:
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": "a"}, {"instruction": "a", "output": "b"}, 3]
+    path = write(tmp_path / "bad.json", rows)
+    message = refused(refusing, *small, f"data.source={path}")
+    assert f'{path}:6: the row has no "output" (2 of 4 rows are bad)' in message
+
+
+def test_empty_data(refusing: Command, small: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "empty.json", [])
+    assert f"data.source: the data set is empty: {path}" in refused(refusing, *small, f"data.source={path}")
+
+
+def test_a_model_directory_without_weights(refusing: Command, small: list[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    message = refused(refusing, *small, "model=from_path", f"model.path={empty}")
+    assert f"model.path: {empty} holds no model" in message
+    message = refused(refusing, "task=predict", "predict.prompt=hello", f"model.path={empty}")
+    assert f"model.path: {empty} holds no model" in message
+
+
+def test_a_tokenizer_beyond_the_models_vocabulary(refusing: Command, small: list[str]) -> None:
+    message = refused(refusing, *small, "model.vocab_size=8")
+    assert "tokenizer.path: the tokenizer has ids up to 11, the model's vocabulary ends at 7" in message
+
+
+def test_parallel_sizes_that_do_not_multiply_to_the_ranks(refusing: Command, small: list[str]) -> None:
+    message = refused(refusing, *small, "parallel.data=3", "parallel.ranks=2")
+    assert "parallel.ranks: data 3 * tensor 1 * context 1 = 3, but there are 2 ranks" in message
+    message = refused(refusing, *small, "hydra.launcher.worker_num=2")
+    assert "hydra.launcher.worker_num: 2 processes for parallel.ranks=1" in message
+
+
+def test_an_unpacked_sequence_above_the_context(refusing: Command, small: list[str]) -> None:
+    message = refused(refusing, *small, "data.packing=false", "seq_length=8192")
+    assert "seq_length: 8192 is above the model's context of 4096 tokens, and data.packing is off" in message
+
+
+def test_a_read_only_output_directory(refusing: Command, small: list[str], tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    message = refused(refusing, *small, f"output_dir={closed}/run")
+    assert f"output_dir: {closed}/run can't be written: {closed} is read-only" in message
+
+
+def test_a_working_directory_that_cannot_take_the_runs(refusing: Command, small: list[str]) -> None:
+    message = refused(refusing, *small, "hydra.sweep.dir=/proc/runs")
+    assert "hydra.sweep.dir: /proc/runs: " in message

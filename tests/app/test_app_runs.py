@@ -1,0 +1,71 @@
+"""Jobs that end in every way there is, through the real launcher: the exit code, and what MLflow says afterwards."""
+
+import json
+import signal
+
+import pytest
+from app_support import Command, runs_in
+
+PARENT = "mlflow.parentRunId"
+
+
+def test_a_sweep_records_how_each_job_ended(tracked: Command, small: list[str]) -> None:
+    result = tracked("-m", *small, "name=ok,raise,exit3,sigkill")
+    assert result.code == 1, result.err
+    sweep, *jobs = runs_in(tracked.directory)
+    assert [(job.name, job.status) for job in jobs] == [
+        ("name=ok", "FINISHED"),
+        ("name=raise", "FAILED"),
+        ("name=exit3", "FAILED"),
+        ("name=sigkill", "FAILED"),
+    ]
+    assert {job.tags[PARENT] for job in jobs} == {sweep.id}
+    assert (sweep.status, sweep.tags["error"]) == ("FAILED", "3 of 4 jobs failed")
+    assert sweep.tags["overrides"].splitlines()[-1] == "name=ok,raise,exit3,sigkill"
+    assert "error" not in jobs[0].tags
+    for job, words in zip(jobs[1:], ("ValueError: boom", "exit code 3", "killed by SIGKILL"), strict=True):
+        assert f"rank 0 failed: {words}" in job.tags["error"]
+    seen = [json.loads(path.read_text())["tracking"] for path in sorted(tracked.directory.rglob("config.json"))]
+    assert [tracking["run_id"] for tracking in seen] == [job.id for job in jobs]
+    assert {tracking["uri"] for tracking in seen} == {f"sqlite:///{tracked.directory}/mlflow.db"}
+
+
+def test_one_job_has_one_run(command: Command, small: list[str]) -> None:
+    result = command(*small, "name=ok")
+    assert result.code == 0, result.err
+    [run] = runs_in(command.directory)
+    assert (run.name, run.status) == ("ok", "FINISHED")
+    assert PARENT not in run.tags
+    [artifact] = command.directory.rglob("artifacts/config.yaml")
+    assert "name: ok" in artifact.read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_sweep_is_killed(tracked: Command, small: list[str], number: signal.Signals, code: int) -> None:
+    process = tracked.start("-m", *small, "name=hang,ok")
+    tracked.wait_for("started")
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert [(run.name, run.status) for run in runs_in(tracked.directory)] == [
+        ("hang", "KILLED"),
+        ("name=hang", "KILLED"),
+    ]
+
+
+def test_a_refusal_that_only_the_worker_could_see_is_one_message(command: Command, small: list[str]) -> None:
+    result = command(*small, "name=refuse", "tracking=off")
+    assert result.code == 2
+    assert result.err.endswith("refused\n  - data.source: no row can be kept\n      -> raise seq_length\n")
+
+
+def test_a_store_that_cannot_be_used_refuses_the_launch(command: Command, small: list[str]) -> None:
+    (command.directory / "notes.db").write_text("not a database")
+    result = command(*small, "tracking.uri=sqlite:///notes.db")
+    assert result.code == 2
+    assert f"tracking.uri: {command.directory}/notes.db: can't be opened" in result.err
+    assert not (command.directory / "multirun").exists()
+    result = command(*small, "tracking.uri=mlruns", "seq_length=1000000", "data.packing=false")
+    assert result.code == 2
+    assert "refused, 2 problems" in result.err
+    assert "tracking.uri: 'mlruns' names a directory" in result.err

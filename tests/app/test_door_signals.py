@@ -1,0 +1,77 @@
+"""Steps that a signal must not cut in two."""
+
+import signal
+import threading
+
+import pytest
+
+from dscoder_exp.door.signals import uninterrupted
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step() -> None:
+    done = []
+
+    @uninterrupted()
+    def step() -> None:
+        signal.raise_signal(signal.SIGINT)
+        done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert done == ["all of it"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_one_does_not_wait() -> None:
+    done = []
+
+    @uninterrupted()
+    def step() -> None:
+        signal.raise_signal(signal.SIGINT)
+        done.append("the first half")
+        signal.raise_signal(signal.SIGINT)
+        done.append("the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert done == ["the first half"]
+
+
+def test_sigterm_reaches_its_handler_afterwards() -> None:
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: received.append(number))
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGTERM)
+            assert received == []
+        assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_fails_fails_and_what_is_ignored_stays_ignored() -> None:
+    @uninterrupted()
+    def step() -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("boom")
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(ValueError, match="boom"):
+            step()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_pass_through() -> None:
+    passed = []
+
+    def step() -> None:
+        with uninterrupted():
+            passed.append(True)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join()
+    assert passed == [True]

@@ -1,0 +1,73 @@
+"""Keys that contradict each other."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dscoder_exp.schema.cross import context_problems, cross_problems
+
+SIZES = st.integers(1, 9)
+
+
+def places(config: Any) -> list[str]:
+    return [problem.where for problem in cross_problems(config)]
+
+
+@given(data=SIZES, ranks=SIZES)
+def test_sizes_multiply_to_the_ranks(typed: Any, data: int, ranks: int) -> None:
+    found = places(typed({"parallel.data": data, "parallel.ranks": ranks}))
+    assert found == ([] if data == ranks else ["parallel.ranks"])
+
+
+@pytest.mark.parametrize("task", ["train", "predict"])
+def test_what_is_not_built_is_refused_by_name(typed: Any, task: str) -> None:
+    for name in ("tensor", "context"):
+        found = places(typed({"task.name": task, f"parallel.{name}": 2, "parallel.ranks": 2}))
+        assert found[0] == f"parallel.{name}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"optim.betas": [0.9]}, "optim.betas"),
+        ({"optim.betas": [0.9, 0.95, 0.99]}, "optim.betas"),
+        ({"runtime.precision": "bf16"}, "runtime.precision"),
+        ({"model.num_key_value_heads": 3}, "model.num_key_value_heads"),
+        ({"model.head_dim": None, "model.hidden_size": 66}, "model.num_attention_heads"),
+        ({"model.head_dim": 15}, "model.head_dim"),
+        ({"model.bos_token_id": 1024}, "model.bos_token_id"),
+        ({"model.eos_token_id": 5000}, "model.eos_token_id"),
+        ({"seq_length": 4097, "data.packing": False}, "seq_length"),
+        ({"task.in_process": True, "parallel.data": 2, "parallel.ranks": 2}, "task.in_process"),
+        ({"task.name": "predict", "predict.prompt": None}, "predict.prompt"),
+        ({"task.name": "predict", "predict.prompt": ""}, "predict.prompt"),
+        ({"task.name": "predict", "parallel.data": 2, "parallel.ranks": 2}, "parallel.ranks"),
+    ],
+)
+def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any], where: str) -> None:
+    assert places(typed(changes)) == [where]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"runtime.precision": "bf16", "runtime.device": "ascend"},
+        {"model.head_dim": None, "model.vocab_size": None, "model.eos_token_id": 5000},
+        {"seq_length": 4096, "data.packing": False},
+        {"seq_length": 8192},
+        {"seq_length": 8192, "data.packing": False, "task.name": "predict"},
+        {"seq_length": 8192, "data.packing": False, "model.max_position_embeddings": None},
+        {"task.name": "prepare", "task.in_process": True, "parallel.tensor": 8, "runtime.precision": "bf16"},
+    ],
+)
+def test_what_agrees_is_let_through(typed: Any, changes: dict[str, Any]) -> None:
+    assert places(typed(changes)) == []
+
+
+@given(length=st.integers(2, 100), context=st.integers(1, 100), packing=st.booleans())
+def test_only_packing_may_exceed_the_context(typed: Any, length: int, context: int, packing: bool) -> None:
+    config = typed({"seq_length": length, "data.packing": packing})
+    assert bool(context_problems(config, context)) == (length > context and not packing)
