@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+
 from hydra_plugins.msrun_launcher.msrun_launcher import MsrunLauncher
 
 ASK = """

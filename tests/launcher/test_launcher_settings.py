@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
+
 from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher._settings import read_settings, refuse
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
-from omegaconf import DictConfig, OmegaConf
 
 
 def job(**options: Any) -> DictConfig:

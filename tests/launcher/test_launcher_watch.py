@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hydra_plugins.msrun_launcher import WorkerFailed
 from hydra_plugins.msrun_launcher._exchange import End, member_of, write_end, write_file
 from hydra_plugins.msrun_launcher._report import Logs

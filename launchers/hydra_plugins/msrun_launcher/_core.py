@@ -8,13 +8,14 @@ from typing import Optional
 
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
 from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher._job import run_one
 from hydra_plugins.msrun_launcher._lifecycle import JobOutcome, Lifecycle, current_job
 from hydra_plugins.msrun_launcher._settings import refuse, refuse_literals
 from hydra_plugins.msrun_launcher._signals import Signals
 from hydra_plugins.msrun_launcher.msrun_launcher import MsrunLauncher
-from omegaconf import DictConfig, open_dict, read_write
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,12 @@ from typing import Any, Optional
 
 from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
 from hydra_plugins.msrun_launcher._failures import WorkerFailed
 from hydra_plugins.msrun_launcher._lifecycle import JobOutcome, Lifecycle, current_job
 from hydra_plugins.msrun_launcher._settings import read_settings
 from hydra_plugins.msrun_launcher._signals import Signals, Terminated
-from omegaconf import DictConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,8 @@ import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
 from hydra_plugins.msrun_launcher._exchange import Job
 from hydra_plugins.msrun_launcher._report import Logs, job_log
 from hydra_plugins.msrun_launcher._signals import Signals
@@ -22,7 +24,6 @@ from hydra_plugins.msrun_launcher._start import local_ranks, scheduler_port, sta
 from hydra_plugins.msrun_launcher._tree import ProcessTree
 from hydra_plugins.msrun_launcher._watch import Watch
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
-from omegaconf import DictConfig, OmegaConf
 
 
 def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLauncherConf, signals: Signals) -> Any:

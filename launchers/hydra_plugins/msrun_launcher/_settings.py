@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
+from omegaconf import DictConfig, OmegaConf
+
 from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
-from omegaconf import DictConfig, OmegaConf
 
 TARGET = MsrunLauncherConf._target_
 

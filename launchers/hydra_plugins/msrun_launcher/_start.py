@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Optional
 
+from omegaconf import OmegaConf
+
 from hydra_plugins.msrun_launcher._failures import WorkerFailed
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
-from omegaconf import OmegaConf
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 WORKER = Path(__file__).with_name("_worker.py")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 import psutil
+
 from hydra_plugins.msrun_launcher._exchange import (
     SCHEDULER,
     STACK_SIGNAL,

@@ -7,8 +7,9 @@ from typing import Any, Optional
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from hydra_plugins.msrun_launcher._traces import SweepTraces
 from omegaconf import DictConfig
+
+from hydra_plugins.msrun_launcher._traces import SweepTraces
 
 
 class MsrunLauncher(Launcher):

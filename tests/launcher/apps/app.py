@@ -14,6 +14,7 @@ from typing import Any, Optional
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+
 from hydra_plugins.msrun_launcher import WorkerFailed
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra_plugins.msrun_launcher import JobOutcome, current_job
 from omegaconf import DictConfig, open_dict
+
+from hydra_plugins.msrun_launcher import JobOutcome, current_job
 
 
 class Recorder:
