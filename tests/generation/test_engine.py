@@ -1,0 +1,83 @@
+"""The cache must not show: generated ids are those of the whole sequence run through the model at each step."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dscoder_exp.generation.sampling import Sampling
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
+
+
+@pytest.fixture(scope="module")
+def llm():
+    from dscoder_exp import load
+
+    return load(str(REFERENCE))
+
+
+def without_cache(llm, prompt, count):
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(int(llm.logits([ids])[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("length", [1, 3, 127, 128, 129, 200])
+def test_greedy_ids_equal_those_without_a_cache(llm, length):
+    """Around 128, where a prompt takes a second prefill; its ids are those of the chunk's padding too."""
+    prompt = np.random.default_rng(length).integers(0, 128, length).tolist()
+    assert llm.generate([prompt], 6, ignore_eos=True) == [without_cache(llm, prompt, 6)]
+
+
+def test_an_earlier_longer_prompt_leaves_nothing_behind(llm):
+    rng = np.random.default_rng(0)
+    short, long = rng.integers(0, 128, 5).tolist(), rng.integers(0, 128, 150).tolist()
+    alone = llm.generate([short], 8, ignore_eos=True)
+    llm.generate([long], 40, ignore_eos=True)
+    assert llm.generate([short], 8, ignore_eos=True) == alone
+
+
+def test_generation_stops_after_the_eos(llm):
+    prompt = [5, 9, 33]
+    ids = llm.generate([prompt], 12, ignore_eos=True)[0]
+    stop = ids[4]
+    engine = llm._engine
+    found = list(engine.stream(prompt, max_new_tokens=12, sampling=Sampling(), eos_token_id=stop))
+    assert found == ids[: ids.index(stop) + 1]
+
+
+def test_prompts_of_different_lengths(llm):
+    prompts = [[4, 5, 6], [7], [8, 9, 10, 11, 12]]
+    assert llm.generate(prompts, 4, ignore_eos=True) == [llm.generate([p], 4, ignore_eos=True)[0] for p in prompts]
+
+
+def test_answer_text_comes_in_whole_characters():
+    """A character of several tokens is held back until its bytes are complete."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    from dscoder_exp.generation.answers import answer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    ids = tokenizer.encode("né 你!").ids
+
+    class Scripted:
+        def stream(self, prompt, **options):
+            return iter([*ids, 999])
+
+    pieces: list[str] = []
+    result = answer(
+        Scripted(),  # type: ignore[arg-type]
+        tokenizer,
+        [1],
+        max_new_tokens=20,
+        sampling=Sampling(),
+        eos_token_id=999,
+        on_text=pieces.append,
+    )
+    assert pieces == ["n", "é", " ", "你", "!"]
+    assert (result.text, result.tokens, result.prompt_tokens) == ("né 你!", len(ids) + 1, 1)

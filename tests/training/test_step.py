@@ -1,0 +1,83 @@
+"""What a step does beyond PyTorch's numbers (tests/parity): micro batches, clipping, a loss that is not a number."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_schedule import optim
+
+from dscoder_exp.data.sequences import NOT_COUNTED, Batch
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.training.step import Step
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
+
+
+def fresh_model():
+    from dscoder_exp import load
+
+    return load(str(REFERENCE)).model
+
+
+def sequences(count, seed=0, counted=0.5):
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(3, 120, (count, 48)).astype(np.int32)
+    labels = np.where(rng.random(ids.shape) < counted, np.roll(ids, -1, 1), NOT_COUNTED).astype(np.int32)
+    positions = np.broadcast_to(np.arange(48, dtype=np.int32), ids.shape)
+    return Batch(ids, labels, positions, np.zeros_like(ids))
+
+
+def part(batch, rows):
+    return Batch(batch.ids[rows], batch.labels[rows], batch.positions[rows], batch.documents[rows])
+
+
+def weights(model):
+    return {name: array.copy() for name, array in model.state()}
+
+
+def test_micro_batches_of_unequal_counts_equal_one_batch():
+    """A mean of means would weigh the tokens of a sparse micro batch more."""
+    batch = sequences(4)
+    batch.labels[2:, 5:] = NOT_COUNTED
+    whole, parts = fresh_model(), fresh_model()
+    one = Step(whole, optim(), Topology(0, 1), recompute="none")([batch], 1e-3)
+    two = Step(parts, optim(), Topology(0, 1), recompute="none")(
+        [part(batch, slice(2)), part(batch, slice(2, 4))], 1e-3
+    )
+    assert two.loss == pytest.approx(one.loss, rel=1e-6)
+    assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
+    assert (two.tokens, two.loss_tokens) == (one.tokens, one.loss_tokens)
+    expected = weights(whole)
+    for name, array in parts.state():
+        np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
+
+
+def test_clipping_scales_the_gradient_to_the_limit():
+    """AdamW's first step hides a gradient's scale, so the moments are looked at: (1 - beta1) * gradient."""
+    steps = {}
+    for clip in (None, 0.5):
+        step = Step(fresh_model(), optim(clip_norm=clip), Topology(0, 1), recompute="none")
+        result = step([sequences(2)], 1e-3)
+        moments = [moment.asnumpy() for group in step._adamw._first for moment in group]
+        steps[clip] = result.grad_norm, np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in moments)) / 0.1
+    assert steps[None][0] == steps[0.5][0] > 0.5
+    assert steps[None][1] == pytest.approx(steps[None][0], rel=1e-4)
+    assert steps[0.5][1] == pytest.approx(0.5, rel=1e-4)
+
+
+def test_padding_counts_as_positions_only():
+    batch = sequences(2)
+    batch.documents[:, 40:] = -1
+    batch.labels[:, 39:] = NOT_COUNTED
+    result = Step(fresh_model(), optim(), Topology(0, 1), recompute="full")([batch], 1e-3)
+    assert (result.tokens, result.useful_tokens) == (96, 80)
+    assert result.loss_tokens == (batch.labels != NOT_COUNTED).sum()
+
+
+def test_a_loss_that_is_not_a_number_stops_before_the_weights_change():
+    model = fresh_model()
+    model.norm[0] = float("nan")
+    before = weights(model)
+    with pytest.raises(FloatingPointError, match=r"lower optim\.lr"):
+        Step(model, optim(), Topology(0, 1), recompute="none")([sequences(1)], 1e-3)
+    assert all(np.array_equal(array, before[name], equal_nan=True) for name, array in model.state())
