@@ -66,7 +66,7 @@ def make_block(config: LlamaConfig, kernels: Kernels):
         dmiddle, dnorm2 = rms_norm_backward(dnormed2, middle, rstd2, weights[5])
         dmiddle = dmiddle + dy
         do_proj = linear_dweight(dmiddle, attended, weights[4])
-        dq, dk, dv = attention_backward(linear_dx(dmiddle, weights[4]), q, k, v, mask, kept)
+        dq, dk, dv = attention_backward(linear_dx(dmiddle, weights[4]), attended, q, k, v, mask, kept)
         rows = x.shape[0]
         dq = rotate(dq, cos, -sin).reshape(rows, heads * size)
         dk = rotate(dk, cos, -sin).reshape(rows, key_heads * size)

@@ -5,13 +5,16 @@ import os
 TARGETS = {"cpu": "CPU", "ascend": "Ascend"}
 
 
-def set_environment(threads: int | None) -> None:
+def set_environment(threads: int | None = None, ranks: int = 1) -> None:
     """What MindSpore reads when it is imported, so this comes before; what the user has set stays.
 
     Args:
-        threads: CPU threads that a matrix product uses; None: as many as there are cores.
+        threads: CPU threads that a matrix product uses; None: the cores, shared out over the ranks.
+        ranks: processes on this machine.
     """
     os.environ.setdefault("GLOG_v", "3")  # errors only: its warnings say nothing to a user
+    if threads is None and ranks > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // ranks)
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 

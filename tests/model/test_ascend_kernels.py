@@ -55,7 +55,9 @@ def flash_grad(options, a):
     assert options["input_layout"] == "BSND"
     dout = a["dy"].reshape(BATCH * LENGTH, -1)
     mask = additive(a["atten_mask"])
-    gradients = cpu.attention_backward(dout, a["query"], a["key"], a["value"], mask, (a["softmax_max"],))
+    gradients = cpu.attention_backward(
+        dout, a["attention_in"].reshape(dout.shape), a["query"], a["key"], a["value"], mask, (a["softmax_max"],)
+    )
     assert a["attention_in"].shape == a["query"].shape
     return *gradients, None
 
@@ -114,5 +116,5 @@ def test_attention_over_packed_documents(column):
     mask = cpu.attention_mask(documents)
     expected, kept_there = cpu.attention(q, k, v, mask)
     assert_same(out, expected)
-    gradients = column.attention_backward(dout, q, k, v, column.attention_mask(documents), kept)
-    assert_same(gradients, cpu.attention_backward(dout, q, k, v, mask, kept_there))
+    gradients = column.attention_backward(dout, out, q, k, v, column.attention_mask(documents), kept)
+    assert_same(gradients, cpu.attention_backward(dout, expected, q, k, v, mask, kept_there))

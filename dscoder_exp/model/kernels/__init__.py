@@ -21,7 +21,7 @@ class Kernels:
     rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
     attention_mask: Function  # (documents [B, T]) -> what `attention` takes as mask: same document, not later
     attention: Function  # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple)
-    attention_backward: Function  # (dout [N, h * d], q, k, v, mask, saved) -> dq, dk, dv
+    attention_backward: Function  # (dout [N, h * d], out, q, k, v, mask, saved) -> dq, dk, dv
     cached_attention: Function  # (q [T, h, d], k, v [k, S, d], additive mask [T, S]) -> [T, h * d]
     swiglu: Function  # (gate, up [N, F]) -> silu(gate) * up
     swiglu_backward: Function  # (dy, gate, up) -> dgate, dup, silu(gate) * up

@@ -58,14 +58,14 @@ def attention(q, k, v, mask):
     batch, length, heads, size = q.shape
     kernel = FlashAttentionScore(head_num=heads, scale_value=size**-0.5, input_layout=LAYOUT)
     softmax_max, softmax_sum, _, out = kernel(q, k, v, None, None, None, mask)
-    return out.reshape(batch * length, heads * size), (softmax_max, softmax_sum, out)
+    return out.reshape(batch * length, heads * size), (softmax_max, softmax_sum)
 
 
-def attention_backward(dout, q, k, v, mask, saved):
+def attention_backward(dout, out, q, k, v, mask, saved):
     _, _, heads, size = q.shape
-    softmax_max, softmax_sum, out = saved
+    softmax_max, softmax_sum = saved
     kernel = FlashAttentionScoreGrad(head_num=heads, scale_value=size**-0.5, input_layout=LAYOUT)
     dq, dk, dv, _ = kernel(
-        q, k, v, dout.reshape(q.shape), None, None, None, mask, softmax_max, softmax_sum, None, out
+        q, k, v, dout.reshape(q.shape), None, None, None, mask, softmax_max, softmax_sum, None, out.reshape(q.shape)
     )  # fmt: skip
     return dq, dk, dv

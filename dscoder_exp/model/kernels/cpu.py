@@ -10,6 +10,7 @@ _transposed_matmul = ops.BatchMatMul(transpose_a=True)
 _halves = ops.Split(-1, 2)
 _softmax = ops.Softmax(axis=-1)
 _mean: Any = ops.ReduceMean(keep_dims=True)
+_sum: Any = ops.ReduceSum(keep_dims=True)
 
 MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
 
@@ -66,22 +67,23 @@ def attention(q, k, v, mask):
     return _heads_first(out).reshape(batch * length, heads * size), (probabilities,)
 
 
-def attention_backward(dout, q, k, v, mask, saved):
-    """ds = p * (dp - sum(p * dp)) is the softmax's own backward; the rest are the transposes of the two products."""
+def attention_backward(dout, out, q, k, v, mask, saved):
+    """ds = p * (dp - sum(p * dp)) is the softmax's own backward; the rest are the transposes of the two products.
+
+    The sum over keys equals sum(dout * out) over the head's few dimensions (FlashAttention, arXiv:2205.14135).
+    """
     batch, length, heads, size = q.shape
-    key_heads, keys = k.shape[2], k.shape[1]
-    scale = size**-0.5
-    probabilities = saved[0]
-    rows = _grouped(_heads_first(q) * scale, key_heads)
+    key_heads = k.shape[2]
+    rows = heads // key_heads * length
+    delta = _sum(dout.reshape(batch, length, heads, size) * out.reshape(batch, length, heads, size), -1)
+    delta = _heads_first(delta).reshape(batch, key_heads, rows, 1)
     dout = _grouped(_heads_first(dout.reshape(batch, length, heads, size)), key_heads)
-    grouped = _grouped(probabilities, key_heads)
-    dv = _transposed_matmul(grouped, dout)
-    dp = _matmul_transposed(dout, _heads_first(v))
-    weighted = grouped * dp
-    ds = weighted - grouped * ops.ReduceSum(True)(weighted, -1)
-    dq = _matmul(ds, _heads_first(k)).reshape(batch, heads, length, size) * scale
-    dk = _transposed_matmul(ds, rows)
-    return _heads_first(dq), _heads_first(dk.reshape(batch, key_heads, keys, size)), _heads_first(dv)
+    probabilities = _grouped(saved[0], key_heads)
+    dv = _transposed_matmul(probabilities, dout)
+    ds = probabilities * (_matmul_transposed(dout, _heads_first(v)) - delta)
+    dq = _matmul(ds, _heads_first(k) * (size**-0.5)).reshape(batch, heads, length, size)
+    dk = _transposed_matmul(ds, _grouped(_heads_first(q) * (size**-0.5), key_heads))
+    return _heads_first(dq), _heads_first(dk), _heads_first(dv)
 
 
 def cached_attention(q, k, v, mask):
