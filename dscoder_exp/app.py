@@ -17,6 +17,7 @@ import hydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
+from dscoder_exp.model.device import set_environment
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.errors import Refused, refuse
 from hydra_plugins.msrun_launcher import WorkerFailed
@@ -36,6 +37,7 @@ def config_directory() -> Path:
 def run_task(cfg: DictConfig) -> float | None:
     """What a job does, in a worker process or in the parent: the task's recipe on the typed configuration."""
     config = to_config(cfg, launched=True)
+    set_environment(config.runtime.threads, config.parallel.ranks)  # before the task's module imports MindSpore
     return import_module(f"dscoder_exp.tasks.{config.task.name}").run(config)
 
 

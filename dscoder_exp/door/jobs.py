@@ -117,7 +117,7 @@ def _directory_problems(config: Config) -> Iterator[Problem]:
     reads_rows = config.task.name in ("train", "prepare")
     if reads_rows and config.data.output is not None:
         directories.append((Path(config.data.output), "data.output"))
-    elif reads_rows or config.runtime.compile_cache:
+    elif reads_rows:
         directories.append((Path(config.runtime.cache_dir), "runtime.cache_dir"))
     for directory, key in directories:
         if (problem := directory_problem(directory, key)) is not None:

@@ -130,8 +130,7 @@ class RuntimeConfig:
     device: str = field(metadata=bound(choices=("cpu", "ascend")))
     precision: str = field(metadata=bound(choices=("fp32", "bf16")))
     threads: Optional[int] = field(metadata=bound(ge=1))  # of a rank, on the CPU; null: the cores over the local ranks
-    compile_cache: bool  # keep compiled graphs between runs
-    cache_dir: str  # compiled graphs and prepared data
+    cache_dir: str  # prepared data
 
 
 @dataclass

@@ -32,7 +32,6 @@ def run(config: Config) -> float | None:
         with screen.stage("preparing the data"):
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
-        run.artifact(prepared.directory / "data.json")
         with screen.stage("loading the model") as stage:
             model = load_model(config, opened, stage, screen)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
@@ -63,6 +62,7 @@ def run(config: Config) -> float | None:
         loss_after, answers_after = measuring.eval_loss("after", steps), measuring.answers("after")
         with screen.stage("saving the checkpoint"):
             checkpoint = checkpoints.save(model, steps, loss_after)
+        run.artifact(prepared.directory / "data.json")
         run.tags({"checkpoint": str(checkpoint)})
     result = TrainingResult(steps, loss_before, loss_after, answers_before, answers_after, throughput, checkpoint)
     say_result(screen, config, result)

@@ -179,7 +179,7 @@ def test_a_directory_has_to_be_writable(refused: Any, small: list[str], tmp_path
 
 def test_unused_directories_do_not_matter(check: Any, small: list[str]) -> None:
     check([*small, "data.output=here", "runtime.cache_dir=/proc/cache"])
-    check([*small, "task=predict", "predict.prompt=hi", "runtime.compile_cache=false", "runtime.cache_dir=/proc/cache"])
+    check([*small, "task=predict", "predict.prompt=hi", "runtime.cache_dir=/proc/cache"])
 
 
 def test_the_launchers_options_are_checked_in_the_same_list(refused: Any, small: list[str]) -> None:
