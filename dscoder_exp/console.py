@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -54,8 +55,10 @@ class Screen:
     """Where a task speaks; a quiet one for all ranks but the first."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._stages = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        self._results = Console(file=sys.stdout, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
+        # As it is: neither [brackets] nor :colons: in a text mean anything.
+        plain: dict[str, Any] = {"quiet": quiet, "highlight": False, "markup": False, "emoji": False}
+        self._stages = Console(stderr=True, soft_wrap=True, **plain)
+        self._results = Console(file=sys.stdout, soft_wrap=True, **plain)
         self._current: Stage | None = None
 
     @contextmanager
@@ -93,9 +96,10 @@ class Screen:
 
     def remark(self, text: str) -> None:
         """A line beside the results, on stderr."""
-        self._stages.print(text, style="dim", markup=False)
+        self._stages.print(text, style="dim")
 
     def write(self, text: str) -> None:
-        """A piece of a line of the results, at once: what a model streams."""
-        self._results.print(text, end="")
-        self._results.file.flush()
+        """A piece of a line of the results, at once and byte for byte (rich would turn tabs into blanks)."""
+        if not self._results.quiet:
+            self._results.file.write(text)
+            self._results.file.flush()

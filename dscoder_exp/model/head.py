@@ -6,6 +6,8 @@ sum(-log p[label]) is (p - onehot(label)) on the logits; it is never formed: its
 p, less one gathered or scattered row a label.
 """
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import ops
 
@@ -49,7 +51,8 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         y, rstd = rms_norm(taken, norm, eps)
         p = _softmax(ops.cast(linear(y, table), ms.float32))
         likelihood = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
-        summed = -(ops.log(ops.maximum(likelihood, TINY)) * counts).sum()
+        losses: Any = ops.log(ops.maximum(likelihood, TINY)) * counts
+        summed = -losses.sum()
         return taken, y, rstd, p, summed
 
     def loss(x, rows, labels, counts, norm, table):
@@ -61,7 +64,8 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
         weights = ops.cast(counts.reshape(-1, 1), y.dtype)
         p = ops.cast(p, y.dtype)
-        dy = (linear_dx(p, table) - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
+        dy: Any = linear_dx(p, table)
+        dy = (dy - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
         drows, dweight = rms_norm_backward(dy, taken, rstd, norm)
         counted = y * weights
         _add(dtable, linear_dweight(p, counted, table))

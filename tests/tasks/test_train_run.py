@@ -1,0 +1,140 @@
+"""The contract's small run of the 7B recipe: the files, the MLflow run, the words at the end."""
+
+import json
+import math
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import RECIPE
+from safetensors.numpy import load_file
+from tasks_support import STEP_METRICS, Ended, Recorded, Room
+
+FILES = {"checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.fixture(scope="session")
+def recorded(room: Room, first: Ended) -> Recorded:
+    return room.run("finetune_8k")
+
+
+def told(ended: Ended, word: str) -> str:
+    """The end of the line of the summary that begins with `word`."""
+    (line,) = re.findall(rf"^{word} +(.*)$", ended.out, re.MULTILINE)
+    return line
+
+
+@pytest.fixture(scope="session")
+def checkpoint(first: Ended) -> Path:
+    return Path(told(first, "checkpoint"))
+
+
+def test_the_checkpoint_is_whole_and_linked(room: Room, checkpoint: Path) -> None:
+    checkpoints = checkpoint.parent
+    assert checkpoints.is_relative_to(room.directory / "multirun")
+    assert {path.name for path in checkpoints.iterdir()} == {"step-000003", "last", "best"}
+    assert [str((checkpoints / link).readlink()) for link in ("last", "best")] == ["step-000003"] * 2
+    assert checkpoint.name == "step-000003"
+    assert {path.name for path in checkpoint.iterdir()} == FILES
+    config = json.loads((checkpoint / "config.json").read_text())
+    weights = load_file(checkpoint / "model.safetensors")
+    assert weights["model.embed_tokens.weight"].shape == (config["vocab_size"], config["hidden_size"])
+    assert all(np.isfinite(weight).all() and weight.dtype == np.float32 for weight in weights.values())
+    lineage = json.loads((checkpoint / "checkpoint.json").read_text())["lineage"]
+    assert lineage["step"] == 3
+    assert lineage["base"] == "random weights of seed 0"
+    assert lineage["data"] == "rows.json"
+
+
+def test_nothing_else_is_left_where_it_was_started(room: Room, first: Ended) -> None:
+    """`runs` and `*-cache` are named by other tests' command lines."""
+    found = {path.name for path in room.directory.iterdir() if not path.name.endswith("-cache")}
+    assert found - {"runs"} == {"rows.json", "mlflow.db", "mlartifacts", "multirun"}
+    assert not [path for path in room.home.glob("msrun-*")]
+
+
+def test_the_run_is_recorded(first: Ended, checkpoint: Path, recorded: Recorded) -> None:
+    assert recorded.status == "FINISHED"
+    assert recorded.params["seq_length"] == "256"
+    assert recorded.params["optim.lr"] == "1e-05"
+    assert recorded.params["model.num_hidden_layers"] == "2"
+    assert recorded.params["data.source"] == "rows.json"
+    assert not [key for key in recorded.params if key.startswith("tracking.")]
+    assert recorded.tags["checkpoint"] == str(checkpoint)
+    assert recorded.tags["overrides"].splitlines() == [*RECIPE, "parallel=single", "train.max_steps=3"]
+    assert shlex.split(recorded.tags["command"])[1:4] == ["-m", "dscoder_exp", "+experiment=finetune_8k"]
+    assert recorded.tags["version.mindspore"].startswith("2.10")
+    assert "error" not in recorded.tags
+    assert {path.name for path in recorded.artifacts.iterdir()} == {"config.yaml", "data.json"}
+    resolved = yaml.safe_load((recorded.artifacts / "config.yaml").read_text())
+    assert resolved["optim"]["min_lr_ratio"] == 0.1
+    assert resolved["train"]["max_steps"] == 3
+    assert Path(resolved["output_dir"]) == checkpoint.parents[1]
+    lineage = json.loads((checkpoint / "checkpoint.json").read_text())["lineage"]
+    assert lineage["run_id"] == recorded.id
+
+
+def test_every_step_is_measured(recorded: Recorded) -> None:
+    assert recorded.metrics.keys() == STEP_METRICS | {"eval/loss"}
+    assert all(recorded.metrics[name].keys() == {1, 2, 3} for name in STEP_METRICS)
+    assert recorded.metrics["eval/loss"].keys() == {0, 3}
+    assert all(math.isfinite(value) for values in recorded.metrics.values() for value in values.values())
+    # Random weights know nothing: all 1,024 tokens are about equally likely.
+    assert recorded.metrics["train/loss"][1] == pytest.approx(math.log(1024), abs=0.1)
+    # Cosine from lr to its tenth over three steps: cos(0), cos(pi / 3), cos(2 pi / 3).
+    assert recorded.values("train/lr") == pytest.approx([1e-5, 7.75e-6, 3.25e-6])
+    seconds, tokens = recorded.values("perf/step_time_s"), recorded.values("perf/tokens_per_s")
+    assert [s * t for s, t in zip(seconds, tokens, strict=True)] == pytest.approx([256] * 3)
+    assert recorded.values("perf/tokens_per_s_per_device") == tokens
+    useful, counted = recorded.values("perf/useful_tokens_per_s"), recorded.values("perf/loss_tokens_per_s")
+    assert all(0 < c < u <= t for c, u, t in zip(counted, useful, tokens, strict=True))
+
+
+def test_the_end_tells_what_was_learnt_and_how_fast(room: Room, first: Ended, recorded: Recorded) -> None:
+    assert "data: 40 rows, 40 kept" in first.out
+    before, after = (recorded.metrics["eval/loss"][step] for step in (0, 3))
+    assert told(first, "eval loss") == f"{before:.4f} -> {after:.4f} nats a token"
+    rate = re.match(r"(\d+) tokens/s in training \((\d+) of text, (\d+) counted by the loss\)", told(first, "speed"))
+    assert rate is not None
+    assert int(rate[1]) > int(rate[2]) > int(rate[3]) > 0
+    ui = shlex.split(told(first, "see the run"))
+    assert Path(ui[0]).name == "mlflow"
+    assert ui[1:] == ["ui", "--backend-store-uri", f"sqlite:///{room.directory}/mlflow.db"]
+
+
+def test_the_end_prints_nothing_but_its_words(first: Ended) -> None:
+    """No log lines of the libraries, on neither stream."""
+    noise = re.compile(r"\[(WARNING|INFO|ERROR|CRITICAL|DEBUG)\]|Warning:|Traceback|\bINFO\b")
+    assert not noise.findall(first.out + first.err)
+    assert [line for line in first.err.splitlines() if not line.startswith(" ")] == [
+        "preparing the data …",
+        "loading the model …",
+        "eval loss before …",
+        "training …",
+        "eval loss after …",
+        "saving the checkpoint …",
+    ]
+
+
+def test_the_command_it_names_next_works(room: Room, first: Ended, checkpoint: Path) -> None:
+    python, *command = shlex.split(told(first, "try it"))
+    assert Path(python).name.startswith("python")
+    assert command[:3] == ["-m", "dscoder_exp", "task=predict"]
+    assert command[3:] == [f"model.path={checkpoint}", "predict.prompt=write a quick sort algorithm."]
+    answered = room(*command[2:])
+    assert answered.code == 0, answered.err
+    assert answered.out.strip()
+    assert "tokens/s" in answered.err
+    run = room.run("predict")
+    assert run.status == "FINISHED"
+    assert {name: list(values) for name, values in run.metrics.items()} == {
+        "predict/tokens_per_s": [0],
+        "predict/prefill_tokens_per_s": [0],
+        "predict/first_token_s": [0],
+    }
+    assert all(value > 0 for values in run.metrics.values() for value in values.values())
+    text = (run.artifacts / "predictions" / "answer.md").read_text()
+    assert text == f"write a quick sort algorithm.\n\n---\n\n{answered.out}\n"[: len(text)]
