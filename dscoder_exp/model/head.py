@@ -64,8 +64,8 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
         weights = ops.cast(counts.reshape(-1, 1), y.dtype)
         p = ops.cast(p, y.dtype)
-        dy: Any = linear_dx(p, table)
-        dy = (dy - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
+        right: Any = ops.cast(_gather(table, labels, 0), y.dtype)
+        dy = (linear_dx(p, table) - right) * weights
         drows, dweight = rms_norm_backward(dy, taken, rstd, norm)
         counted = y * weights
         _add(dtable, linear_dweight(p, counted, table))

@@ -1,10 +1,12 @@
 """A matrix product with a weight, and its two gradients; computed in the activations' dtype."""
 
+from typing import Any
+
 from mindspore import ops
 
-_product = ops.MatMul()
-_product_bt = ops.MatMul(transpose_b=True)
-_product_at = ops.MatMul(transpose_a=True)
+_product: Any = ops.MatMul()
+_product_bt: Any = ops.MatMul(transpose_b=True)
+_product_at: Any = ops.MatMul(transpose_a=True)
 
 
 def linear(x, weight):
