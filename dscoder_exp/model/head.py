@@ -64,12 +64,11 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
         weights = ops.cast(counts.reshape(-1, 1), y.dtype)
         p = ops.cast(p, y.dtype)
-        right: Any = ops.cast(_gather(table, labels, 0), y.dtype)
-        dy = (linear_dx(p, table) - right) * weights
+        dy = (linear_dx(p, table) - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
         drows, dweight = rms_norm_backward(dy, taken, rstd, norm)
-        counted = y * weights
+        counted: Any = y * weights
         _add(dtable, linear_dweight(p, counted, table))
-        _add_rows(dtable, labels, -ops.cast(counted, dtable.dtype))
+        _add_rows(dtable, labels, ops.cast(-counted, dtable.dtype))
         _add(dnorm, dweight)
         _add_rows(dx, rows, drows)
         return summed
