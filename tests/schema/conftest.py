@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 from dscoder_exp.app import config_directory
@@ -16,8 +17,10 @@ from dscoder_exp.schema.config import Config
 @pytest.fixture(scope="session")
 def plain() -> dict[str, Any]:
     """The default configuration as plain values, with a prompt and the model=tiny shape."""
+    before = deepcopy(Singleton.get_state())
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         composed = compose("config", ["model=tiny", "output_dir=out", "predict.prompt=hello"])
+    Singleton.set_state(before)
     values = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
