@@ -55,8 +55,8 @@ class Units:
         """
         kernels, dtype = kernels_for(device), DTYPES[precision]
         self._announce = announce
-        # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's backward took
-        # 200 ms instead of 75. Decoding a token is bound by memory, and there waiting costs more than it gains.
+        # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
+        # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
         self._waits = device == "cpu"
         unit = self.unit
         forward, backward, recomputing_backward, cached_run = make_block(config, kernels)
