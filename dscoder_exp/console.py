@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -55,10 +54,10 @@ class Screen:
     """Where a task speaks; a quiet one for all ranks but the first."""
 
     def __init__(self, *, quiet: bool) -> None:
-        # As it is: neither [brackets] nor :colons: in a text mean anything.
-        plain: dict[str, Any] = {"quiet": quiet, "highlight": False, "markup": False, "emoji": False}
-        self._stages = Console(stderr=True, soft_wrap=True, **plain)
-        self._results = Console(file=sys.stdout, soft_wrap=True, **plain)
+        self._stages = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        self._results = Console(
+            file=sys.stdout, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         self._current: Stage | None = None
 
     @contextmanager
