@@ -5,15 +5,11 @@ Weights come in the order of weights/names.py, each [out, in] as Hugging Face st
 Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
 """
 
-from mindspore import ops
-
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.model.linear import linear, linear_dweight, linear_dx
 from dscoder_exp.schema.llama import LlamaConfig
 
 WEIGHTS = 9  # of a block
-
-_write_rows = ops.ScatterNdUpdate()
 
 
 def make_block(config: LlamaConfig, kernels: Kernels):
@@ -83,23 +79,20 @@ def make_block(config: LlamaConfig, kernels: Kernels):
         saved = forward(x, cos, sin, mask, *weights)[1:]
         return backward(dy, x, cos, sin, mask, *weights, *saved)
 
-    def cached_forward(x, cos, sin, mask, k_cache, v_cache, places, *weights):
+    def cached_forward(x, cos, sin, mask, places, k_cache, v_cache, *weights):
         """x [T, H] of one sequence -> y [T, H]; its keys and values are written into the caches [k, S, d] first.
 
         mask [T, S] is 0 where position t may look and very negative elsewhere; places [k * T, 2] holds (key head,
         position) of each row that is written.
         """
         _, _, q, k, v = project(x, cos, sin, weights)
-        keys = _write_rows(k_cache, places, k[0].transpose(1, 0, 2).reshape(-1, size))
-        values = _write_rows(v_cache, places, v[0].transpose(1, 0, 2).reshape(-1, size))
-        return finish(x, cached_attention(q[0], keys, values, mask), weights)[0]
+        return finish(x, cached_attention(q, k, v, k_cache, v_cache, places, mask), weights)[0]
 
     def cached_run(x, cos, sin, mask, places, *caches_and_weights):
         """`cached_forward` through as many blocks as there are runs of (k_cache, v_cache, weights)."""
         size = WEIGHTS + 2
         for first in range(0, len(caches_and_weights), size):
-            block = caches_and_weights[first : first + size]
-            x = cached_forward(x, cos, sin, mask, block[0], block[1], places, *block[2:])
+            x = cached_forward(x, cos, sin, mask, places, *caches_and_weights[first : first + size])
         return x
 
     return forward, backward, recomputing_backward, cached_run

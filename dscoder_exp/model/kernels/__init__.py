@@ -22,7 +22,9 @@ class Kernels:
     attention_mask: Function  # (documents [B, T]) -> what `attention` takes as mask: same document, not later
     attention: Function  # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple)
     attention_backward: Function  # (dout [N, h * d], out, q, k, v, mask, saved) -> dq, dk, dv
-    cached_attention: Function  # (q [T, h, d], k, v [k, S, d], additive mask [T, S]) -> [T, h * d]
+    # (q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], places [k * T, 2], mask [T, S]) -> [T, h * d];
+    # k and v are written at places (key head, position) first; mask is added to the scores.
+    cached_attention: Function
     swiglu: Function  # (gate, up [N, F]) -> silu(gate) * up
     swiglu_backward: Function  # (dy, gate, up) -> dgate, dup, silu(gate) * up
 

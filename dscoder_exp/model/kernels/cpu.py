@@ -9,6 +9,7 @@ _matmul_transposed = ops.BatchMatMul(transpose_b=True)
 _transposed_matmul = ops.BatchMatMul(transpose_a=True)
 _halves = ops.Split(-1, 2)
 _softmax = ops.Softmax(axis=-1)
+_write_rows = ops.ScatterNdUpdate()
 _mean: Any = ops.ReduceMean(keep_dims=True)
 _sum: Any = ops.ReduceSum(keep_dims=True)
 
@@ -86,14 +87,23 @@ def attention_backward(dout, out, q, k, v, mask, saved):
     return _heads_first(dq), _heads_first(dk), _heads_first(dv)
 
 
-def cached_attention(q, k, v, mask):
-    """The queries of one sequence over its whole cache; the same product as `attention`, without its transposes."""
-    length, heads, size = q.shape
-    key_heads, keys = k.shape[0], k.shape[1]
-    rows = (q.transpose(1, 0, 2) * (size**-0.5)).reshape(key_heads, heads // key_heads * length, size)
-    scores = _matmul_transposed(rows, k).reshape(heads, length, keys) + ops.cast(mask, q.dtype)
-    probabilities = _softmax(scores).reshape(key_heads, heads // key_heads * length, keys)
-    return _matmul(probabilities, v).reshape(heads, length, size).transpose(1, 0, 2).reshape(length, heads * size)
+def _swapped(x):
+    """[a, b, d] -> [b, a, d]. While decoding one of them is 1, and nothing has to be moved."""
+    first, second, size = x.shape
+    return x.reshape(second, first, size) if first == 1 or second == 1 else x.transpose(1, 0, 2)
+
+
+def cached_attention(q, k, v, k_cache, v_cache, places, mask):
+    """The product of `attention`, over a cache whose heads come first; its new rows are written in place."""
+    length, heads, size = q.shape[1], q.shape[2], q.shape[3]
+    key_heads, keys = k_cache.shape[0], k_cache.shape[1]
+    new_rows, group = (length, key_heads, size), heads // key_heads * length
+    all_k = _write_rows(k_cache, places, _swapped(k.reshape(new_rows)).reshape(-1, size))
+    all_v = _write_rows(v_cache, places, _swapped(v.reshape(new_rows)).reshape(-1, size))
+    rows = (_swapped(q.reshape(length, heads, size)) * (size**-0.5)).reshape(key_heads, group, size)
+    scores = _matmul_transposed(rows, all_k).reshape(heads, length, keys) + ops.cast(mask, q.dtype)
+    out = _matmul(_softmax(scores).reshape(key_heads, group, keys), all_v)
+    return _swapped(out.reshape(heads, length, size)).reshape(length, heads * size)
 
 
 def swiglu(gate, up):
