@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGTERM
 from threading import Lock
@@ -24,15 +24,18 @@ log = logging.getLogger(__name__)
 _METRICS_A_CALL = 1000  # MLflow's limit
 
 
-class LostMetrics(RuntimeError):
-    """Metrics that MLflow had not taken when the run ended."""
+class LostRecords(RuntimeError):
+    """Metrics or texts that MLflow had not taken when the run ended."""
 
 
 class Run:
     """A run that records nothing: what ranks other than 0, and jobs without tracking, log into."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log all of a step's values in one go, in the background; `step` is the optimizer step.
+        """Log all of a step's values in one go, in the background; those of step 0 with the next ones or at the end.
+
+        Args:
+            step: the optimizer step, 0 before the first.
 
         Raises:
             ValueError: a name that is not in `tracking.metrics.METRICS`.
@@ -46,7 +49,7 @@ class Run:
         """Set tags; the last value holds."""
 
     def text(self, text: str, path: str) -> None:
-        """Write a text as the artifact `path`, such as `predictions/before.md`."""
+        """Write a text as the artifact `path`, such as `predictions/before.md`, together with the next metrics."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or a directory with all it holds, into the artifacts' `folder`."""
@@ -68,7 +71,10 @@ class _Value(NamedTuple):
 
 
 class MlflowRun(Run):
-    """An existing MLflow run. A metric that MLflow doesn't take is tried again with the next, and never forgotten.
+    """An existing MLflow run. What MLflow doesn't take is tried again with the next metrics, and never forgotten.
+
+    MLflow is imported with the first training step's metrics and not before: that is 2 s of Python, for which loading
+    and compiling the model would wait even if it ran in a thread.
 
     Leaving the context sets FINISHED; FAILED on an Exception and on sys.exit with an error; KILLED on Ctrl-C and on
     SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
@@ -76,25 +82,30 @@ class MlflowRun(Run):
 
     def __init__(self, uri: str, run_id: str) -> None:
         self._run_id = run_id
+        self._uri = uri
         self._pending: list[_Value] = []
+        self._texts: list[tuple[str, str]] = []  # and the artifact's path
         self._lock = Lock()
         self._failure: Exception | None = None
         # One thread: values arrive in order, and sqlite has one writer anyway.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
         quiet()  # here: setting environment variables while other threads run is not safe
-        # MLflow's import takes 2-3 s, which pass beside the model's compilation.
-        self._connected = self._writer.submit(connect, uri)
+        self._connecting = Lock()
+        self._connected: MlflowClient | None = None
 
     @property
     def _client(self) -> MlflowClient:
-        return self._connected.result()
+        with self._connecting:
+            self._connected = self._connected or connect(self._uri)
+            return self._connected
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         check_names(values)
         now = time.time_ns() // 1_000_000
         with self._lock:
             self._pending += [_Value(name, float(value), now, step) for name, value in values.items()]
-        self._writer.submit(self._write)
+        if step > 0:
+            self._writer.submit(self._write)
 
     def params(self, values: Mapping[str, Any]) -> None:
         log_params(self._client, self._run_id, {key: describe.param(value) for key, value in values.items()})
@@ -106,7 +117,8 @@ class MlflowRun(Run):
         self._client.log_batch(self._run_id, tags=tags)
 
     def text(self, text: str, path: str) -> None:
-        self._client.log_text(self._run_id, text, path)
+        with self._lock:
+            self._texts.append((text, path))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         if path.is_dir():
@@ -131,37 +143,43 @@ class MlflowRun(Run):
     def _write(self) -> None:
         """Hand over what has gathered. Runs in the writer's thread, and at the end, when that has stopped."""
         with self._lock:
-            batch = self._pending[:_METRICS_A_CALL]
-        if not batch:
-            return
+            values, texts = self._pending[:_METRICS_A_CALL], self._texts[:]
         try:
-            from mlflow.entities import Metric
+            for text, path in texts:
+                self._client.log_text(self._run_id, text, path)
+                del self._texts[0]
+            if values:
+                from mlflow.entities import Metric
 
-            metrics = [Metric(name, value, time_ms, step) for name, value, time_ms, step in batch]
-            self._client.log_batch(self._run_id, metrics=metrics)
+                metrics = [Metric(name, value, time_ms, step) for name, value, time_ms, step in values]
+                self._client.log_batch(self._run_id, metrics=metrics)
         except Exception as failure:
             if self._failure is None:
-                log.warning("MLflow did not take the metrics of step %d, kept for later: %s", batch[0].step, failure)
+                log.warning("MLflow did not take %s, kept for later: %s", self._waiting(), failure)
             self._failure = failure
             return
         self._failure = None
         with self._lock:
-            del self._pending[: len(batch)]
+            del self._pending[: len(values)]
 
-    def _flush(self) -> LostMetrics | None:
+    def _flush(self) -> LostRecords | None:
         """Write what is left; what MLflow still doesn't take is lost, and told."""
-        wait([self._connected])
         self._writer.shutdown(wait=True, cancel_futures=True)  # a queued call would only try the same again
         self._failure = None
-        while self._pending and self._failure is None:
+        while (self._pending or self._texts) and self._failure is None:
             self._write()
-        if not self._pending:
+        if self._failure is None:
             return None
-        steps = sorted({value.step for value in self._pending})
-        what = f"{len(self._pending)} metrics of the steps {steps[0]} to {steps[-1]} were not logged"
-        lost = LostMetrics(f"{what} to run {self._run_id}: {self._failure}")
+        lost = LostRecords(f"{self._waiting()} were not logged to run {self._run_id}: {self._failure}")
         lost.__cause__ = self._failure
         return lost
+
+    def _waiting(self) -> str:
+        """What MLflow hasn't taken yet, in words."""
+        paths = [path for _, path in self._texts]
+        steps = sorted({value.step for value in self._pending})
+        metrics = [f"{len(self._pending)} metrics of the steps {steps[0]} to {steps[-1]}"] if steps else []
+        return " and ".join(metrics + paths)
 
 
 def _status(error: BaseException | None) -> str:
