@@ -28,12 +28,12 @@ def run(config: Config) -> float | None:
     opened = open_model(config.model)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
+    with screen.stage("preparing the data"):
+        prepared = prepare_data(config, text, template)
+    say_data(screen, prepared, template)
+    with screen.stage("loading the model") as stage:
+        model = load_model(config, opened, stage, screen)
     with open_run(config.tracking, rank) as run:
-        with screen.stage("preparing the data"):
-            prepared = prepare_data(config, text, template)
-        say_data(screen, prepared, template)
-        with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, stage, screen)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
         checkpoints = Checkpoints(
             Path(config.output_dir),
@@ -42,12 +42,12 @@ def run(config: Config) -> float | None:
             lineage=lineage_of(config, prepared),
             writes=rank == 0,
         )
+        step = Step(model, config.optim, topology, recompute=train.recompute)
 
         loss_before, answers_before = measuring.eval_loss("before", 0), measuring.answers("before")
         sequences = load(prepared, "train")
         steps = total_steps(train, len(sequences), ranks)
         batches = train_batches(sequences, train.batch_size, rank=rank, ranks=ranks, seed=config.seed)
-        step = Step(model, config.optim, topology, recompute=train.recompute)
         throughput = Throughput()
         with screen.stage("training", steps) as stage:
             for number, result in train_steps(step, batches, train, config.optim, steps):

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from threading import Thread
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import mint, ops
+from mindspore import ops
+from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
@@ -25,8 +27,11 @@ class AdamW:
         """
         self._groups = model.groups
         self._optim = optim
-        self._first = [[mint.zeros(weight.shape, dtype=ms.float32) for weight in group] for group in model.groups]
-        self._second = [[mint.zeros(weight.shape, dtype=ms.float32) for weight in group] for group in model.groups]
+        moments = np.empty((2, sum(weight.size for group in model.groups for weight in group)), np.float32)
+        # Memory that is new to a process costs it up to 3 s a GB; that passes while the model is measured.
+        self._zeroing = Thread(target=moments.fill, args=(0,), name="moments")
+        self._zeroing.start()
+        self._first, self._second = (_cut(row, model.groups) for row in moments)
         self._update = model.units.unit(_make_update(optim.betas, optim.decay_norms), "optimizer")
         self._square = model.units.unit(_sum_of_squares, "gradient norm")
         self._steps = 0
@@ -37,6 +42,7 @@ class AdamW:
 
     def step(self, gradients: Sequence[Sequence[ms.Tensor]], lr: float, scale: float) -> None:
         """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
+        self._zeroing.join()
         self._steps += 1
         hyper = self._hyperparameters(lr, scale)
         for weights, first, second, grads in zip(self._groups, self._first, self._second, gradients, strict=True):
@@ -53,6 +59,12 @@ class AdamW:
         eps = self._optim.eps * math.sqrt(1 - beta2**self._steps)
         values = (lr * ratio, eps, self._optim.weight_decay / ratio, scale)
         return [ms.Tensor(np.float32(value)) for value in values]
+
+
+def _cut(row: NDArray[np.float32], groups: Sequence[Sequence[ms.Tensor]]) -> list[list[ms.Tensor]]:
+    """Tensors of the groups' shapes that share the row's memory."""
+    pieces = iter(np.split(row, np.cumsum([weight.size for group in groups for weight in group])[:-1]))
+    return [[ms.Tensor.from_numpy(next(pieces).reshape(weight.shape)) for weight in group] for group in groups]
 
 
 def _make_update(betas: Sequence[float], decay_norms: bool):
