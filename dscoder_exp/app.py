@@ -43,6 +43,7 @@ def run_task(cfg: DictConfig) -> float | None:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    set_environment()  # for the workers
     sys.argv[1:] = quoted(sys.argv[1:])
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # Hydra would print exceptions and exit with 1 by itself
