@@ -14,7 +14,7 @@ from dscoder_exp.door.signals import uninterrupted
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking import store
 from dscoder_exp.tracking.store import Status
-from hydra_plugins.msrun_launcher import JobOutcome
+from hydra_plugins.msrun_launcher import JobOutcome, warm_up
 
 STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
@@ -26,6 +26,13 @@ class _Tracked:
     config: Config
     overrides: Sequence[str]
     run_id: str | None = None  # once it has begun
+
+
+def _warm_up(first: Config) -> None:
+    """Import MindSpore in the first job's worker, 2 s, while MLflow is imported here and opens its store."""
+    threads_are_set = first.runtime.threads is not None  # MindSpore reads their number when it is imported
+    if first.tracking.enabled and not first.task.in_process and first.parallel.ranks == 1 and not threads_are_set:
+        warm_up(["dscoder_exp.app", f"dscoder_exp.tasks.{first.task.name}"])
 
 
 class Lifecycle:
@@ -43,6 +50,7 @@ class Lifecycle:
             node.runtime.cache_dir, node.tracking.uri = config.runtime.cache_dir, config.tracking.uri
             if config.tracking.enabled:
                 self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)
+        _warm_up(checked[0])
         for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked.values()):
             store.open_store(uri)
 

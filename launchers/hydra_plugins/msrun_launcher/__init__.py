@@ -7,5 +7,6 @@ underscore modules: executed twice, they would be two classes.
 
 from hydra_plugins.msrun_launcher._failures import BadLauncherConfig, WorkerFailed
 from hydra_plugins.msrun_launcher._lifecycle import JobOutcome, Lifecycle, current_job
+from hydra_plugins.msrun_launcher._spare import warm_up
 
-__all__ = ["BadLauncherConfig", "JobOutcome", "Lifecycle", "WorkerFailed", "current_job"]
+__all__ = ["BadLauncherConfig", "JobOutcome", "Lifecycle", "WorkerFailed", "current_job", "warm_up"]

@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_g
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
+from hydra_plugins.msrun_launcher import _spare
 from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher._job import run_one
 from hydra_plugins.msrun_launcher._lifecycle import JobOutcome, Lifecycle, current_job
@@ -49,7 +50,7 @@ def launch(
     signals = Signals()
     outcomes: list[JobOutcome] = []
     runs: list[JobReturn] = []
-    with signals.handled():
+    with signals.handled(), _spare.dropped_at_the_end():
         with launcher.traces.removed_on_refusal():
             configs = [
                 _compose(context, root, overrides, initial_job_idx + position)

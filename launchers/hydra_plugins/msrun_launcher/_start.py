@@ -15,15 +15,18 @@ from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
+from hydra_plugins.msrun_launcher import _spare
 from hydra_plugins.msrun_launcher._failures import WorkerFailed
+from hydra_plugins.msrun_launcher._spare import WORKER
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-WORKER = Path(__file__).with_name("_worker.py")
 
 
 def start_child(directory: Path) -> subprocess.Popen[bytes]:
     """One plain process that shares this one's output, so that progress bars see a terminal."""
+    if (spare := _spare.take(directory)) is not None:
+        return spare
     command = [sys.executable, "-P", str(WORKER), str(directory)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 

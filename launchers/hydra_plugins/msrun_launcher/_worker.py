@@ -1,5 +1,7 @@
 """A worker process: `python -P _worker.py DIRECTORY`, started by the launcher or, once a rank, by msrun.
 
+Without an argument it is a spare one (_spare.py): it imports and waits until its launcher names the directory.
+
 msrun starts its scheduler with this same command. The package is not importable before sys.path is the launcher's,
 hence the imports inside the functions.
 """
@@ -37,6 +39,27 @@ def main(directory: Path) -> int:
     _flush()
     _exchange.write_end(directory, member, end)
     return code
+
+
+def _when_needed() -> Path:
+    """A spare worker's start: two lines on stdin, what to import and then the job. Their end is the launcher's."""
+    import contextlib
+    import importlib
+
+    start = json.loads(sys.stdin.buffer.readline())
+    sys.path[:] = start["sys_path"]
+    for module in start["modules"]:
+        with contextlib.suppress(Exception):  # the job will meet it again, and tell
+            importlib.import_module(module)
+    line = sys.stdin.buffer.readline()
+    if not line:
+        sys.exit(0)
+    job = json.loads(line)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.clear()
+    os.environ.update(job["environment"])
+    os.chdir(job["cwd"])
+    return Path(job["directory"])
 
 
 def _run(directory: Path, rank: int) -> "tuple[End, int]":
@@ -136,4 +159,4 @@ def _flush() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else _when_needed()))

@@ -1,11 +1,12 @@
 """A lifecycle that writes down what it is told, and stumbles where the config's `refuse` names one of its methods."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
-from hydra_plugins.msrun_launcher import JobOutcome, current_job
+from hydra_plugins.msrun_launcher import JobOutcome, current_job, warm_up
 
 
 class Recorder:
@@ -40,3 +41,13 @@ class Recorder:
 
     def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
         self.note(f"after_launch {' '.join(outcome.status for outcome in outcomes)}".rstrip())
+
+
+class Early(Recorder):
+    """Starts a worker ahead, and goes on when that has imported; `refuse=waits` stays there."""
+
+    def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
+        warm_up(["warmed", "nosuch"])
+        while not Path("warmed.txt").exists() or configs[0].refuse == "waits":
+            time.sleep(0.02)
+        super().before_launch(configs, overrides)
