@@ -123,6 +123,7 @@ def _tell(config: DictConfig, outcomes: list[JobOutcome]) -> None:
         return
     text = outcome.error
     if sum(other.status == "failed" for other in outcomes) == 1:
-        lines = text.splitlines()
+        # A traceback says it in its last line that isn't indented: the lines of a message may be.
+        lines = [line for line in text.splitlines() if line and not line[0].isspace()]
         text = lines[-1] if text.startswith("Traceback") else lines[0]
     log.error("job #%s %s: %s", config.hydra.job.num, outcome.status, text)
