@@ -10,9 +10,9 @@ import yaml
 from omegaconf import DictConfig
 
 from dscoder_exp.door.jobs import check_jobs, sweep_overrides
-from dscoder_exp.door.signals import uninterrupted
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking import store
+from dscoder_exp.tracking.signals import uninterrupted
 from dscoder_exp.tracking.store import Status
 from hydra_plugins.msrun_launcher import JobOutcome, warm_up
 

@@ -29,9 +29,9 @@ def run(config: Config) -> float:
     if room < 1:
         what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
-    with screen.stage("loading the model") as stage:
-        model = load_model(config, opened, stage, screen)
     with open_run(config.tracking, 0) as run:
+        with screen.stage("loading the model") as stage:
+            model = load_model(config, opened, stage, screen)
         result = answer(
             Engine(model, runtime.precision),
             text.tokenizer,

@@ -28,12 +28,12 @@ def run(config: Config) -> float | None:
     opened = open_model(config.model)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
-    with screen.stage("preparing the data"):
-        prepared = prepare_data(config, text, template)
-    say_data(screen, prepared, template)
-    with screen.stage("loading the model") as stage:
-        model = load_model(config, opened, stage, screen)
-    with open_run(config.tracking, rank) as run:
+    with open_run(config.tracking, rank, ranks) as run:
+        with screen.stage("preparing the data"):
+            prepared = prepare_data(config, text, template)
+        say_data(screen, prepared, template)
+        with screen.stage("loading the model") as stage:
+            model = load_model(config, opened, stage, screen)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
         checkpoints = Checkpoints(
             Path(config.output_dir),

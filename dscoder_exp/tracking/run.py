@@ -16,6 +16,7 @@ from dscoder_exp.schema.config import TrackingConfig
 from dscoder_exp.tracking import describe
 from dscoder_exp.tracking.connect import connect, log_params, quiet
 from dscoder_exp.tracking.metrics import check_names
+from dscoder_exp.tracking.signals import uninterrupted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -73,14 +74,14 @@ class _Value(NamedTuple):
 class MlflowRun(Run):
     """An existing MLflow run. What MLflow doesn't take is tried again with the next metrics, and never forgotten.
 
-    MLflow is imported with the first training step's metrics and not before: that is 2 s of Python, for which loading
-    and compiling the model would wait even if it ran in a thread.
+    Unless told to connect now, MLflow is imported with the first training step's metrics and not before: that is 2 s of
+    Python, for which loading and compiling the model would wait even if it ran in a thread.
 
     Leaving the context sets FINISHED; FAILED on an Exception and on sys.exit with an error; KILLED on Ctrl-C and on
     SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
     """
 
-    def __init__(self, uri: str, run_id: str) -> None:
+    def __init__(self, uri: str, run_id: str, *, connect_now: bool = False) -> None:
         self._run_id = run_id
         self._uri = uri
         self._pending: list[_Value] = []
@@ -92,6 +93,8 @@ class MlflowRun(Run):
         quiet()  # here: setting environment variables while other threads run is not safe
         self._connecting = Lock()
         self._connected: MlflowClient | None = None
+        if connect_now:
+            self._writer.submit(lambda: self._client)
 
     @property
     def _client(self) -> MlflowClient:
@@ -111,10 +114,11 @@ class MlflowRun(Run):
         log_params(self._client, self._run_id, {key: describe.param(value) for key, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
+        client = self._client  # first: MLflow's import fails in a thread if it runs in another one, too
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, describe.shorten(value, describe.TAG_LIMIT)) for key, value in values.items()]
-        self._client.log_batch(self._run_id, tags=tags)
+        client.log_batch(self._run_id, tags=tags)
 
     def text(self, text: str, path: str) -> None:
         with self._lock:
@@ -129,11 +133,12 @@ class MlflowRun(Run):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        failure: Exception | None = self._flush()
-        try:
-            self._client.set_terminated(self._run_id, "FAILED" if failure and error is None else _status(error))
-        except Exception as at_end:
-            failure = failure or at_end
+        with uninterrupted():  # another rank's failure brings it at once, and leaves the launcher's grace for this
+            failure: Exception | None = self._flush()
+            try:
+                self._client.set_terminated(self._run_id, "FAILED" if failure and error is None else _status(error))
+            except Exception as at_end:
+                failure = failure or at_end
         if failure is None:
             return
         if error is None:
@@ -145,14 +150,15 @@ class MlflowRun(Run):
         with self._lock:
             values, texts = self._pending[:_METRICS_A_CALL], self._texts[:]
         try:
+            client = self._client
             for text, path in texts:
-                self._client.log_text(self._run_id, text, path)
+                client.log_text(self._run_id, text, path)
                 del self._texts[0]
             if values:
                 from mlflow.entities import Metric
 
                 metrics = [Metric(name, value, time_ms, step) for name, value, time_ms, step in values]
-                self._client.log_batch(self._run_id, metrics=metrics)
+                client.log_batch(self._run_id, metrics=metrics)
         except Exception as failure:
             if self._failure is None:
                 log.warning("MLflow did not take %s, kept for later: %s", self._waiting(), failure)
@@ -189,15 +195,16 @@ def _status(error: BaseException | None) -> str:
     return "KILLED" if terminated or isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def open_run(tracking: TrackingConfig, rank: int) -> Run:
+def open_run(tracking: TrackingConfig, rank: int, ranks: int = 1) -> Run:
     """The job's run, for use in a `with`: rank 0 logs, the others and `tracking=off` get one that records nothing.
 
     Args:
         tracking: with `uri` resolved and `run_id` filled in by the parent.
         rank: this process's rank, 0 for a single one.
+        ranks: of several, one that fails leaves rank 0 only seconds for its last metrics: it connects at once.
     """
     if not tracking.enabled or rank != 0:
         return Run()
     if tracking.run_id is None:
         raise ValueError("tracking.run_id is empty: the parent creates the run before a worker starts")
-    return MlflowRun(tracking.uri, tracking.run_id)
+    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1)

@@ -50,7 +50,12 @@ def whole(room: Room) -> Ended:
 @pytest.fixture(scope="session")
 def halves(room: Room) -> Ended:
     """The same on two ranks, one sequence each; both find the data unprepared."""
-    own = ["name=halves", "output_dir=runs/halves", "runtime.cache_dir=halves-cache"]
+    own = [
+        "name=halves",
+        "output_dir=runs/halves",
+        "runtime.cache_dir=halves-cache",
+        "hydra.sweep.dir=halves-sweep-cache",
+    ]
     return done(room(*FIVE_STEPS, "parallel=dp2", "train.batch_size=1", *own))
 
 
