@@ -47,6 +47,7 @@ class Lifecycle:
         checked = check_jobs(configs, overrides)
         for node, config, job_overrides in zip(configs, checked, overrides, strict=True):
             node.output_dir, node.data.output = config.output_dir, config.data.output
+            node.weights.target = config.weights.target
             node.runtime.cache_dir, node.tracking.uri = config.runtime.cache_dir, config.tracking.uri
             if config.tracking.enabled:
                 self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)

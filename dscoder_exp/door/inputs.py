@@ -7,7 +7,8 @@ from dscoder_exp.data.alpaca import read_rows
 from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import context_problems
 from dscoder_exp.schema.errors import Problem, Refused
-from dscoder_exp.weights.check import compare
+from dscoder_exp.weights.check import refuse_incomplete
+from dscoder_exp.weights.convert import open_conversion
 from dscoder_exp.weights.resolve import OpenedModel, open_model, open_text, open_tokenizer, text_setup
 from dscoder_exp.weights.tokenizer import load_tokenizer
 
@@ -22,6 +23,9 @@ class Inputs:
 
     def problems(self, config: Config) -> list[Problem]:
         """Everything that keeps the job from being fed; reads the data whole, of weights the headers."""
+        if config.task.name == "convert":
+            known = config.weights.source and config.weights.target  # else another check has told
+            return self._once("weights", config.weights, lambda: open_conversion(config.weights))[1] if known else []
         problems: list[Problem] = []
         if config.task.name in ("train", "prepare"):
             problems += self._once("data", config.data.source, lambda: _check_data(config.data))[1]
@@ -59,9 +63,8 @@ def _check_data(data: DataConfig) -> None:
 def _open_whole_model(config: Config) -> OpenedModel:
     """The model, all of whose tensors are there."""
     opened = open_model(config.model)
-    if opened.source is not None and not (report := compare(opened.source)).complete:
-        remedy = "the weights and their config don't belong together, or a file is incomplete: copy them again"
-        raise Refused([Problem("model.path", f"{opened.source.path}: {report}", remedy)])
+    if opened.source is not None:
+        refuse_incomplete(opened.source, "model.path")
     return opened
 
 

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dscoder_exp.door.inputs import Inputs
 from dscoder_exp.door.machine import directory_problem, npu_problem
 from dscoder_exp.schema.check import to_config
-from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.config import WITHOUT_DEVICE, Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.tracking.describe import difference
@@ -69,10 +69,11 @@ def _absolute(config: Config) -> Config:
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute())
 
-    output = config.data.output
+    output, target = config.data.output, config.weights.target
     return replace(
         config,
         output_dir=absolute(config.output_dir),
+        weights=replace(config.weights, target=absolute(target) if target else None),
         data=replace(config.data, output=absolute(output) if output else None),
         runtime=replace(config.runtime, cache_dir=absolute(config.runtime.cache_dir)),
     )
@@ -95,7 +96,7 @@ def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
     if settings.worker_num != config.parallel.ranks:
         what = f"{settings.worker_num} processes for parallel.ranks={config.parallel.ranks}"
         return [Problem("hydra.launcher.worker_num", what, "leave it out: it follows parallel.ranks")]
-    if config.task.name == "prepare" or config.runtime.device != "ascend":
+    if config.task.name in WITHOUT_DEVICE or config.runtime.device != "ascend":
         return []
     problem = npu_problem(settings.local_worker_num or settings.worker_num)
     return [problem] if problem else []
@@ -119,6 +120,8 @@ def _directory_problems(config: Config) -> Iterator[Problem]:
         directories.append((Path(config.data.output), "data.output"))
     elif reads_rows:
         directories.append((Path(config.runtime.cache_dir), "runtime.cache_dir"))
+    if config.task.name == "convert" and config.weights.target:
+        directories.append((Path(config.weights.target), "weights.target"))
     for directory, key in directories:
         if (problem := directory_problem(directory, key)) is not None:
             yield problem

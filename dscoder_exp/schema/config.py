@@ -8,6 +8,7 @@ from typing import Optional
 
 from dscoder_exp.schema.bounds import bound
 
+WITHOUT_DEVICE = ("prepare", "convert")  # tasks that compute on no device and have no ranks
 TEMPLATES = ("deepseek_coder", "chatml")  # prompt formats: data/templates.py
 
 
@@ -15,7 +16,7 @@ TEMPLATES = ("deepseek_coder", "chatml")  # prompt formats: data/templates.py
 class TaskConfig:
     """conf/task: which recipe runs."""
 
-    name: str = field(metadata=bound(choices=("train", "prepare", "predict")))
+    name: str = field(metadata=bound(choices=("train", "prepare", "convert", "predict")))
     in_process: bool  # no device needed: the launcher calls it in the parent instead of a fresh process
 
 
@@ -114,6 +115,17 @@ class PredictConfig:
 
 
 @dataclass
+class WeightsConfig:
+    """conf/weights: what task=convert reads and writes."""
+
+    source: Optional[str]
+    target: Optional[str]
+    format: str = field(metadata=bound(choices=("hf", "native")))
+    tensor: int = field(metadata=bound(ge=1))  # native: tensor-parallel ranks that each tensor is cut over
+    max_shard_size: str  # hf: the largest file, such as 5GB
+
+
+@dataclass
 class ParallelConfig:
     """conf/parallel: data * tensor * context = ranks."""
 
@@ -159,6 +171,7 @@ class Config:
     optim: OptimConfig
     train: TrainConfig
     predict: PredictConfig
+    weights: WeightsConfig
     parallel: ParallelConfig
     runtime: RuntimeConfig
     tracking: TrackingConfig

@@ -1,7 +1,8 @@
 """Keys that must agree with each other. Needs no machine, no file: only the typed configuration."""
 
-from dscoder_exp.schema.config import Config, ModelConfig
+from dscoder_exp.schema.config import WITHOUT_DEVICE, Config, ModelConfig
 from dscoder_exp.schema.errors import Problem
+from dscoder_exp.schema.size import bytes_of_size
 
 
 def cross_problems(config: Config) -> list[Problem]:
@@ -13,6 +14,7 @@ def cross_problems(config: Config) -> list[Problem]:
         *_model(config.model),
         *context_problems(config, config.model.max_position_embeddings),
         *_predict(config),
+        *_convert(config),
     ]
 
 
@@ -24,7 +26,7 @@ def _optim(betas: list[float]) -> list[Problem]:
 
 def _parallel(config: Config) -> list[Problem]:
     parallel, problems = config.parallel, []
-    if config.task.name == "prepare":  # rows are prepared by one process, however many will train on them
+    if config.task.name in WITHOUT_DEVICE:  # one process works, however many will train on what it writes
         return []
     for name in ("tensor", "context"):
         if (size := getattr(parallel, name)) > 1:
@@ -44,7 +46,7 @@ def _parallel(config: Config) -> list[Problem]:
 def _precision(config: Config) -> list[Problem]:
     """MindSpore has no bf16 matrix product on a CPU."""
     runtime = config.runtime
-    if config.task.name == "prepare" or runtime.device != "cpu" or runtime.precision == "fp32":
+    if config.task.name in WITHOUT_DEVICE or runtime.device != "cpu" or runtime.precision == "fp32":
         return []
     what = f"{runtime.precision} is not computed on a CPU"
     return [Problem("runtime.precision", what, "runtime.precision=fp32, or runtime=cpu, which sets both")]
@@ -82,7 +84,7 @@ def context_problems(config: Config, context: int | None) -> list[Problem]:
     Packing bounds documents by the model's context; without it the sequence itself is the document.
     """
     length = config.seq_length
-    if config.task.name == "predict" or config.data.packing or context is None or length <= context:
+    if config.task.name in ("predict", "convert") or config.data.packing or context is None or length <= context:
         return []
     what = f"{length} is above the model's context of {context} tokens, and data.packing is off"
     remedy = f"data.packing=true (documents of at most {context} in sequences of {length}), or seq_length={context}"
@@ -99,4 +101,22 @@ def _predict(config: Config) -> list[Problem]:
         problems.append(
             Problem("parallel.ranks", f"predict runs in one process, not {config.parallel.ranks}", "parallel=single")
         )
+    return problems
+
+
+def _convert(config: Config) -> list[Problem]:
+    if config.task.name != "convert":
+        return []
+    weights, problems = config.weights, []
+    if not weights.source:
+        remedy = "weights.source=DIR (Hugging Face or native directory, .gguf file)"
+        problems.append(Problem("weights.source", "task=convert has no weights to read", remedy))
+    if not weights.target:
+        problems.append(Problem("weights.target", "task=convert has no place to write to", "weights.target=DIR"))
+    if weights.format == "hf" and weights.tensor > 1:
+        what = f"{weights.tensor}, but Hugging Face's format isn't cut over ranks"
+        problems.append(Problem("weights.tensor", what, "weights.format=native, or weights.tensor=1"))
+    if bytes_of_size(weights.max_shard_size) is None:
+        what = f"{weights.max_shard_size!r} is no size"
+        problems.append(Problem("weights.max_shard_size", what, "weights.max_shard_size=5GB"))
     return problems

@@ -64,9 +64,19 @@ def check(source: WeightSource, key: str = "model.path") -> LoadReport:
     Raises:
         Refused: a tensor is missing, unexpected, or of another shape; or a file has changed since it was written.
     """
+    report = refuse_incomplete(source, key)
+    source.verify()
+    return report
+
+
+def refuse_incomplete(source: WeightSource, key: str) -> LoadReport:
+    """The report of a source that holds what its config calls for, by its headers.
+
+    Raises:
+        Refused: a tensor is missing, unexpected, or of another shape.
+    """
     report = compare(source)
     if not report.complete:
         remedy = "the weights and their config don't belong together, or a file is incomplete: copy them again"
         raise refuse(key, f"{source.path}: {report}", remedy)
-    source.verify()
     return report

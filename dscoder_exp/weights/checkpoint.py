@@ -1,7 +1,9 @@
-"""Writing the native checkpoint: a directory that transformers reads as well.
+"""Writing the native checkpoint: a directory of safetensors and one record.
 
-checkpoint.json {format, version, config, dtype, template, files: {name: {bytes, sha256}}, lineage}, config.json,
-model.safetensors (Hugging Face's names, fp32), and with a tokenizer tokenizer.json and tokenizer_config.json.
+checkpoint.json {format, version, config, template, layout: {tensor: N}, tensors: {name: {dtype, shape, axis, sha256:
+one a slice}}, files: {name: {bytes, and the small ones' sha256}}, lineage}; the weights by Hugging Face's names, whole
+in model.safetensors or a file a rank (layout.py); config.json and the tokenizer's files. A whole one is a directory
+that transformers reads as well.
 """
 
 from __future__ import annotations
@@ -10,18 +12,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.directory import CHECKPOINT_FILE, CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
 from dscoder_exp.weights.hf_config import to_hf
+from dscoder_exp.weights.layout import Cut
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import write_float32
+from dscoder_exp.weights.safetensors_file import SafetensorsWriter
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -36,7 +40,7 @@ def save_checkpoint(
     template: str | None,
     lineage: dict[str, Any],
 ) -> None:
-    """Writes a whole checkpoint or nothing: into a sibling directory first, which is then renamed.
+    """Writes a whole fp32 checkpoint or nothing.
 
     Args:
         directory: the target; its parents are made.
@@ -51,49 +55,105 @@ def save_checkpoint(
         Refused: the target exists.
         ValueError: the tensors are not those of `config`.
     """
-    if directory.exists():
-        raise refuse("output_dir", f"{directory} exists already", "remove it, or choose another output_dir")
-    unfinished = directory.parent / f".{directory.name}.{os.getpid()}.tmp"
+    shapes = expected(config)
+    with new_directory(directory, "output_dir") as unfinished:
+        with SafetensorsWriter(
+            unfinished / WEIGHTS_FILE, {name: ("F32", shape) for name, shape in shapes.items()}
+        ) as writer:
+            missing = dict(shapes)
+            for name, tensor in tensors:
+                if name not in missing:
+                    raise ValueError(f"{name}: not a tensor of this model, or given twice")
+                if tensor.shape != missing.pop(name):
+                    raise ValueError(f"{name}: shape {tensor.shape}, expected {shapes[name]}")
+                writer.write(name, np.ascontiguousarray(tensor, np.float32))
+        write_json(unfinished / CONFIG_FILE, to_hf(config))
+        if tokenizer is not None:
+            write_tokenizer(unfinished, tokenizer, config)
+        hashes = writer.hashes()
+        stored = {name: ("F32", Cut(shape, None, 1), [hashes[name]]) for name, shape in shapes.items()}
+        write_record(unfinished, config, stored, ways=1, template=template, lineage=lineage)
+
+
+@contextmanager
+def new_directory(target: Path, key: str) -> Iterator[Path]:
+    """A sibling of `target` to write into, which becomes it at the end, or is removed.
+
+    Raises:
+        Refused: the target exists and isn't an empty directory.
+    """
+    if (problem := target_problem(target, key)) is not None:
+        raise Refused([problem])
+    unfinished = target.parent / f".{target.name}.{os.getpid()}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)  # a killed process of the same number may have left one
     unfinished.mkdir(parents=True)
     try:
-        write_float32(unfinished / WEIGHTS_FILE, expected(config), tensors)
-        _write_json(unfinished / CONFIG_FILE, to_hf(config))
-        if tokenizer is not None:
-            _write_tokenizer(unfinished, tokenizer, config)
-        record = {
-            "format": FORMAT,
-            "version": VERSION,
-            "config": to_hf(config),
-            "dtype": "float32",
-            "template": template,
-            "files": {file.name: _fingerprint(file) for file in sorted(unfinished.iterdir())},
-            "lineage": lineage,
-        }
-        _write_json(unfinished / CHECKPOINT_FILE, record)
-        unfinished.rename(directory)
+        yield unfinished
+        unfinished.rename(target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def _write_json(file: Path, value: dict[str, Any]) -> None:
+def target_problem(target: Path, key: str) -> Problem | None:
+    """Where something lies at the target already; an empty directory doesn't count."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    return Problem(key, f"{target} exists already", f"remove it, or choose another {key}")
+
+
+def write_record(
+    directory: Path,
+    config: LlamaConfig,
+    tensors: Mapping[str, tuple[str, Cut, Sequence[str]]],
+    *,
+    ways: int,
+    template: str | None,
+    lineage: dict[str, Any],
+) -> None:
+    """checkpoint.json, last: it makes the directory a checkpoint.
+
+    Args:
+        tensors: name -> dtype, cut, and the SHA-256 of each slice.
+        ways: files that the weights are cut into.
+    """
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": to_hf(config),
+        "template": template,
+        "layout": {"tensor": ways},
+        "tensors": {
+            name: {"dtype": dtype, "shape": list(cut.shape), "axis": cut.axis, "sha256": list(hashes)}
+            for name, (dtype, cut, hashes) in tensors.items()
+        },
+        "files": {file.name: _fingerprint(file) for file in sorted(directory.iterdir())},
+        "lineage": lineage,
+    }
+    write_json(directory / CHECKPOINT_FILE, record)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
     file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _write_tokenizer(directory: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
+def write_tokenizer(
+    directory: Path, tokenizer: Tokenizer, config: LlamaConfig, chat_template: str | None = None
+) -> None:
     """With the few lines that keep transformers from rebuilding it as Llama's own kind of tokenizer."""
     tokenizer.save(str(directory / "tokenizer.json"))
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    if chat_template is not None:
+        settings["chat_template"] = chat_template
     for role in ("bos", "eos", "pad"):
         token = getattr(config, f"{role}_token_id")
         text = None if token is None else tokenizer.id_to_token(token)
         if text is not None:
             settings[f"{role}_token"] = text
-    _write_json(directory / "tokenizer_config.json", settings)
+    write_json(directory / "tokenizer_config.json", settings)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
+    """The size, and of what isn't weights, whose tensors have hashes of their own, the SHA-256."""
+    size = {"bytes": file.stat().st_size}
+    return size if file.suffix == ".safetensors" else size | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -33,7 +33,8 @@ class GGUFFile:
         self.path, self._key = path, key
         self._reader = open_reader(path, key)
         self.config = _config(self._reader, path, key)
-        self.template = recognise(self._reader.value("tokenizer.chat_template"))
+        self.chat_template: str | None = self._reader.value("tokenizer.chat_template")
+        self.template = recognise(self.chat_template)
 
     @cached_property
     def _tensors(self) -> dict[str, ReaderTensor]:
@@ -45,7 +46,14 @@ class GGUFFile:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()}
 
+    def dtype(self, name: str) -> str:
+        return "F32"
+
     def tensor(self, name: str) -> np.ndarray:
+        shape = self.shapes()[name]
+        return self.rows(name, 0, shape[0]).reshape(shape)
+
+    def rows(self, name: str, first: int, last: int) -> np.ndarray:
         tensor = self._tensors[name]
         raw = np.asarray(tensor.data)
         if name.endswith("self_attn.q_proj.weight"):
@@ -53,7 +61,7 @@ class GGUFFile:
         elif name.endswith("self_attn.k_proj.weight"):
             raw = _rotate_half_rows(raw, self.config.num_key_value_heads)
         try:
-            values = dequantize(raw, tensor.tensor_type)
+            values = dequantize(raw[first:last], tensor.tensor_type).reshape(last - first, -1)
         except NotImplementedError as error:
             what = f"{self.path}: {tensor.name} has type {tensor.tensor_type.name}, which gguf can't dequantise"
             raise refuse(self._key, what, "give another quantisation (Q8_0, Q4_1, Q4_K, F16, …)") from error

@@ -137,8 +137,15 @@ def _rope_scaling(reader: _Reader, rope: dict[str, Any]) -> RopeScaling | None:
     return RopeScaling("linear", reader.number(rope, "factor"))
 
 
-def to_hf(config: LlamaConfig) -> dict[str, Any]:
-    """The content of a config.json that transformers 4 and 5 (and `from_hf`) read as this very shape, fp32."""
+TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def to_hf(config: LlamaConfig, dtype: str = "F32") -> dict[str, Any]:
+    """The content of a config.json that transformers 4 and 5 (and `from_hf`) read as this very shape.
+
+    Args:
+        dtype: of the tensors, as safetensors spells it.
+    """
     scaling = config.rope_scaling
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -161,5 +168,5 @@ def to_hf(config: LlamaConfig) -> dict[str, Any]:
         "bos_token_id": config.bos_token_id,
         "eos_token_id": config.eos_token_id,
         "pad_token_id": config.pad_token_id,
-        "torch_dtype": "float32",
+        "torch_dtype": TORCH_DTYPES[dtype],
     }

@@ -29,9 +29,18 @@ class WeightSource(Protocol):
     path: Path
     config: LlamaConfig
     template: str | None  # the prompt format it was tuned to: chatml, deepseek_coder, or none that is known
+    chat_template: str | None  # the Jinja template that lies with it
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of all that is there; reads headers only."""
+        ...
+
+    def dtype(self, name: str) -> str:
+        """What `rows` gives: F64, F32, F16 or BF16, as safetensors spells them."""
+        ...
+
+    def rows(self, name: str, first: int, last: int) -> np.ndarray:
+        """Rows of a tensor's first axis, up to `last`, in the stored dtype (BF16 as uint16): [rows, values a row]."""
         ...
 
     def tensor(self, name: str) -> np.ndarray:

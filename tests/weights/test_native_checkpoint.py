@@ -64,12 +64,17 @@ def test_the_directory_holds_exactly_these_files(tmp_path, tokenizer):
 def test_the_record_says_what_was_written(tmp_path):
     save(tmp_path / "x")
     record = json.loads((tmp_path / "x" / "checkpoint.json").read_text())
-    assert (record["format"], record["version"], record["dtype"]) == ("dscoder_exp", 1, "float32")
+    assert (record["format"], record["version"], record["layout"]) == ("dscoder_exp", 2, {"tensor": 1})
     assert record["lineage"] == {"from": "seed 1"}
     assert record["files"].keys() == {"config.json", "model.safetensors"}
-    for name, item in record["files"].items():
-        content = (tmp_path / "x" / name).read_bytes()
-        assert item == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    content = (tmp_path / "x" / "config.json").read_bytes()
+    assert record["files"]["config.json"] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    assert record["files"]["model.safetensors"] == {"bytes": (tmp_path / "x" / "model.safetensors").stat().st_size}
+    for name, values in random_weights(TINY, seed=1):
+        digest = hashlib.sha256(values.tobytes()).hexdigest()
+        written = {"dtype": "F32", "shape": list(values.shape), "axis": None, "sha256": [digest]}
+        assert record["tensors"].pop(name) == written
+    assert record["tensors"] == {}
 
 
 def test_it_is_a_hugging_face_directory_too(tmp_path):
@@ -144,16 +149,16 @@ def test_damage_is_refused(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     message = refusal(check, open_weights(str(tmp_path / "x")))
-    assert f"{file}: its content has changed since it was written (SHA-256 differs)" in message
+    assert f"{file}, lm_head.weight: its content has changed since it was written (SHA-256 differs)" in message
     file.write_bytes(whole[:-4])
     message = refusal(open_weights, str(tmp_path / "x"))
     assert f"{file} has {len(whole) - 4:,} bytes, was written with {len(whole):,}" in message
     file.unlink()
     assert f"model.path: {file} is missing" in refusal(open_weights, str(tmp_path / "x"))
     text = record.read_text()
-    record.write_text(text.replace('"version": 1', '"version": 2'))
+    record.write_text(text.replace('"version": 2', '"version": 3'))
     message = refusal(open_weights, str(tmp_path / "x"))
-    assert f"{record}: format 'dscoder_exp' version 2; this is 'dscoder_exp' 1" in message
+    assert f"{record}: format 'dscoder_exp' version 3; this is 'dscoder_exp' 2" in message
     record.write_text(text.replace('"files"', '"other"'))
     assert f"{record}: damaged: KeyError('files')" in refusal(open_weights, str(tmp_path / "x"))
 

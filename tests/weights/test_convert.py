@@ -1,0 +1,254 @@
+"""Conversion moves bytes: whatever the shape, dtype, number of files or cut, the same tensors come back."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from weights_support import REFERENCE, SMOLLM2, TINY, refusal
+
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights import convert as module
+from dscoder_exp.weights.check import check
+from dscoder_exp.weights.convert import convert, disk_problem, plan_hf, plan_native
+from dscoder_exp.weights.hf_config import to_hf
+from dscoder_exp.weights.layout import Cut
+from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.safetensors_file import STORED, SafetensorsWriter
+from dscoder_exp.weights.source import open_weights
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> LlamaConfig:
+    heads = draw(st.sampled_from([1, 2, 4, 6]))
+    size = 2 * draw(st.integers(1, 5))
+    return dataclasses.replace(
+        TINY,
+        vocab_size=draw(st.integers(8, 70)),
+        hidden_size=draw(st.integers(1, 40)),
+        intermediate_size=draw(st.integers(1, 50)),
+        num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=heads,
+        num_key_value_heads=draw(st.sampled_from([n for n in (1, 2, 3, 6) if heads % n == 0])),
+        head_dim=size,
+        tie_word_embeddings=draw(st.booleans()),
+    )
+
+
+def random_bits(config: LlamaConfig, dtype: str, seed: int) -> dict[str, np.ndarray]:
+    """Finite values with all sorts of bits, subnormal and negative zero too."""
+    generator = np.random.default_rng(seed)
+    unsigned = np.dtype(f"u{np.dtype(STORED[dtype]).itemsize}")
+    found = {}
+    for name, shape in expected(config).items():
+        bits = generator.integers(0, np.iinfo(unsigned).max, shape, unsigned, endpoint=True)
+        exponent = unsigned.type(module.INFINITE[dtype])
+        bits[(bits & exponent) == exponent] = 0
+        found[name] = bits.view(STORED[dtype])
+    return found
+
+
+def write_hf(directory: Path, config: LlamaConfig, tensors: dict[str, np.ndarray], dtype: str) -> Path:
+    directory.mkdir(parents=True)
+    entries = {name: (dtype, values.shape) for name, values in tensors.items()}
+    with SafetensorsWriter(directory / "model.safetensors", entries) as writer:
+        for name, values in tensors.items():
+            writer.write(name, values)
+    (directory / "config.json").write_text(json.dumps(to_hf(config, dtype)))
+    return directory
+
+
+def to_native(source: Path, target: Path, ways: int) -> Path:
+    opened = open_weights(str(source))
+    check(opened)
+    convert(opened, target, plan_native(opened, ways))
+    return target
+
+
+def to_hugging_face(source: Path, target: Path, max_shard_size: int = 10**9) -> Path:
+    opened = open_weights(str(source))
+    check(opened)
+    convert(opened, target, plan_hf(opened, max_shard_size))
+    return target
+
+
+def stored(path: Path) -> dict[str, bytes]:
+    """The very bytes of each tensor, and its dtype."""
+    source = open_weights(str(path))
+    assert check(source).complete
+    return {
+        name: source.dtype(name).encode() + source.rows(name, 0, shape[0]).tobytes()
+        for name, shape in source.shapes().items()
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    config=shapes(),
+    dtype=st.sampled_from(["BF16", "F16", "F32"]),
+    ways=st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=3),
+    max_shard_size=st.sampled_from([1, 3000, 10**9]),
+    chunk=st.sampled_from([1, 100, 2**20]),
+    seed=st.integers(0, 2**32),
+)
+def test_any_way_there_and_back_is_bit_exact(
+    tmp_path_factory: pytest.TempPathFactory,
+    config: LlamaConfig,
+    dtype: str,
+    ways: list[int],
+    max_shard_size: int,
+    chunk: int,
+    seed: int,
+) -> None:
+    directory = tmp_path_factory.mktemp("way")
+    path = write_hf(directory / "hf", config, random_bits(config, dtype, seed), dtype)
+    original = stored(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dscoder_exp.weights.safetensors_file.CHUNK", chunk)
+        for number, count in enumerate(ways):
+            path = to_native(path, directory / f"native-{number}", count)
+            assert stored(path) == original
+            files = sorted(file.name for file in path.glob("*.safetensors"))
+            assert len(files) == count
+        back = to_hugging_face(path, directory / "back", max_shard_size)
+    assert stored(back) == original
+    assert open_weights(str(back)).config == config
+    assert json.loads((back / "config.json").read_text()) == json.loads((directory / "hf/config.json").read_text())
+    shutil.rmtree(directory)
+
+
+def test_ranks_hold_their_slices(tmp_path: Path) -> None:
+    """By Megatron's rule, on a shape that divides."""
+    from safetensors.numpy import load_file
+
+    tensors = random_bits(TINY, "F32", 1)
+    path = to_native(write_hf(tmp_path / "hf", TINY, tensors, "F32"), tmp_path / "native", 2)
+    ranks = [load_file(path / f"model-rank-0{rank}-of-02.safetensors") for rank in range(2)]
+    for name, values in tensors.items():
+        if values.ndim == 1:
+            expected_slices = [values, None]
+        else:
+            axis = 1 if "o_proj" in name or "down_proj" in name else 0
+            expected_slices = np.split(values, 2, axis)
+        for rank, part in zip(ranks, expected_slices, strict=True):
+            assert (name in rank) == (part is not None)
+            if part is not None:
+                assert rank[name].tobytes() == part.tobytes(), name
+
+
+def test_what_cannot_be_cut_stays_whole() -> None:
+    config = dataclasses.replace(TINY, num_key_value_heads=1, head_dim=6, vocab_size=97)
+    cut = {name: module.cut_of(name, shape, 4) for name, shape in expected(config).items()}
+    assert cut["model.layers.0.self_attn.k_proj.weight"] == Cut((6, 64), None, 1)
+    assert cut["lm_head.weight"] == Cut((97, 64), None, 1)
+    assert cut["model.layers.0.self_attn.q_proj.weight"] == Cut((24, 64), 0, 4)
+    assert cut["model.layers.0.self_attn.o_proj.weight"] == Cut((64, 24), 1, 4)
+
+
+def test_shards_are_as_hugging_face_has_them(tmp_path: Path) -> None:
+    source = open_weights(str(REFERENCE / "tiny_gqa_sharded"))
+    back = to_hugging_face(source.path, tmp_path / "x", max_shard_size=20_000)
+    index = json.loads((back / "model.safetensors.index.json").read_text())
+    sizes = [file.stat().st_size for file in sorted(back.glob("*.safetensors"))]
+    assert len(sizes) > 2
+    assert index["metadata"]["total_size"] == sum(
+        np.prod(shape) * np.dtype(STORED[source.dtype(name)]).itemsize for name, shape in source.shapes().items()
+    )
+    assert stored(back) == stored(source.path)
+
+
+def test_the_tokenizer_goes_with_the_weights(tmp_path: Path) -> None:
+    source = shutil.copytree(REFERENCE / "tiny_gqa", tmp_path / "hf")
+    kept = {"tokenizer.json": b'{"version": "1.0"}', "tokenizer_config.json": b"{ }", "generation_config.json": b"{}\n"}
+    for name, content in kept.items():
+        (source / name).write_bytes(content)
+    native = tmp_path / "native"
+    opened = open_weights(str(source))
+    convert(opened, native, plan_native(opened, 2))
+    back = tmp_path / "back"
+    opened = open_weights(str(native))
+    convert(opened, back, plan_hf(opened, 10**9))
+    assert {name: (back / name).read_bytes() for name in kept} == kept
+
+
+def test_a_gguf_becomes_a_directory_of_its_values(tmp_path: Path) -> None:
+    source = open_weights(SMOLLM2)
+    some = ("model.norm.", "model.layers.0.")
+    tensors = {name: item for name, item in plan_hf(source, 10**9).tensors.items() if name.startswith(some)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "expected", lambda config: {name: item.cut.shape for name, item in tensors.items()})
+        convert(source, tmp_path / "x", plan_hf(source, 10**9))
+    copy = open_weights(str(tmp_path / "x"))
+    assert copy.config == source.config
+    assert copy.shapes().keys() == tensors.keys()
+    for name in tensors:
+        assert np.array_equal(copy.tensor(name), source.tensor(name)), name
+    assert copy.template == "chatml"
+    built, read = source.tokenizer(), copy.tokenizer()
+    assert built is not None
+    assert read is not None
+    assert read.encode("def f(x):\n    return 12").ids == built.encode("def f(x):\n    return 12").ids
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("BF16", 0x7F80), ("F16", 0xFE01), ("F32", 0x7FC00000)])
+def test_what_is_no_number_is_named(tmp_path: Path, dtype: str, bits: int) -> None:
+    tensors = random_bits(TINY, dtype, 1)
+    for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.weight"):
+        tensors[name].view(f"u{tensors[name].itemsize}").flat[-1] = bits
+    source = open_weights(str(write_hf(tmp_path / "hf", TINY, tensors, dtype)))
+    message = refusal(lambda: convert(source, tmp_path / "x", plan_native(source, 2)))
+    assert "holds NaN or infinity in model.layers.1.mlp.up_proj.weight, model.norm.weight" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_target_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    source = open_weights(str(REFERENCE / "tiny_gqa"))
+    (tmp_path / "x").mkdir()
+    convert(source, tmp_path / "x", plan_hf(source, 10**9))  # empty: fine
+    message = refusal(lambda: convert(source, tmp_path / "x", plan_hf(source, 10**9)))
+    assert f"weights.target: {tmp_path / 'x'} exists already" in message
+
+
+def test_a_small_disk_is_a_problem(tmp_path: Path) -> None:
+    assert disk_problem(tmp_path / "not" / "there", 10**6) is None
+    problem = disk_problem(tmp_path / "not" / "there", 4 * 10**15)
+    assert "weights.target: 4000000.0 GB are to be written, and the disk of" in str(problem)
+
+
+def test_an_altered_slice_is_refused_with_its_tensor(tmp_path: Path) -> None:
+    path = to_native(REFERENCE / "tiny_gqa", tmp_path / "x", 4)
+    file = path / "model-rank-02-of-04.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert f"{file}, lm_head.weight: its content has changed" in refusal(check, open_weights(str(path)))
+    file.unlink()
+    assert f"{file} is missing" in refusal(open_weights, str(path))
+
+
+def test_killed_half_way_it_can_be_run_again(tmp_path: Path) -> None:
+    script = f"""
+import os, signal
+from pathlib import Path
+from dscoder_exp.weights.convert import convert, plan_native
+from dscoder_exp.weights.source import open_weights
+source, seen = open_weights({str(REFERENCE / "tiny_gqa")!r}), []
+def count():
+    seen.append(1)
+    if len(seen) == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+convert(source, Path({str(tmp_path / "x")!r}), plan_native(source, 2), count)
+"""
+    before = {file: file.stat().st_mtime_ns for file in (REFERENCE / "tiny_gqa").iterdir()}
+    assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == -9
+    assert not (tmp_path / "x").exists()
+    assert stored(to_native(REFERENCE / "tiny_gqa", tmp_path / "x", 2)) == stored(REFERENCE / "tiny_gqa")
+    assert {file: file.stat().st_mtime_ns for file in (REFERENCE / "tiny_gqa").iterdir()} == before
+    assert os.listdir(tmp_path / "x")
