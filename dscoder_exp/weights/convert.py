@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,21 +175,28 @@ def _write_tensors(
         for file in item.files:
             contents[file][name] = (item.dtype, item.cut.slice_shape)
     bad = []
-    with ExitStack() as stack:
+    with ExitStack() as stack, ThreadPoolExecutor(1) as background:
         writers = {
             file: stack.enter_context(SafetensorsWriter(directory / file, tensors))
             for file, tensors in contents.items()
         }
+
+        def write(name: str, item: Stored, rows: np.ndarray, first: int) -> None:
+            for file, part in item.slices(rows, first):
+                writers[file].write(name, part)
+
+        writing = background.submit(lambda: None)
         for name, item in plan.tensors.items():
             finite = True
             for first, last in chunks(item.cut.shape, item.dtype):
                 rows = source.rows(name, first, last)
                 finite = finite and _finite(rows, item.dtype)
-                for file, part in item.slices(rows, first):
-                    writers[file].write(name, part)
+                writing.result()  # one chunk is written and hashed while the next is read
+                writing = background.submit(write, name, item, rows, first)
             if not finite:
                 bad.append(name)
             on_tensor()
+        writing.result()
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         what = f"{source.path} holds NaN or infinity in {', '.join(bad[:5])}{more}"
@@ -199,7 +207,7 @@ def _write_tensors(
 def _finite(rows: np.ndarray, dtype: str) -> bool:
     exponent = INFINITE[dtype]
     bits = rows.view(f"u{rows.itemsize}")
-    return not ((bits & bits.dtype.type(exponent)) == exponent).any()
+    return bits.size == 0 or int((bits & bits.dtype.type(exponent)).max()) < exponent
 
 
 def _keep_files(source: WeightSource, directory: Path) -> None:

@@ -13,7 +13,7 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.hf_config import from_hf, read_json
-from dscoder_exp.weights.layout import Cut, file_name
+from dscoder_exp.weights.layout import INPUTS, Cut, file_name
 from dscoder_exp.weights.safetensors_file import Entry, chunks, read_header, read_rows, to_float32
 from dscoder_exp.weights.tokenizer import read_tokenizer
 
@@ -47,16 +47,15 @@ class _Directory:
 
     def rows(self, name: str, first: int, last: int) -> np.ndarray:
         cut, slices = self._slices[name]
-        if cut.axis != 0:
+        if cut.axis == INPUTS:
             return np.concatenate([read_rows(*place, first, last) for place in slices], axis=1)
         height = cut.slice_shape[0]
-        return np.concatenate(
-            [
-                read_rows(*place, max(first - start, 0), min(last - start, height))
-                for start, place in zip(range(0, cut.shape[0], height), slices, strict=True)
-                if first < start + height and start < last
-            ]
-        )
+        parts = [
+            read_rows(*place, max(first - start, 0), min(last - start, height))
+            for start, place in zip(range(0, cut.shape[0], height), slices, strict=True)
+            if first < start + height and start < last
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def tensor(self, name: str) -> np.ndarray:
         cut, slices = self._slices[name]
