@@ -54,6 +54,7 @@ class Screen:
     """Where a task speaks; a quiet one for all ranks but the first."""
 
     def __init__(self, *, quiet: bool) -> None:
+        # As it is: neither [brackets] nor :colons: in a text mean anything.
         self._stages = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._results = Console(
             file=sys.stdout, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True

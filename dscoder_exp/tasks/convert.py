@@ -1,12 +1,10 @@
 """task=convert: weights from one format to another. Needs no device; the source is only read."""
 
-import shlex
 import time
 
 from dscoder_exp.console import Screen
 from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.summary import COMMAND
-from dscoder_exp.weights.check import check
+from dscoder_exp.tasks.summary import predict_command
 from dscoder_exp.weights.convert import convert, open_conversion
 
 
@@ -15,8 +13,8 @@ def run(config: Config) -> None:
     conversion = open_conversion(config.weights)
     source, target, plan = conversion.source, conversion.target, conversion.plan
     with screen.stage("checking the source"):
-        report = check(source, "weights.source")
-    screen.say(f"source   {source.path} ({source.kind}): {report}")
+        source.verify()
+    screen.say(f"source   {source.path} ({source.kind}): {conversion.report}")
     started = time.monotonic()
     with screen.stage("converting", len(plan.tensors)) as stage:
         convert(source, target, plan, on_tensor=stage.advance)
@@ -24,5 +22,4 @@ def run(config: Config) -> None:
     layout = f", cut over {plan.ways} ranks" if plan.ways and plan.ways > 1 else ""
     screen.say(f"target   {target} ({config.weights.format}{layout})")
     screen.say(f"written  {plan.bytes / 1e9:.2f} GB in {seconds:.1f} s, {plan.bytes / 1e9 / seconds:.2f} GB/s")
-    asked = [f"model.path={target}", "predict.prompt=write a quick sort algorithm."]
-    screen.say(f"try it   {COMMAND} task=predict {shlex.join(asked)}")
+    screen.say(f"try it   {predict_command(target)}")

@@ -57,11 +57,14 @@ def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
         f"({speed.per_second('useful_tokens'):.0f} of text, {speed.per_second('loss_tokens'):.0f} counted by the loss)"
     )
     screen.say(f"checkpoint   {result.checkpoint}")
-    prompt = config.train.prompts[0] if config.train.prompts else "write a quick sort algorithm."
-    options = [f"model.path={result.checkpoint}", f"predict.prompt={prompt}"]
-    screen.say(f"try it       {COMMAND} task=predict {' '.join(map(shlex.quote, options))}")
+    screen.say(f"try it       {predict_command(result.checkpoint, *config.train.prompts[:1])}")
     if config.tracking.enabled:
         screen.say(f"see the run  {ui_command(config.tracking.uri)}")
+
+
+def predict_command(model: Path, prompt: str = "write a quick sort algorithm.") -> str:
+    """What to type to try a model."""
+    return f"{COMMAND} task=predict {shlex.join([f'model.path={model}', f'predict.prompt={prompt}'])}"
 
 
 def say_speed(screen: Screen, answer: Answer) -> None:

@@ -153,7 +153,8 @@ class MlflowRun(Run):
             client = self._client
             for text, path in texts:
                 client.log_text(self._run_id, text, path)
-                del self._texts[0]
+                with self._lock:
+                    del self._texts[0]
             if values:
                 from mlflow.entities import Metric
 

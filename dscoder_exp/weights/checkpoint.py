@@ -52,7 +52,7 @@ def save_checkpoint(
         lineage: where it came from (JSON values).
 
     Raises:
-        Refused: the target exists.
+        Refused: the target exists and isn't an empty directory.
         ValueError: the tensors are not those of `config`.
     """
     shapes = expected(config)
@@ -67,12 +67,13 @@ def save_checkpoint(
                 if tensor.shape != missing.pop(name):
                     raise ValueError(f"{name}: shape {tensor.shape}, expected {shapes[name]}")
                 writer.write(name, np.ascontiguousarray(tensor, np.float32))
-        write_json(unfinished / CONFIG_FILE, to_hf(config))
+        written = to_hf(config)
+        write_json(unfinished / CONFIG_FILE, written)
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, config)
         hashes = writer.hashes()
         stored = {name: ("F32", Cut(shape, None, 1), [hashes[name]]) for name, shape in shapes.items()}
-        write_record(unfinished, config, stored, ways=1, template=template, lineage=lineage)
+        write_record(unfinished, written, stored, ways=1, template=template, lineage=lineage)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def target_problem(target: Path, key: str) -> Problem | None:
 
 def write_record(
     directory: Path,
-    config: LlamaConfig,
+    config: dict[str, Any],
     tensors: Mapping[str, tuple[str, Cut, Sequence[str]]],
     *,
     ways: int,
@@ -114,13 +115,14 @@ def write_record(
     """checkpoint.json, last: it makes the directory a checkpoint.
 
     Args:
+        config: the content of config.json.
         tensors: name -> dtype, cut, and the SHA-256 of each slice.
         ways: files that the weights are cut into.
     """
     record = {
         "format": FORMAT,
         "version": VERSION,
-        "config": to_hf(config),
+        "config": config,
         "template": template,
         "layout": {"tensor": ways},
         "tensors": {

@@ -1,6 +1,5 @@
 """From one format to another as a file operation: rows are read, checked and written as they are stored."""
 
-import math
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,13 +12,13 @@ import numpy as np
 from dscoder_exp.schema.config import WeightsConfig
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.size import bytes_of_size
-from dscoder_exp.weights.check import refuse_incomplete
+from dscoder_exp.weights.check import LoadReport, refuse_incomplete
 from dscoder_exp.weights.checkpoint import new_directory, target_problem, write_json, write_record, write_tokenizer
 from dscoder_exp.weights.directory import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.layout import INPUTS, Cut, cut_of, file_name
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import STORED, SafetensorsWriter, chunks
+from dscoder_exp.weights.safetensors_file import SafetensorsWriter, chunks, size_of
 from dscoder_exp.weights.source import WeightSource, open_weights
 
 # What lies beside the weights and goes with them.
@@ -70,7 +69,7 @@ class Plan:
     @property
     def bytes(self) -> int:
         """Of all weights."""
-        return sum(math.prod(item.cut.shape) * np.dtype(STORED[item.dtype]).itemsize for item in self.tensors.values())
+        return sum(size_of(item.cut.shape, item.dtype) for item in self.tensors.values())
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,7 @@ class Conversion:
     """What is to be done, known to be possible as far as headers and directories tell."""
 
     source: WeightSource
+    report: LoadReport
     target: Path
     plan: Plan
 
@@ -89,22 +89,23 @@ def open_conversion(weights: WeightsConfig) -> Conversion:
         Refused: the source can't be opened or lacks tensors; the target holds something; the disk is too small.
     """
     source = open_weights(weights.source or "", "weights.source")
-    refuse_incomplete(source, "weights.source")
+    report = refuse_incomplete(source, "weights.source")
     size = bytes_of_size(weights.max_shard_size)
     plan = plan_native(source, weights.tensor) if weights.format == "native" else plan_hf(source, size or 0)
     target = Path(weights.target or "")
-    problems = [problem for problem in (target_problem(target, "weights.target"), disk_problem(target, plan.bytes))]
+    problems = [target_problem(target, "weights.target"), disk_problem(target, plan.bytes)]
     if found := [problem for problem in problems if problem is not None]:
         raise Refused(found)
-    return Conversion(source, target, plan)
+    return Conversion(source, report, target, plan)
 
 
 def plan_hf(source: WeightSource, max_shard_size: int) -> Plan:
     """Whole tensors, in files of at most `max_shard_size` bytes (a larger tensor has a file of its own)."""
+    shapes = expected(source.config)
     groups: list[list[str]] = [[]]
     size = 0
-    for name, shape in expected(source.config).items():
-        more = math.prod(shape) * np.dtype(STORED[source.dtype(name)]).itemsize
+    for name, shape in shapes.items():
+        more = size_of(shape, source.dtype(name))
         if groups[-1] and size + more > max_shard_size:
             groups.append([])
             size = 0
@@ -112,7 +113,6 @@ def plan_hf(source: WeightSource, max_shard_size: int) -> Plan:
         size += more
     files = [f"model-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     files = [WEIGHTS_FILE] if len(groups) == 1 else files
-    shapes = expected(source.config)
     tensors = {
         name: Stored(source.dtype(name), Cut(shapes[name], None, 1), (file,))
         for file, group in zip(files, groups, strict=True)
@@ -143,7 +143,8 @@ def convert(source: WeightSource, target: Path, plan: Plan, on_tensor: Callable[
     with new_directory(target, "weights.target") as directory:
         hashes = _write_tensors(source, directory, plan, on_tensor)
         dtypes = [item.dtype for item in plan.tensors.values()]
-        write_json(directory / CONFIG_FILE, to_hf(source.config, max(dtypes, key=dtypes.count)))
+        config = to_hf(source.config, max(dtypes, key=dtypes.count))
+        write_json(directory / CONFIG_FILE, config)
         _keep_files(source, directory)
         if plan.ways is None:
             _write_index(directory, plan)
@@ -153,7 +154,7 @@ def convert(source: WeightSource, target: Path, plan: Plan, on_tensor: Callable[
             for name, item in plan.tensors.items()
         }
         lineage = {"converted_from": str(source.path), "format": source.kind}
-        write_record(directory, source.config, tensors, ways=plan.ways, template=source.template, lineage=lineage)
+        write_record(directory, config, tensors, ways=plan.ways, template=source.template, lineage=lineage)
 
 
 def disk_problem(target: Path, size: int) -> Problem | None:
@@ -212,11 +213,10 @@ def _finite(rows: np.ndarray, dtype: str) -> bool:
 
 def _keep_files(source: WeightSource, directory: Path) -> None:
     """The tokenizer and what belongs to it, byte for byte; a GGUF's own is built."""
-    beside = source.path if source.path.is_dir() else None
-    found = [beside / name for name in KEPT if (beside / name).is_file()] if beside else []
-    for file in found:
-        shutil.copyfile(file, directory / file.name)
-    if not any(file.name == "tokenizer.json" for file in found) and (tokenizer := source.tokenizer()) is not None:
+    for name in KEPT:
+        if (source.path / name).is_file():  # beneath a GGUF file lies none
+            shutil.copyfile(source.path / name, directory / name)
+    if source.kind == "gguf" and (tokenizer := source.tokenizer()) is not None:
         write_tokenizer(directory, tokenizer, source.config, source.chat_template)
 
 

@@ -31,8 +31,11 @@ class _Directory:
 
     def __init__(self, path: Path, key: str, config: LlamaConfig, template: str | None) -> None:
         self.path, self.config, self.template = path, config, template
-        self.chat_template = _chat_template(path, key)
         self._key = key
+
+    @property
+    def chat_template(self) -> str | None:
+        return _chat_template(self.path, self._key)
 
     @cached_property
     def _slices(self) -> dict[str, tuple[Cut, list[tuple[Path, Entry]]]]:

@@ -57,11 +57,13 @@ class GGUFFile:
         tensor = self._tensors[name]
         raw = np.asarray(tensor.data)
         if name.endswith("self_attn.q_proj.weight"):
-            raw = _rotate_half_rows(raw, self.config.num_attention_heads)
+            raw = raw[_half_split_order(len(raw), self.config.num_attention_heads)[first:last]]
         elif name.endswith("self_attn.k_proj.weight"):
-            raw = _rotate_half_rows(raw, self.config.num_key_value_heads)
+            raw = raw[_half_split_order(len(raw), self.config.num_key_value_heads)[first:last]]
+        else:
+            raw = raw[first:last]
         try:
-            values = dequantize(raw[first:last], tensor.tensor_type).reshape(last - first, -1)
+            values = dequantize(raw, tensor.tensor_type).reshape(last - first, -1)
         except NotImplementedError as error:
             what = f"{self.path}: {tensor.name} has type {tensor.tensor_type.name}, which gguf can't dequantise"
             raise refuse(self._key, what, "give another quantisation (Q8_0, Q4_1, Q4_K, F16, …)") from error
@@ -76,14 +78,13 @@ class GGUFFile:
         """GGUF records no hashes."""
 
 
-def _rotate_half_rows(raw: np.ndarray, heads: int) -> np.ndarray:
-    """Undoes llama.cpp's order of the rows of a query or key matrix.
+def _half_split_order(rows: int, heads: int) -> np.ndarray:
+    """Where the rows of a query or key matrix [heads * head_dim, …] lie in llama.cpp's order.
 
     It pairs neighbours (0, 1), (2, 3), … for rotary embedding, Hugging Face the two halves of a head. Rows stay
-    whole, so this works on quantised bytes [heads * head_dim, bytes of a row] as well.
+    whole, so this works on quantised bytes as well.
     """
-    rows, width = raw.shape
-    return raw.reshape(heads, rows // heads // 2, 2, width).swapaxes(1, 2).reshape(rows, width)
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:

@@ -58,6 +58,11 @@ def read_header(path: Path, key: str) -> dict[str, Entry]:
     }
 
 
+def size_of(shape: tuple[int, ...], dtype: str) -> int:
+    """Bytes of a tensor of this shape and stored dtype."""
+    return math.prod(shape) * np.dtype(STORED[dtype]).itemsize
+
+
 def read_rows(path: Path, entry: Entry, first: int, last: int) -> np.ndarray:
     """Rows of the first axis, up to `last` and as stored (BF16 as uint16): [last - first, values of a row]."""
     width, dtype = math.prod(entry.shape[1:]), np.dtype(STORED[entry.dtype])
@@ -70,8 +75,7 @@ def read_rows(path: Path, entry: Entry, first: int, last: int) -> np.ndarray:
 
 def chunks(shape: tuple[int, ...], dtype: str) -> Iterator[tuple[int, int]]:
     """Runs of rows (first, last) that hold about CHUNK bytes each, from the first axis's start to its end."""
-    row = math.prod(shape[1:]) * np.dtype(STORED[dtype]).itemsize
-    step = max(1, CHUNK // max(row, 1))
+    step = max(1, CHUNK // max(size_of(shape[1:], dtype), 1))
     for first in range(0, shape[0], step):
         yield first, min(first + step, shape[0])
 
@@ -94,7 +98,7 @@ class SafetensorsWriter:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # transformers wants to see "pt"
         ends, end = {}, 0
         for name, (dtype, shape) in tensors.items():
-            start, end = end, end + math.prod(shape) * np.dtype(STORED[dtype]).itemsize
+            start, end = end, end + size_of(shape, dtype)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
             ends[name] = (start, end)
         text = json.dumps(header, separators=(",", ":")).encode()

@@ -29,7 +29,11 @@ class WeightSource(Protocol):
     path: Path
     config: LlamaConfig
     template: str | None  # the prompt format it was tuned to: chatml, deepseek_coder, or none that is known
-    chat_template: str | None  # the Jinja template that lies with it
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template that lies with it."""
+        ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of all that is there; reads headers only."""

@@ -12,6 +12,7 @@ A member is "rank-N" or "scheduler". Files are renamed into place, so that a rea
 import os
 import pickle
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
@@ -48,6 +49,11 @@ class End:
     traceback: Optional[str] = None
     value: Optional[bytes] = None
     exception: Optional[bytes] = None
+
+
+def search_path(directory: str) -> list[str]:
+    """sys.path, its relative entries seen from `directory`."""
+    return [os.path.join(directory, entry) for entry in sys.path]
 
 
 def member_of(rank: int) -> str:

@@ -17,7 +17,7 @@ from hydra.core.singleton import Singleton
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.msrun_launcher._exchange import Job
+from hydra_plugins.msrun_launcher._exchange import Job, search_path
 from hydra_plugins.msrun_launcher._report import Logs, job_log
 from hydra_plugins.msrun_launcher._signals import Signals
 from hydra_plugins.msrun_launcher._start import local_ranks, scheduler_port, start_child, start_msrun
@@ -38,7 +38,7 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
     logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True) if hydra.job_logging is not None else None  # type: ignore[arg-type]
     log_dir = Path(settings.log_dir or Path(hydra.runtime.output_dir) / "logs").absolute() if many else None
     job = Job(task, config, Singleton.get_state(), logging, hydra.verbose, ranks[0], many)
-    start = {"sys_path": [os.path.join(hydra.runtime.cwd, entry) for entry in sys.path], "grace": settings.grace}
+    start = {"sys_path": search_path(hydra.runtime.cwd), "grace": settings.grace}
     with _exchange_directory(job, start) as directory, scheduler_port(settings) as port:
         root = start_child(directory) if log_dir is None else start_msrun(directory, settings, port, log_dir)
         tree = ProcessTree(root, root_is_worker=not many)

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
+from hydra_plugins.msrun_launcher._exchange import search_path
+
 WORKER = Path(__file__).with_name("_worker.py")
 _spare: Optional[subprocess.Popen[bytes]] = None
 
@@ -22,8 +24,7 @@ def warm_up(modules: Sequence[str]) -> None:
     global _spare
     _drop()
     _spare = subprocess.Popen([sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, start_new_session=True)
-    path = [os.path.join(os.getcwd(), entry) for entry in sys.path]
-    _tell(_spare, {"sys_path": path, "modules": list(modules)})
+    _tell(_spare, {"sys_path": search_path(os.getcwd()), "modules": list(modules)})
 
 
 def take(directory: Path) -> Optional[subprocess.Popen[bytes]]:
