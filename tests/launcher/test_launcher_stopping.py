@@ -45,6 +45,18 @@ def test_nothing_outlives_the_launcher(start: Any, tmp_path: Path, number: signa
         assert record[-2:] == [f"after_job 0 killed rank=None stopped by {name}", "after_launch killed"]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_a_worker_starts_at_its_end_is_ended_too(start: Any, tmp_path: Path, ranks: int) -> None:
+    started = tmp_path / "started"
+    launch = start("app.py", "how=parting", f"ranks={ranks}", f"started={started}")
+    launch.wait_for(started)
+    launch.process.send_signal(signal.SIGTERM)
+    code, output = launch.finish()
+    assert code == 143, output
+    assert (tmp_path / f"parted-{ranks - 1}").exists()
+    assert launch.wait_until_gone() == []
+
+
 def test_a_second_ctrl_c_does_not_wait_for_a_stubborn_worker(start: Any, tmp_path: Path) -> None:
     started = tmp_path / "started"
     launch = start("app.py", "how=stubborn", f"started={started}", "hydra.launcher.grace=1000")

@@ -19,6 +19,7 @@ from typing import Any, Literal, Optional
 
 SCHEDULER = "scheduler"
 STACK_SIGNAL = signal.SIGUSR2
+JOB_VARIABLE = "MSRUN_LAUNCHER_JOB"  # holds the exchange directory, for what a worker starts to be known by
 
 
 @dataclass

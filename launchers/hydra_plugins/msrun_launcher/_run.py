@@ -41,7 +41,7 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
     start = {"sys_path": search_path(hydra.runtime.cwd), "grace": settings.grace}
     with _exchange_directory(job, start) as directory, scheduler_port(settings) as port:
         root = start_child(directory) if log_dir is None else start_msrun(directory, settings, port, log_dir)
-        tree = ProcessTree(root, root_is_worker=not many)
+        tree = ProcessTree(root, root_is_worker=not many, directory=directory)
         watch = Watch(directory, root, ranks, Logs(log_dir, job_log(logging)))
         show_log = _follow(log_dir / f"worker_{ranks[0]}.log") if log_dir is not None else lambda: None
         try:

@@ -1,4 +1,4 @@
-"""All processes of one job, found by session and by descent, and their end."""
+"""All processes of one job, found by session, by descent and by a mark in their environment, and their end."""
 
 import contextlib
 import os
@@ -11,6 +11,8 @@ from typing import Optional
 
 import psutil
 
+from hydra_plugins.msrun_launcher._exchange import JOB_VARIABLE
+
 POLL = 0.02  # seconds
 KILL_PATIENCE = 2.0  # seconds after SIGKILL until a process is taken to hang in the kernel
 
@@ -18,11 +20,15 @@ KILL_PATIENCE = 2.0  # seconds after SIGKILL until a process is taken to hang in
 class ProcessTree:
     """A worker leads a session of its own; what it starts stays in that session or descends from it.
 
-    root: the started process, leader of a session; root_is_worker: else it is msrun
+    A process that a worker starts in the moment of its end does neither, if it has a session of its own: it has the
+    worker's environment, with JOB_VARIABLE.
+
+    root: the started process, leader of a session; root_is_worker: else it is msrun; directory: the job's exchange
     """
 
-    def __init__(self, root: subprocess.Popen[bytes], root_is_worker: bool) -> None:
+    def __init__(self, root: subprocess.Popen[bytes], root_is_worker: bool, directory: Path) -> None:
         self._root = root
+        self._job = str(directory)
         self._root_is_worker = root_is_worker
         self._born = time.time()
         self._sessions = {root.pid}
@@ -67,12 +73,17 @@ class ProcessTree:
 
     def _members(self) -> list[psutil.Process]:
         living = [process for process in psutil.process_iter() if lives(process)]
-        found = {process.pid: process for process in living if self._in_session(process)}
+        found = {process.pid: process for process in living if self._in_session(process) or self._is_marked(process)}
         size = 0
         while len(found) > size:
             size = len(found)
             found |= {process.pid: process for process in living if _parent(process) in found}
         return list(found.values())
+
+    def _is_marked(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return process.environ().get(JOB_VARIABLE) == self._job
+        return False
 
     def _in_session(self, process: psutil.Process) -> bool:
         if _session(process) not in self._sessions:

@@ -26,6 +26,7 @@ def main(directory: Path) -> int:
     is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
     rank = int(os.environ.get("RANK_ID", "0")) if "MS_ROLE" in os.environ else 0
     member = _exchange.SCHEDULER if is_scheduler else _exchange.member_of(rank)
+    os.environ[_exchange.JOB_VARIABLE] = str(directory)
     _guard.exit_on_sigterm()
     _guard.die_with_launcher(directory, start["grace"])
     _show_stacks_on_signal(directory / f"{member}.stack")

@@ -85,6 +85,12 @@ def main(config: Config) -> Any:
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=own_session)
     if config.started is not None and rank == config.ranks - 1:
         Path(config.started).touch()
+    if config.how == "parting":  # a child in a session of its own, started in the moment of the end
+        try:
+            wait()
+        finally:
+            subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
+            Path(f"parted-{rank}").touch()
     if config.how == "ok":
         return 7
     if config.how == "report":
