@@ -12,29 +12,35 @@ from numpy.typing import NDArray
 
 from dscoder_exp.data import mindrecord
 from dscoder_exp.data.alpaca import Row, parse_rows, read_source
-from dscoder_exp.data.directory import find, making, refuse_foreign
+from dscoder_exp.data.directory import find, refuse_foreign
 from dscoder_exp.data.encode import NOT_COUNTED, Documents, encode_rows, is_blank
 from dscoder_exp.data.packing import assemble, pack
 from dscoder_exp.data.report import DataReport, Prepared, write_report
 from dscoder_exp.data.templates import Template, template_named
 from dscoder_exp.schema.config import DataConfig
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.making import making
+from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-FORMAT = 1  # raise it when what is written changes: older caches are then left alone
+FORMAT = 2  # raise it when what is written changes: older caches are then left alone
 POSITIONS_AT_A_TIME = 1 << 20  # written at once: bounds the memory
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that prepared data depends on, so that its hash names the data. Source and tokenizer stand in by hashes."""
+    """All that prepared data depends on, so that its hash names the data. Source and tokenizer stand in by hashes.
+
+    around: the ids that the tokenizer itself puts around a text.
+    """
 
     format: int
     source: str
     json_lines: bool
-    tokenizer: str
+    tokenizer: Fingerprint
+    around: list[int]
     template: Template
     loss: str
     packing: bool
@@ -95,7 +101,8 @@ def prepare(
         format=FORMAT,
         source=_hash(raw),
         json_lines=source.suffix == ".jsonl",
-        tokenizer=_hash(tokenizer.to_str().encode()),
+        tokenizer=fingerprint(tokenizer),
+        around=tokenizer.encode("").ids,
         template=template_named(data.template),
         loss=data.loss,
         packing=data.packing,

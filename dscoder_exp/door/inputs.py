@@ -25,15 +25,14 @@ class Inputs:
         """Everything that keeps the job from being fed; reads the data whole, of weights the headers."""
         if config.task.name == "convert":
             known = config.weights.source and config.weights.target  # else another check has told
-            return self._once("weights", config.weights, lambda: open_conversion(config.weights))[1] if known else []
-        problems: list[Problem] = []
-        if config.task.name in ("train", "prepare"):
-            problems += self._once("data", config.data.source, lambda: _check_data(config.data))[1]
+            about = (config.weights, config.model, config.tokenizer)
+            return self._once("weights", about, lambda: open_conversion(*about))[1] if known else []
+        problems = self.data_problems(config)
         about = (config.model, config.tokenizer)
         if config.task.name == "prepare":
             text, found = self._once("text", about, lambda: open_text(config.model, config.tokenizer))
             return problems + found + (context_problems(config, text.context) if text else [])
-        opened, found = self._once("model", config.model, lambda: _open_whole_model(config))
+        opened, found = self._once("model", (config.model, config.weights.allow), lambda: _open_whole_model(config))
         problems += found
         if opened:
             problems += self._once("tokenizer", about, lambda: _check_text(config, opened))[1]
@@ -41,6 +40,12 @@ class Inputs:
         elif (path := config.tokenizer.path) is not None:  # without the model at least that it is one
             problems += self._once("file", path, lambda: load_tokenizer(path))[1]
         return problems
+
+    def data_problems(self, config: Config) -> list[Problem]:
+        """Those of the rows alone."""
+        if config.task.name not in ("train", "prepare"):
+            return []
+        return self._once("data", config.data.source, lambda: _check_data(config.data))[1]
 
     def _once(self, kind: str, about: object, read: Callable[[], T]) -> tuple[T | None, list[Problem]]:
         """What `read` returns, or the problems it refuses with; the answer is remembered by what it is about."""
@@ -64,7 +69,7 @@ def _open_whole_model(config: Config) -> OpenedModel:
     """The model, all of whose tensors are there."""
     opened = open_model(config.model)
     if opened.source is not None:
-        refuse_incomplete(opened.source, "model.path")
+        refuse_incomplete(opened.source, "model.path", config.weights.allow)
     return opened
 
 

@@ -9,7 +9,7 @@ from dscoder_exp.model.llama import Llama
 from dscoder_exp.model.units import Announce
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.random_init import random_weights
+from dscoder_exp.weights.random_init import random_tensor, random_weights
 from dscoder_exp.weights.source import WeightSource
 
 
@@ -22,11 +22,12 @@ def build(
     precision: str,
     announce: Announce = lambda name: None,
 ) -> Llama:
-    """The model of a checked source (weights/check.py), or with fresh weights drawn from `seed` where there is none."""
-    weights = random_weights(config, seed) if source is None else _read(config, source)
+    """The model of a checked source (weights/check.py); what it lacks, or all without one, is drawn from `seed`."""
+    weights = random_weights(config, seed) if source is None else _read(config, source, seed)
     return Llama(config, weights, device=device, precision=precision, announce=announce)
 
 
-def _read(config: LlamaConfig, source: WeightSource) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _read(config: LlamaConfig, source: WeightSource, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    found = source.shapes()
     for name in expected(config):
-        yield name, source.tensor(name)
+        yield name, source.tensor(name) if name in found else random_tensor(config, seed, name)

@@ -32,7 +32,7 @@ class RopeScalingConfig:
 class ModelConfig:
     """conf/model: shape (Hugging Face names; null: read from model.path) and where the weights lie."""
 
-    path: Optional[str]  # HF or native directory, .gguf file, or pkg://PACKAGE/FILE inside an installed package
+    path: Optional[str]  # HF or native directory, .gguf file, hf://OWNER/NAME[@REVISION], or pkg://PACKAGE/FILE
     init: str = field(metadata=bound(choices=("pretrained", "random")))  # random: drawn from `seed` when path is null
     template: Optional[str] = field(metadata=bound(choices=TEMPLATES))  # the prompt format the model was tuned to
     vocab_size: Optional[int] = field(metadata=bound(ge=1))
@@ -54,7 +54,7 @@ class ModelConfig:
 
 @dataclass
 class TokenizerConfig:
-    path: Optional[str]  # directory or tokenizer.json; null: the one that came with model.path
+    path: Optional[str]  # directory, tokenizer.json or hf://OWNER/NAME[@REVISION]; null: the one beside model.path
 
 
 @dataclass
@@ -116,13 +116,15 @@ class PredictConfig:
 
 @dataclass
 class WeightsConfig:
-    """conf/weights: what task=convert reads and writes."""
+    """conf/weights: what task=convert reads and writes, and what any task lets pass when it loads weights."""
 
     source: Optional[str]
     target: Optional[str]
-    format: str = field(metadata=bound(choices=("hf", "native")))
+    format: str = field(metadata=bound(choices=("hf", "native", "mindformers")))
     tensor: int = field(metadata=bound(ge=1))  # native: tensor-parallel ranks that each tensor is cut over
-    max_shard_size: str  # hf: the largest file, such as 5GB
+    max_shard_size: str  # hf, and mindformers' safetensors: the largest file, such as 5GB
+    ckpt_format: str = field(metadata=bound(choices=("safetensors", "ckpt")))  # mindformers: the kind of file
+    allow: list[str]  # patterns of tensor names that may be missing or unexpected, in every task that loads a model
 
 
 @dataclass

@@ -109,12 +109,12 @@ def _convert(config: Config) -> list[Problem]:
         return []
     weights, problems = config.weights, []
     if not weights.source:
-        remedy = "weights.source=DIR (Hugging Face or native directory, .gguf file)"
+        remedy = "weights.source=DIR (Hugging Face or native directory, .gguf or .ckpt file)"
         problems.append(Problem("weights.source", "task=convert has no weights to read", remedy))
     if not weights.target:
         problems.append(Problem("weights.target", "task=convert has no place to write to", "weights.target=DIR"))
-    if weights.format == "hf" and weights.tensor > 1:
-        what = f"{weights.tensor}, but Hugging Face's format isn't cut over ranks"
+    if weights.format != "native" and weights.tensor > 1:
+        what = f"{weights.tensor}, but only the native format is cut over ranks, and this is {weights.format}"
         problems.append(Problem("weights.tensor", what, "weights.format=native, or weights.tensor=1"))
     if bytes_of_size(weights.max_shard_size) is None:
         what = f"{weights.max_shard_size!r} is no size"

@@ -5,19 +5,20 @@ import time
 from dscoder_exp.console import Screen
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.summary import predict_command
+from dscoder_exp.tracking.run import open_run
 from dscoder_exp.weights.convert import convert, open_conversion
 
 
 def run(config: Config) -> None:
     screen = Screen(quiet=False)
-    conversion = open_conversion(config.weights)
+    conversion = open_conversion(config.weights, config.model, config.tokenizer)
     source, target, plan = conversion.source, conversion.target, conversion.plan
-    with screen.stage("checking the source"):
-        source.verify()
     screen.say(f"source   {source.path} ({source.kind}): {conversion.report}")
     started = time.monotonic()
-    with screen.stage("converting", len(plan.tensors)) as stage:
-        convert(source, target, plan, on_tensor=stage.advance)
+    with open_run(config.tracking, 0) as run:
+        run.text(conversion.report.text, "weights.txt")
+        with screen.stage("converting", len(plan.tensors)) as stage:
+            convert(conversion, on_tensor=stage.advance)
     seconds = time.monotonic() - started
     layout = f", cut over {plan.ways} ranks" if plan.ways and plan.ways > 1 else ""
     screen.say(f"target   {target} ({config.weights.format}{layout})")

@@ -4,14 +4,17 @@ from dscoder_exp.console import Screen, Stage
 from dscoder_exp.model.build import build
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config
+from dscoder_exp.tracking.run import Run
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.resolve import OpenedModel
 
 
-def load_model(config: Config, opened: OpenedModel, stage: Stage, screen: Screen) -> Llama:
-    """The opened model on the device, its files checked first."""
+def load_model(config: Config, opened: OpenedModel, run: Run, stage: Stage, screen: Screen) -> Llama:
+    """The opened model on the device, its files checked first; what was found in them is logged."""
     if opened.source is not None:
-        stage.note(str(check(opened.source)))
+        report = check(opened.source, allow=config.weights.allow)
+        stage.note(str(report))
+        run.text(report.text, "weights.txt")
     return build(
         opened.config,
         opened.source,

@@ -31,7 +31,7 @@ def run(config: Config) -> float:
         raise refuse("predict.prompt", what, "give a shorter prompt")
     with open_run(config.tracking, 0) as run:
         with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, stage, screen)
+            model = load_model(config, opened, run, stage, screen)
         result = answer(
             Engine(model, runtime.precision),
             text.tokenizer,

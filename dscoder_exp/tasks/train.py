@@ -33,7 +33,7 @@ def run(config: Config) -> float | None:
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
         with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, stage, screen)
+            model = load_model(config, opened, run, stage, screen)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
         checkpoints = Checkpoints(
             Path(config.output_dir),

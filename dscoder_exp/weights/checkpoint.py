@@ -1,31 +1,30 @@
-"""Writing the native checkpoint: a directory of safetensors and one record.
+"""Writing the native checkpoint of a model in memory: whole, in fp32, a directory that transformers reads as well.
 
-checkpoint.json {format, version, config, template, layout: {tensor: N}, tensors: {name: {dtype, shape, axis, sha256:
-one a slice}}, files: {name: {bytes, and the small ones' sha256}}, lineage}; the weights by Hugging Face's names, whole
-in model.safetensors or a file a rank (layout.py); config.json and the tokenizer's files. A whole one is a directory
-that transformers reads as well.
+The weights lie in model.safetensors by Hugging Face's names; beside them config.json, the tokenizer's files, and the
+record (record.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import errno
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.directory import CHECKPOINT_FILE, CONFIG_FILE, FORMAT, VERSION, WEIGHTS_FILE
+from dscoder_exp.schema.making import making
+from dscoder_exp.weights.directory import CONFIG_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.layout import Cut
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import SafetensorsWriter
+from dscoder_exp.weights.record import RecordedTensor, write_json, write_record
+from dscoder_exp.weights.safetensors_file import safetensors_layout
+from dscoder_exp.weights.stored import TensorWriter
+from dscoder_exp.weights.tokenizer import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,9 +56,8 @@ def save_checkpoint(
     """
     shapes = expected(config)
     with new_directory(directory, "output_dir") as unfinished:
-        with SafetensorsWriter(
-            unfinished / WEIGHTS_FILE, {name: ("F32", shape) for name, shape in shapes.items()}
-        ) as writer:
+        layout = safetensors_layout({name: ("F32", shape) for name, shape in shapes.items()})
+        with TensorWriter(unfinished / WEIGHTS_FILE, layout) as writer:
             missing = dict(shapes)
             for name, tensor in tensors:
                 if name not in missing:
@@ -72,28 +70,40 @@ def save_checkpoint(
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, config)
         hashes = writer.hashes()
-        stored = {name: ("F32", Cut(shape, None, 1), [hashes[name]]) for name, shape in shapes.items()}
-        write_record(unfinished, written, stored, ways=1, template=template, lineage=lineage)
+        write_record(
+            unfinished,
+            written,
+            {name: RecordedTensor("F32", Cut(shape, None, 1), (hashes[name],)) for name, shape in shapes.items()},
+            ways=1,
+            template=template,
+            tokenizer=tokenizer and fingerprint(tokenizer),
+            lineage=lineage,
+        )
 
 
 @contextmanager
 def new_directory(target: Path, key: str) -> Iterator[Path]:
-    """A sibling of `target` to write into, which becomes it at the end, or is removed.
+    """A directory beside `target` to write into, which becomes it at the end, or is removed.
 
     Raises:
-        Refused: the target exists and isn't an empty directory.
+        Refused: the target exists and isn't an empty directory; it can't be written; the disk is full.
     """
+    _refuse_existing(target, key)
+    with making(target, key) as unfinished:
+        try:
+            _refuse_existing(target, key)  # another process may have been faster
+            yield unfinished
+            unfinished.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            what = f"{target} can't be written: {error.strerror}; nothing of it was left"
+            raise refuse(key, what, "make room, or name a directory on another disk") from error
+
+
+def _refuse_existing(target: Path, key: str) -> None:
     if (problem := target_problem(target, key)) is not None:
         raise Refused([problem])
-    unfinished = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)  # a killed process of the same number may have left one
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def target_problem(target: Path, key: str) -> Problem | None:
@@ -101,42 +111,6 @@ def target_problem(target: Path, key: str) -> Problem | None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     return Problem(key, f"{target} exists already", f"remove it, or choose another {key}")
-
-
-def write_record(
-    directory: Path,
-    config: dict[str, Any],
-    tensors: Mapping[str, tuple[str, Cut, Sequence[str]]],
-    *,
-    ways: int,
-    template: str | None,
-    lineage: dict[str, Any],
-) -> None:
-    """checkpoint.json, last: it makes the directory a checkpoint.
-
-    Args:
-        config: the content of config.json.
-        tensors: name -> dtype, cut, and the SHA-256 of each slice.
-        ways: files that the weights are cut into.
-    """
-    record = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": config,
-        "template": template,
-        "layout": {"tensor": ways},
-        "tensors": {
-            name: {"dtype": dtype, "shape": list(cut.shape), "axis": cut.axis, "sha256": list(hashes)}
-            for name, (dtype, cut, hashes) in tensors.items()
-        },
-        "files": {file.name: _fingerprint(file) for file in sorted(directory.iterdir())},
-        "lineage": lineage,
-    }
-    write_json(directory / CHECKPOINT_FILE, record)
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def write_tokenizer(
@@ -153,9 +127,3 @@ def write_tokenizer(
         if text is not None:
             settings[f"{role}_token"] = text
     write_json(directory / "tokenizer_config.json", settings)
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
-    """The size, and of what isn't weights, whose tensors have hashes of their own, the SHA-256."""
-    size = {"bytes": file.stat().st_size}
-    return size if file.suffix == ".safetensors" else size | {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +15,10 @@ from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.gguf_reader import Reader, open_reader
-from dscoder_exp.weights.hf_config import LLAMA_ONLY, from_hf
+from dscoder_exp.weights.hf_config import LLAMA_ONLY, from_hf, not_llama
 from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.stored import chunks, gather
+from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
 
 if TYPE_CHECKING:
     from gguf.gguf_reader import ReaderTensor
@@ -28,13 +31,17 @@ class GGUFFile:
     """A WeightSource: metadata is read at once, tensors are dequantised one at a time."""
 
     kind: Literal["gguf"] = "gguf"
+    beside = None
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self._key = path, key
         self._reader = open_reader(path, key)
-        self.config = _config(self._reader, path, key)
-        self.chat_template: str | None = self._reader.value("tokenizer.chat_template")
-        self.template = recognise(self.chat_template)
+        try:
+            self.config = _config(self._reader, path, key)
+            self.chat_template: str | None = self._reader.value("tokenizer.chat_template")
+            self.template = recognise(self.chat_template)
+        except (ValueError, TypeError) as error:
+            raise refuse(key, f"{path}: its metadata are damaged ({error})", "copy the file again") from error
 
     @cached_property
     def _tensors(self) -> dict[str, ReaderTensor]:
@@ -49,33 +56,37 @@ class GGUFFile:
     def dtype(self, name: str) -> str:
         return "F32"
 
-    def tensor(self, name: str) -> np.ndarray:
-        shape = self.shapes()[name]
-        return self.rows(name, 0, shape[0]).reshape(shape)
+    def stored_as(self, name: str) -> str:
+        return self._tensors[name].tensor_type.name
 
-    def rows(self, name: str, first: int, last: int) -> np.ndarray:
+    def tensor(self, name: str) -> np.ndarray:
+        return gather(self.pieces(name), self.shapes()[name], "F32")
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
         tensor = self._tensors[name]
         raw = np.asarray(tensor.data)
+        order = np.arange(len(raw))
         if name.endswith("self_attn.q_proj.weight"):
-            raw = raw[_half_split_order(len(raw), self.config.num_attention_heads)[first:last]]
+            order = _half_split_order(len(raw), self.config.num_attention_heads)
         elif name.endswith("self_attn.k_proj.weight"):
-            raw = raw[_half_split_order(len(raw), self.config.num_key_value_heads)[first:last]]
-        else:
-            raw = raw[first:last]
-        try:
-            values = dequantize(raw, tensor.tensor_type).reshape(last - first, -1)
-        except NotImplementedError as error:
-            what = f"{self.path}: {tensor.name} has type {tensor.tensor_type.name}, which gguf can't dequantise"
-            raise refuse(self._key, what, "give another quantisation (Q8_0, Q4_1, Q4_K, F16, …)") from error
-        return values if values.flags.writeable else values.copy()  # F32 is a view of the mapped file
+            order = _half_split_order(len(raw), self.config.num_key_value_heads)
+        for first, last in chunks(self.shapes()[name], "F32"):
+            try:
+                with np.errstate(invalid="ignore"):  # what isn't finite is found and named by its tensor
+                    values = dequantize(raw[order[first:last]], tensor.tensor_type).reshape(last - first, -1)
+            except NotImplementedError as error:
+                what = f"{self.path}: {tensor.name} has type {tensor.tensor_type.name}, which gguf can't dequantise"
+                raise refuse(self._key, what, "give another quantisation (Q8_0, Q4_1, Q4_K, F16, …)") from error
+            yield values
 
     def tokenizer(self) -> Tokenizer | None:
         from dscoder_exp.weights.gguf_tokenizer import build_tokenizer
 
         return build_tokenizer(self._reader, self.path)
 
-    def verify(self) -> None:
-        """GGUF records no hashes."""
+    def fingerprint(self) -> Fingerprint | None:
+        found = self.tokenizer()
+        return found and fingerprint(found)
 
 
 def _half_split_order(rows: int, heads: int) -> np.ndarray:
@@ -91,7 +102,7 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
     """The metadata in the form of a config.json, so that one place checks both."""
     architecture = reader.value("general.architecture")
     if architecture != "llama":
-        raise refuse(key, f"{path}: general.architecture is {architecture!r}, not 'llama'", LLAMA_ONLY)
+        raise refuse(key, f"{path}: {not_llama('general.architecture', architecture)}", LLAMA_ONLY)
     if reader.value("llama.expert_count"):
         what = f"{path}: a mixture of {reader.value('llama.expert_count')} experts"
         raise refuse(key, what, LLAMA_ONLY)
@@ -108,6 +119,7 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
         "num_key_value_heads": reader.value("llama.attention.head_count_kv"),
         "head_dim": reader.value("llama.attention.key_length") or reader.value("llama.rope.dimension_count"),
         "max_position_embeddings": reader.value("llama.context_length"),
+        "sliding_window": reader.value("llama.attention.sliding_window"),
         "rms_norm_eps": _shortest(reader.value("llama.attention.layer_norm_rms_epsilon")),
         "rope_theta": _shortest(reader.value("llama.rope.freq_base")),
         "rope_scaling": {"type": "llama3"} if "rope_freqs.weight" in shapes else _rope_scaling(reader),

@@ -21,18 +21,24 @@ def build_tokenizer(reader: Reader, path: Path) -> Tokenizer | None:
     """The byte-level BPE of the file; None where it carries no tokenizer.
 
     Raises:
-        Refused: a kind of tokenizer or a splitting rule that is not built.
+        Refused: a kind of tokenizer or a splitting rule that is not built; or it is damaged.
     """
-    kind, split = reader.value("tokenizer.ggml.model"), reader.value("tokenizer.ggml.pre")
-    if kind is None or kind == "no_vocab":
-        return None
-    if kind != "gpt2" or split not in SPLITS:
-        what = f"{path}: its tokenizer (model {kind!r}, pre {split!r}) is not built; built: {', '.join(SPLITS)}"
-        raise refuse("tokenizer.path", what, "set tokenizer.path to the model's tokenizer.json")
+    try:
+        kind, split = reader.value("tokenizer.ggml.model"), reader.value("tokenizer.ggml.pre")
+        if kind is None or kind == "no_vocab":
+            return None
+        if kind == "gpt2" and split in SPLITS:
+            return _build(reader, split)
+    except Exception as error:  # the library raises bare Exception
+        raise refuse("tokenizer.path", f"{path}: its tokenizer is damaged ({error})", "copy the file again") from error
+    what = f"{path}: its tokenizer (model {kind!r}, pre {split!r}) is not built; built: {', '.join(SPLITS)}"
+    raise refuse("tokenizer.path", what, "set tokenizer.path to the model's tokenizer.json")
+
+
+def _build(reader: Reader, split: str) -> Tokenizer:
     tokens = reader.value("tokenizer.ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in reader.value("tokenizer.ggml.merges")]
-    vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(SPLITS[split])
     tokenizer.decoder = decoders.ByteLevel()
     types = reader.value("tokenizer.ggml.token_type") or []

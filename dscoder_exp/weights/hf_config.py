@@ -8,6 +8,17 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
 
 LLAMA_ONLY = "give a Llama (model_type llama: DeepSeek-Coder, Llama, SmolLM2, …)"
+MOST_LAYERS = 10_000  # a number above it is damage, and would take long to count to
+# What sets relatives of Llama apart, so that they would compute, but something else.
+RELATIVES = {
+    "mistral": "its sliding-window attention",
+    "mixtral": "its mixture of experts",
+    "qwen2": "a bias on its query, key and value projections",
+    "qwen2_moe": "its mixture of experts",
+    "qwen3": "a norm on its queries and keys",
+    "deepseek_v2": "its latent attention and mixture of experts",
+    "deepseek_v3": "its latent attention and mixture of experts",
+}
 
 
 def read_json(path: Path, key: str) -> dict[str, Any]:
@@ -37,12 +48,12 @@ class _Reader:
     def problem(self, what: str, remedy: str) -> None:
         self.problems.append(Problem(self.where, what, remedy))
 
-    def positive(self, name: str, default: int | None = None) -> int:
+    def positive(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> int:
         value = self.values.get(name)
         value = default if value is None else value
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
             return value
-        self.problem(f"{name} is {_shown(value)}, not a whole number above 0", f"give {name} in the file")
+        self.problem(f"{name} is {_shown(value)}, not a whole number from 1 to {most}", f"mend {name} in the file")
         return 1
 
     def number(self, values: dict[str, Any], name: str, default: float | None = None) -> float:
@@ -68,6 +79,12 @@ def _shown(value: Any) -> str:
     return "missing" if value is None else repr(value)
 
 
+def not_llama(name: str, kind: Any) -> str:
+    """What is to be said of an architecture, which `name` names, other than Llama."""
+    missing = RELATIVES.get(kind) if isinstance(kind, str) else None
+    return f"{name} is {_shown(kind)}, not 'llama'" + (f": {missing} is not built" if missing else "")
+
+
 def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
     """The model's shape; absent keys have transformers' own defaults.
 
@@ -79,7 +96,7 @@ def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
         Refused: not a Llama, or one with parts that are not built, or sizes that don't fit; all problems at once.
     """
     if values.get("model_type") != "llama":
-        raise refuse(where, f"model_type is {_shown(values.get('model_type'))}, not 'llama'", LLAMA_ONLY)
+        raise refuse(where, not_llama("model_type", values.get("model_type")), LLAMA_ONLY)
     reader = _Reader(values, where)
     _check_unsupported(reader)
     heads = reader.positive("num_attention_heads")
@@ -94,11 +111,14 @@ def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
     elif head_dim % 2:
         reader.problem(f"head_dim {head_dim} is odd; rotary embedding needs pairs", "mend the file")
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}  # transformers 5 or before
+    if not isinstance(rope, dict):
+        reader.problem(f"rope_scaling is {rope!r}, not an object", "give null, or {type: linear, factor: …}")
+        rope = {}
     config = LlamaConfig(
         vocab_size=reader.positive("vocab_size"),
         hidden_size=hidden,
         intermediate_size=reader.positive("intermediate_size"),
-        num_hidden_layers=reader.positive("num_hidden_layers"),
+        num_hidden_layers=reader.positive("num_hidden_layers", most=MOST_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
         head_dim=head_dim,
@@ -120,6 +140,8 @@ def _check_unsupported(reader: _Reader) -> None:
     for name in ("attention_bias", "mlp_bias"):
         if reader.values.get(name):
             reader.problem(f"{name} is true; projections with a bias are not built", "give a Llama without biases")
+    if window := reader.values.get("sliding_window"):
+        reader.problem(f"sliding_window is {window!r}; sliding-window attention is not built", LLAMA_ONLY)
     activation = reader.values.get("hidden_act", "silu")
     if activation != "silu":
         reader.problem(f"hidden_act is {activation!r}, not 'silu'", LLAMA_ONLY)

@@ -11,13 +11,15 @@ STANDARD_DEVIATION = 0.02
 
 
 def random_weights(config: LlamaConfig, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, float32 array) one at a time: norms are ones, the rest normal(0, 0.02).
+    """Yields (name, float32 array) one at a time: norms are ones, the rest normal(0, 0.02)."""
+    for name in expected(config):
+        yield name, random_tensor(config, seed, name)
 
-    Each tensor has a stream of its own, so that a prefix of the layers is the same whatever the depth.
-    """
-    for index, (name, shape) in enumerate(expected(config).items()):
-        if len(shape) == 1:
-            yield name, np.ones(shape, np.float32)
-        else:
-            generator = np.random.default_rng([seed, index])
-            yield name, generator.standard_normal(shape, np.float32) * np.float32(STANDARD_DEVIATION)
+
+def random_tensor(config: LlamaConfig, seed: int, name: str) -> np.ndarray:
+    """One of them. Each has a stream of its own, so that a prefix of the layers is the same whatever the depth."""
+    shapes = expected(config)
+    if len(shapes[name]) == 1:
+        return np.ones(shapes[name], np.float32)
+    generator = np.random.default_rng([seed, list(shapes).index(name)])
+    return generator.standard_normal(shapes[name], np.float32) * np.float32(STANDARD_DEVIATION)

@@ -11,7 +11,7 @@ from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
 from dscoder_exp.schema.locate import locate
 from dscoder_exp.weights.hf_config import read_json
 from dscoder_exp.weights.source import WeightSource, open_weights
-from dscoder_exp.weights.tokenizer import load_tokenizer, vocabulary_problem
+from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabulary_problem
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,30 +61,53 @@ def open_model(model: ModelConfig) -> OpenedModel:
             that contradict what lies there (all of them at once).
     """
     if model.path is not None:
-        source = open_weights(model.path)
-        return OpenedModel(_agreed(model, source), source, model.template or source.template)
+        source, config = open_source(model.path, "model.path", model)
+        return OpenedModel(config, source, model.template or source.template)
     if model.init == "pretrained":
         raise refuse("model.path", "no weights are given, and model.init=pretrained needs some", GIVE_WEIGHTS)
     return OpenedModel(_shape(model), None, model.template)
+
+
+def open_source(path: str, key: str, model: ModelConfig) -> tuple[WeightSource, LlamaConfig]:
+    """Weights, and their shape with the group's choices.
+
+    Args:
+        key: the config key that held `path`.
+
+    Raises:
+        Refused: nothing usable lies there; keys of the group that contradict it (all of them at once).
+    """
+    shape = None if _missing(model) else _shape(model)
+    source = open_weights(path, key, shape)
+    return source, _agreed(model, source)
 
 
 def open_tokenizer(tokenizer: TokenizerConfig, opened: OpenedModel) -> Tokenizer:
     """`tokenizer.path`, else the one that lies with the weights.
 
     Raises:
-        Refused: there is none, it can't be read, or it doesn't fit the model.
+        Refused: there is none, it can't be read, it doesn't fit the model, or it isn't the one the model was made with.
     """
-    found = None
-    if tokenizer.path is not None:
+    source = opened.source
+    if tokenizer.path is None:
+        if source is None or (found := source.tokenizer()) is None:
+            without = "the model has no files" if source is None else f"none lies in {source.path}"
+            raise refuse("tokenizer.path", f"no tokenizer is given, and {without}", GIVE_TOKENIZER)
+    else:
         found = load_tokenizer(tokenizer.path)
-    elif opened.source is not None:
-        found = opened.source.tokenizer()
-    if found is None:
-        without = "the model has no files" if opened.source is None else f"none lies in {opened.source.path}"
-        raise refuse("tokenizer.path", f"no tokenizer is given, and {without}", GIVE_TOKENIZER)
     if (problem := vocabulary_problem(found, opened.config)) is not None:
         raise Refused([problem])
+    if source is not None and tokenizer.path is not None:
+        _refuse_other_tokenizer(found, tokenizer.path, source)
     return found
+
+
+def _refuse_other_tokenizer(given: Tokenizer, path: str, source: WeightSource) -> None:
+    ours, theirs = fingerprint(given), source.fingerprint()
+    if theirs is None or ours.sha256 == theirs.sha256:
+        return
+    what = f"{path} ({ours}) is not the tokenizer of {source.path} ({theirs})"
+    raise refuse("tokenizer.path", what, "leave tokenizer.path out, or give the tokenizer that came with the model")
 
 
 def text_setup(config: LlamaConfig, tokenizer: Tokenizer) -> TextSetup:

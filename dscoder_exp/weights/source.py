@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,12 +11,15 @@ import numpy as np
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
-from dscoder_exp.weights.directory import CHECKPOINT_FILE, CONFIG_FILE, HuggingFaceDirectory, NativeDirectory
+from dscoder_exp.weights.directory import CONFIG_FILE, HuggingFaceDirectory, NativeDirectory
+from dscoder_exp.weights.mindformers import MindFormersWeights, holds_mindformers
+from dscoder_exp.weights.record import CHECKPOINT_FILE
+from dscoder_exp.weights.tokenizer import Fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-KINDS = "give a directory with config.json and model.safetensors, a native checkpoint, or a .gguf file"
+KINDS = "give a directory with config.json and model.safetensors, a native checkpoint, a .gguf or a .ckpt file"
 
 
 class WeightSource(Protocol):
@@ -23,12 +27,17 @@ class WeightSource(Protocol):
 
     @property
     def kind(self) -> str:
-        """`hf`, `native` or `gguf`."""
+        """`hf`, `native`, `mindformers` or `gguf`."""
         ...
 
     path: Path
     config: LlamaConfig
     template: str | None  # the prompt format it was tuned to: chatml, deepseek_coder, or none that is known
+
+    @property
+    def beside(self) -> Path | None:
+        """The directory whose tokenizer belongs to the weights; None: they carry their own."""
+        ...
 
     @property
     def chat_template(self) -> str | None:
@@ -40,32 +49,40 @@ class WeightSource(Protocol):
         ...
 
     def dtype(self, name: str) -> str:
-        """What `rows` gives: F64, F32, F16 or BF16, as safetensors spells them."""
+        """What `pieces` gives: F64, F32, F16 or BF16 as safetensors spells them, or another that holds no weights."""
         ...
 
-    def rows(self, name: str, first: int, last: int) -> np.ndarray:
-        """Rows of a tensor's first axis, up to `last`, in the stored dtype (BF16 as uint16): [rows, values a row]."""
+    def stored_as(self, name: str) -> str:
+        """The dtype in the file: a GGUF's may be Q4_1, say, and is dequantised."""
+        ...
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """A tensor's rows from the first to the last, some at a time, in `dtype` (BF16 as uint16): [rows, values].
+
+        Raises Refused after the last one where a hash was recorded and they are others.
+        """
         ...
 
     def tensor(self, name: str) -> np.ndarray:
-        """One tensor as a float32 array of its own, of the shape that `shapes` gives."""
+        """One tensor as a float32 array of its own, of the shape that `shapes` gives. Raises as `pieces` does."""
         ...
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer that lies with the weights, if any. Raises Refused where it can't be read."""
         ...
 
-    def verify(self) -> None:
-        """Reads the files through where hashes were recorded. Raises Refused where one differs."""
+    def fingerprint(self) -> Fingerprint | None:
+        """Of the tokenizer that the weights were made with, where that is known."""
         ...
 
 
-def open_weights(path: str, key: str = "model.path") -> WeightSource:
+def open_weights(path: str, key: str = "model.path", shape: LlamaConfig | None = None) -> WeightSource:
     """Opens what lies at `path`, recognised by what it holds; reads the config, no tensor.
 
     Args:
-        path: a directory or .gguf file as `locate` takes it.
+        path: a directory or file as `locate` takes it.
         key: the config key that held `path`, named in a refusal.
+        shape: the model's, for weights that don't say it themselves (MindSpore Transformers').
 
     Raises:
         Refused: nothing there, no weights in it, not a Llama, or a Llama with parts that are not built.
@@ -74,11 +91,18 @@ def open_weights(path: str, key: str = "model.path") -> WeightSource:
     if found.is_dir():
         if (found / CHECKPOINT_FILE).is_file():
             return NativeDirectory(found, key)
+        if holds_mindformers(found):
+            return MindFormersWeights(found, key, shape)
         if (found / CONFIG_FILE).is_file():
             return HuggingFaceDirectory(found, key)
         raise refuse(key, f"{found} holds no model: neither {CONFIG_FILE} nor {CHECKPOINT_FILE}", KINDS)
-    if found.suffix.lower() == ".gguf":
+    kind = found.suffix.lower()
+    if kind == ".gguf":
         from dscoder_exp.weights.gguf_file import GGUFFile  # gguf's import costs 0.1 s
 
         return GGUFFile(found, key)
-    raise refuse(key, f"{found} is a file, but not a .gguf file", KINDS)
+    if kind in (".ckpt", ".safetensors"):
+        return MindFormersWeights(found, key, shape)
+    if kind in (".bin", ".pt", ".pth"):
+        raise refuse(key, f"{found} is a PyTorch file, a pickle, which would run code when it is read", KINDS)
+    raise refuse(key, f"{found} is a file, but none that holds weights", KINDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,9 @@ from dscoder_exp.schema.locate import locate
 
 if TYPE_CHECKING:  # its import is left to the moment one is built
     from tokenizers import Tokenizer
+
+THE_MODELS_OWN = "give the tokenizer that came with the model"
+SHOWN = 3  # special tokens that a message names
 
 
 def load_tokenizer(path: str, key: str = "tokenizer.path") -> Tokenizer:
@@ -46,26 +51,65 @@ def read_tokenizer(file: Path, key: str) -> Tokenizer:
 def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | None:
     """What makes this tokenizer unusable with this model, if anything.
 
-    An id above the model's vocabulary has no embedding; a model whose begin or end token the tokenizer lacks was
-    trained with another one. Padding may lie beyond the tokenizer (DeepSeek-Coder's does), but not beyond the model.
+    An id above the model's vocabulary has no embedding. A model whose first or last token is an ordinary word of the
+    tokenizer, or lies outside it, was trained with another one, however well the sizes fit. Only where its first token
+    is the tokenizer's may the last one lie beyond it (an instruct model's end mark, beside the base model's tokenizer).
+    Padding may lie beyond the tokenizer (DeepSeek-Coder's does), but not beyond the model.
     """
     highest, size = max(tokenizer.get_vocab().values(), default=-1), config.vocab_size
     if highest >= size:
         what = f"the tokenizer has ids up to {highest}, the model's vocabulary ends at {size - 1}"
-        return Problem("tokenizer.path", what, "give the tokenizer that came with the model")
+        return Problem("tokenizer.path", what, THE_MODELS_OWN)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token = getattr(config, name)
         if token is not None and token >= size:
             what = f"the model's {name} {token} is above its own vocabulary, which ends at {size - 1}"
             return Problem(f"model.{name}", what, f"set model.{name} to one of the model's ids")
+    added = tokenizer.get_added_tokens_decoder()
     for name in ("bos_token_id", "eos_token_id"):
         token = getattr(config, name)
-        if token is not None and tokenizer.id_to_token(token) is None:
+        if token is None or token in added:
+            continue
+        if (text := tokenizer.id_to_token(token)) is None:
+            if name == "eos_token_id" and config.bos_token_id in added:
+                continue
             what = f"the model's {name} {token} is not in the tokenizer, whose ids end at {highest}"
-            return Problem("tokenizer.path", what, "give the tokenizer that came with the model")
+        elif added:
+            what = f"the model's {name} {token} is an ordinary token of the tokenizer ({text!r})"
+        else:  # a tokenizer that marks no token
+            continue
+        return Problem("tokenizer.path", what, THE_MODELS_OWN)
     return None
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 (hex) of the tokenizer's JSON: equal for tokenizers that are equal in every part."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+@dataclass(frozen=True)
+class Fingerprint:
+    """What the ids of a text depend on; equal where two tokenizers give equal ids.
+
+    Attributes:
+        sha256: hex, of the vocabulary, the merges, the added tokens, and how text is split and normalised. How ids
+            become text again, and which ids are put around a text, are not part of it.
+        vocab_size: its entries, the added ones included.
+        special: the special tokens, text -> id.
+    """
+
+    sha256: str
+    vocab_size: int
+    special: dict[str, int]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{text} {index}" for text, index in list(self.special.items())[:SHOWN])
+        more = ", …" if len(self.special) > SHOWN else ""
+        return f"{self.vocab_size:,} entries, special {shown or 'none'}{more}, SHA-256 {self.sha256[:8]}…"
+
+
+def fingerprint(tokenizer: Tokenizer) -> Fingerprint:
+    """Of a tokenizer, whatever file it came from."""
+    text = tokenizer.to_str()
+    begin = text.index('"model":{')  # within a string its quotes would be escaped; 3 MB, left unparsed
+    parts = json.loads(text[:begin] + '"model":null}')
+    added = [{name: value for name, value in token.items() if name != "special"} for token in parts["added_tokens"]]
+    digest = hashlib.sha256(json.dumps([added, parts["normalizer"], parts["pre_tokenizer"]]).encode())
+    digest.update(text[begin:].encode())
+    special = {token["content"]: token["id"] for token in parts["added_tokens"] if token["special"]}
+    return Fingerprint(digest.hexdigest(), tokenizer.get_vocab_size(), special)

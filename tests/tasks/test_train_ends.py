@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tasks_support import RECIPE, Room, Started
 
+from dscoder_exp.weights.check import check
 from dscoder_exp.weights.source import open_weights
 
 ENDLESS = [*RECIPE, "parallel=single", "train.max_steps=1000000", "train.save_every=1"]
@@ -36,7 +37,10 @@ def assert_all_whole(checkpoints: Path) -> None:
     steps = sorted(checkpoints.glob("step-*"))
     assert len(steps) >= 2
     for step in steps:
-        open_weights(str(step)).verify()
+        source = open_weights(str(step))
+        assert check(source).complete
+        for name in source.shapes():
+            source.tensor(name)  # refused where its hash differs
     assert (checkpoints / "last").resolve() in steps[-2:]  # it may have been stopped between a rename and the link
 
 

@@ -17,12 +17,14 @@ from weights_support import REFERENCE, SMOLLM2, TINY, refusal
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights import convert as module
 from dscoder_exp.weights.check import check
-from dscoder_exp.weights.convert import convert, disk_problem, plan_hf, plan_native
+from dscoder_exp.weights.convert import Conversion, ConvertedTokenizer, convert, disk_problem
 from dscoder_exp.weights.hf_config import to_hf
-from dscoder_exp.weights.layout import Cut
+from dscoder_exp.weights.layout import Cut, cut_of
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import STORED, SafetensorsWriter
-from dscoder_exp.weights.source import open_weights
+from dscoder_exp.weights.safetensors_file import safetensors_layout
+from dscoder_exp.weights.source import WeightSource, open_weights
+from dscoder_exp.weights.stored import STORED, TensorWriter
+from dscoder_exp.weights.target import Plan, Stored, plan_hf, plan_mindformers, plan_native
 
 
 @st.composite
@@ -58,25 +60,31 @@ def random_bits(config: LlamaConfig, dtype: str, seed: int) -> dict[str, np.ndar
 def write_hf(directory: Path, config: LlamaConfig, tensors: dict[str, np.ndarray], dtype: str) -> Path:
     directory.mkdir(parents=True)
     entries = {name: (dtype, values.shape) for name, values in tensors.items()}
-    with SafetensorsWriter(directory / "model.safetensors", entries) as writer:
+    with TensorWriter(directory / "model.safetensors", safetensors_layout(entries)) as writer:
         for name, values in tensors.items():
             writer.write(name, values)
     (directory / "config.json").write_text(json.dumps(to_hf(config, dtype)))
     return directory
 
 
+def run(source: WeightSource, target: Path, plan: Plan, tokenizer: ConvertedTokenizer | None = None) -> Path:
+    convert(Conversion(source, source.config, check(source), tokenizer, target, plan))
+    return target
+
+
 def to_native(source: Path, target: Path, ways: int) -> Path:
     opened = open_weights(str(source))
-    check(opened)
-    convert(opened, target, plan_native(opened, ways))
-    return target
+    return run(opened, target, plan_native(opened, ways))
 
 
 def to_hugging_face(source: Path, target: Path, max_shard_size: int = 10**9) -> Path:
     opened = open_weights(str(source))
-    check(opened)
-    convert(opened, target, plan_hf(opened, max_shard_size))
-    return target
+    return run(opened, target, plan_hf(opened, max_shard_size))
+
+
+def to_mindformers(source: Path, target: Path, ckpt_format: str, max_shard_size: int = 10**9) -> Path:
+    opened = open_weights(str(source))
+    return run(opened, target, plan_mindformers(opened, ckpt_format, max_shard_size))
 
 
 def stored(path: Path) -> dict[str, bytes]:
@@ -84,39 +92,52 @@ def stored(path: Path) -> dict[str, bytes]:
     source = open_weights(str(path))
     assert check(source).complete
     return {
-        name: source.dtype(name).encode() + source.rows(name, 0, shape[0]).tobytes()
-        for name, shape in source.shapes().items()
+        name: source.dtype(name).encode() + b"".join(rows.tobytes() for rows in source.pieces(name))
+        for name in source.shapes()
     }
 
 
-@settings(max_examples=40, deadline=None)
+FORMATS = ["native-1", "native-2", "native-4", "native-8", "hf", "safetensors", "ckpt"]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     config=shapes(),
     dtype=st.sampled_from(["BF16", "F16", "F32"]),
-    ways=st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=3),
+    formats=st.lists(st.sampled_from(FORMATS), min_size=1, max_size=4),
     max_shard_size=st.sampled_from([1, 3000, 10**9]),
     chunk=st.sampled_from([1, 100, 2**20]),
+    piece=st.sampled_from([1, 250, 2**20]),
     seed=st.integers(0, 2**32),
 )
 def test_any_way_there_and_back_is_bit_exact(
     tmp_path_factory: pytest.TempPathFactory,
     config: LlamaConfig,
     dtype: str,
-    ways: list[int],
+    formats: list[str],
     max_shard_size: int,
     chunk: int,
+    piece: int,
     seed: int,
 ) -> None:
     directory = tmp_path_factory.mktemp("way")
     path = write_hf(directory / "hf", config, random_bits(config, dtype, seed), dtype)
     original = stored(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.safetensors_file.CHUNK", chunk)
-        for number, count in enumerate(ways):
-            path = to_native(path, directory / f"native-{number}", count)
+        patch.setattr("dscoder_exp.weights.stored.CHUNK", chunk)
+        patch.setattr("dscoder_exp.weights.ckpt_file.SLICE", piece)
+        for number, name in enumerate(formats):
+            target = directory / f"{number}-{name}"
+            kind, _, count = name.partition("-")
+            if kind == "native":
+                path = to_native(path, target, int(count))
+                assert len(list(path.glob("*.safetensors"))) == int(count)
+            elif kind == "hf":
+                path = to_hugging_face(path, target, max_shard_size)
+            else:
+                path = to_mindformers(path, target, kind, max_shard_size)
+                assert open_weights(str(path)).kind == "mindformers"
             assert stored(path) == original
-            files = sorted(file.name for file in path.glob("*.safetensors"))
-            assert len(files) == count
         back = to_hugging_face(path, directory / "back", max_shard_size)
     assert stored(back) == original
     assert open_weights(str(back)).config == config
@@ -145,7 +166,7 @@ def test_ranks_hold_their_slices(tmp_path: Path) -> None:
 
 def test_what_cannot_be_cut_stays_whole() -> None:
     config = dataclasses.replace(TINY, num_key_value_heads=1, head_dim=6, vocab_size=97)
-    cut = {name: module.cut_of(name, shape, 4) for name, shape in expected(config).items()}
+    cut = {name: cut_of(name, shape, 4) for name, shape in expected(config).items()}
     assert cut["model.layers.0.self_attn.k_proj.weight"] == Cut((6, 64), None, 1)
     assert cut["lm_head.weight"] == Cut((97, 64), None, 1)
     assert cut["model.layers.0.self_attn.q_proj.weight"] == Cut((24, 64), 0, 4)
@@ -170,29 +191,27 @@ def test_the_tokenizer_goes_with_the_weights(tmp_path: Path) -> None:
     for name, content in kept.items():
         (source / name).write_bytes(content)
     native = tmp_path / "native"
-    opened = open_weights(str(source))
-    convert(opened, native, plan_native(opened, 2))
-    back = tmp_path / "back"
-    opened = open_weights(str(native))
-    convert(opened, back, plan_hf(opened, 10**9))
+    to_native(source, native, 2)
+    suite = to_mindformers(native, tmp_path / "suite", "ckpt")
+    back = to_hugging_face(suite, tmp_path / "back")
     assert {name: (back / name).read_bytes() for name in kept} == kept
 
 
 def test_a_gguf_becomes_a_directory_of_its_values(tmp_path: Path) -> None:
     source = open_weights(SMOLLM2)
     some = ("model.norm.", "model.layers.0.")
-    tensors = {name: item for name, item in plan_hf(source, 10**9).tensors.items() if name.startswith(some)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "expected", lambda config: {name: item.cut.shape for name, item in tensors.items()})
-        convert(source, tmp_path / "x", plan_hf(source, 10**9))
+    plan = plan_hf(source, 10**9)
+    tensors = {name: item for name, item in plan.tensors.items() if name.startswith(some)}
+    built = source.tokenizer()
+    assert built is not None
+    run(source, tmp_path / "x", dataclasses.replace(plan, tensors=tensors), ConvertedTokenizer(built, None))
     copy = open_weights(str(tmp_path / "x"))
     assert copy.config == source.config
     assert copy.shapes().keys() == tensors.keys()
     for name in tensors:
         assert np.array_equal(copy.tensor(name), source.tensor(name)), name
     assert copy.template == "chatml"
-    built, read = source.tokenizer(), copy.tokenizer()
-    assert built is not None
+    read = copy.tokenizer()
     assert read is not None
     assert read.encode("def f(x):\n    return 12").ids == built.encode("def f(x):\n    return 12").ids
 
@@ -203,7 +222,7 @@ def test_what_is_no_number_is_named(tmp_path: Path, dtype: str, bits: int) -> No
     for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.weight"):
         tensors[name].view(f"u{tensors[name].itemsize}").flat[-1] = bits
     source = open_weights(str(write_hf(tmp_path / "hf", TINY, tensors, dtype)))
-    message = refusal(lambda: convert(source, tmp_path / "x", plan_native(source, 2)))
+    message = refusal(run, source, tmp_path / "x", plan_native(source, 2))
     assert "holds NaN or infinity in model.layers.1.mlp.up_proj.weight, model.norm.weight" in message
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
@@ -211,14 +230,16 @@ def test_what_is_no_number_is_named(tmp_path: Path, dtype: str, bits: int) -> No
 def test_a_target_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     source = open_weights(str(REFERENCE / "tiny_gqa"))
     (tmp_path / "x").mkdir()
-    convert(source, tmp_path / "x", plan_hf(source, 10**9))  # empty: fine
-    message = refusal(lambda: convert(source, tmp_path / "x", plan_hf(source, 10**9)))
+    run(source, tmp_path / "x", plan_hf(source, 10**9))  # empty: fine
+    message = refusal(run, source, tmp_path / "x", plan_hf(source, 10**9))
     assert f"weights.target: {tmp_path / 'x'} exists already" in message
 
 
 def test_a_small_disk_is_a_problem(tmp_path: Path) -> None:
-    assert disk_problem(tmp_path / "not" / "there", 10**6) is None
-    problem = disk_problem(tmp_path / "not" / "there", 4 * 10**15)
+    plan = plan_hf(open_weights(str(REFERENCE / "tiny_gqa")), 10**9)
+    assert disk_problem(tmp_path / "not" / "there", plan) is None
+    huge = {"x": Stored("x", "F32", Cut((10**9, 10**6), None, 1), ("model.safetensors",))}
+    problem = disk_problem(tmp_path / "not" / "there", dataclasses.replace(plan, tensors=huge))
     assert "weights.target: 4000000.0 GB are to be written, and the disk of" in str(problem)
 
 
@@ -228,7 +249,9 @@ def test_an_altered_slice_is_refused_with_its_tensor(tmp_path: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert f"{file}, lm_head.weight: its content has changed" in refusal(check, open_weights(str(path)))
+    message = refusal(to_hugging_face, path, tmp_path / "back")
+    assert f"{file}, lm_head.weight: its content has changed since it was written" in message
+    assert [item.name for item in tmp_path.iterdir()] == ["x"]
     file.unlink()
     assert f"{file} is missing" in refusal(open_weights, str(path))
 
@@ -237,18 +260,21 @@ def test_killed_half_way_it_can_be_run_again(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from dscoder_exp.weights.convert import convert, plan_native
+from dscoder_exp.weights.convert import Conversion, convert
+from dscoder_exp.weights.check import check
 from dscoder_exp.weights.source import open_weights
+from dscoder_exp.weights.target import plan_native
 source, seen = open_weights({str(REFERENCE / "tiny_gqa")!r}), []
 def count():
     seen.append(1)
     if len(seen) == 7:
         os.kill(os.getpid(), signal.SIGKILL)
-convert(source, Path({str(tmp_path / "x")!r}), plan_native(source, 2), count)
+target = Path({str(tmp_path / "x")!r})
+convert(Conversion(source, source.config, check(source), None, target, plan_native(source, 2)), count)
 """
     before = {file: file.stat().st_mtime_ns for file in (REFERENCE / "tiny_gqa").iterdir()}
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == -9
     assert not (tmp_path / "x").exists()
     assert stored(to_native(REFERENCE / "tiny_gqa", tmp_path / "x", 2)) == stored(REFERENCE / "tiny_gqa")
     assert {file: file.stat().st_mtime_ns for file in (REFERENCE / "tiny_gqa").iterdir()} == before
-    assert os.listdir(tmp_path / "x")
+    assert os.listdir(tmp_path) == ["x"]  # what the killed one had begun is swept out

@@ -74,13 +74,14 @@ def write_gguf(path, quantisation=GGMLQuantizationType.F32, arch="llama", weight
     return back
 
 
-@pytest.mark.parametrize("quantisation", ["F32", "F16", "BF16", "Q8_0"])
+@pytest.mark.parametrize("quantisation", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
 def test_a_written_file_comes_back(tmp_path, quantisation):
     back = write_gguf(tmp_path / "tiny.gguf", GGMLQuantizationType[quantisation])
     source = open_weights(str(tmp_path / "tiny.gguf"))
     assert (source.kind, source.config, source.template) == ("gguf", TINY, None)
     assert source.shapes() == expected(TINY)
-    assert str(check(source)) == f"21 tensors, {TINY.num_parameters:,} parameters, all found"
+    cast = "" if quantisation == "F32" else f"; {quantisation} -> F32: 16"
+    assert str(check(source)) == f"21 tensors, {TINY.num_parameters:,} parameters, all found{cast}"
     for name, values in back.items():
         read = source.tensor(name)
         assert read.dtype == np.float32
@@ -103,13 +104,17 @@ def test_metadata_that_changes_the_config(tmp_path):
     assert source.config.tie_word_embeddings
     assert source.config.rope_scaling == RopeScaling("linear", 4.0)
     assert (source.config.pad_token_id, source.template) == (5, "chatml")
-    assert check(source).tensors == 20
+    assert len(check(source).tensors) == 20
 
 
 @pytest.mark.parametrize(
     ("options", "what"),
     [
-        ({"arch": "qwen2"}, "general.architecture is 'qwen2', not 'llama'"),
+        (
+            {"arch": "qwen2"},
+            "general.architecture is 'qwen2', not 'llama': a bias on its query, key",
+        ),
+        ({"add_sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not built"),
         ({"add_expert_count": 8}, "a mixture of 8 experts"),
         ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "rope scaling 'yarn' is not built"),
         ({"weights": {"rope_freqs.weight": np.ones(8, np.float32)}}, "no weights in it (token_embd.weight is missing)"),
@@ -178,7 +183,7 @@ def test_smollm2_is_complete(smollm2):
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (9, 3, 64)
     assert (config.rope_theta, config.rms_norm_eps, config.tie_word_embeddings) == (1e5, 1e-5, True)
     assert smollm2.template == "chatml"
-    assert str(check(smollm2)) == "272 tensors, 134,515,008 parameters, all found"
+    assert str(check(smollm2)) == "272 tensors, 134,515,008 parameters, all found; Q4_1 -> F32: 210; Q8_0 -> F32: 1"
     matrix = smollm2.tensor("model.layers.29.mlp.down_proj.weight")
     assert matrix.shape == (576, 1536)
     assert 0.01 < matrix.std() < 1

@@ -87,7 +87,9 @@ def test_config_forms():
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"model_type": "mistral"}, "model_type is 'mistral', not 'llama'"),
+        ({"model_type": "mistral"}, "model_type is 'mistral', not 'llama': its sliding-window attention is not built"),
+        ({"model_type": "qwen3"}, "model_type is 'qwen3', not 'llama': a norm on its queries and keys is not built"),
+        ({"sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not built"),
         ({"model_type": None}, "model_type is missing, not 'llama'"),
         ({"attention_bias": True}, "attention_bias is true; projections with a bias are not built"),
         ({"mlp_bias": True}, "mlp_bias is true; projections with a bias are not built"),
@@ -96,8 +98,8 @@ def test_config_forms():
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling 'llama3' is not built"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing, not a number above 0"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised (quantization_config)"),
-        ({"hidden_size": "64"}, "hidden_size is '64', not a whole number above 0"),
-        ({"vocab_size": None}, "vocab_size is missing, not a whole number above 0"),
+        ({"hidden_size": "64"}, "hidden_size is '64', not a whole number from 1 to 2147483647"),
+        ({"vocab_size": None}, "vocab_size is missing, not a whole number from 1 to 2147483647"),
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple of num_key_value_heads 3"),
         ({"head_dim": None, "hidden_size": 66}, "hidden_size 66 is not a multiple of num_attention_heads 4"),
         ({"head_dim": 15}, "head_dim 15 is odd; rotary embedding needs pairs"),
@@ -131,8 +133,8 @@ def test_directories_without_weights(copy, tmp_path):
     message = refusal(open_weights, str(copy), "weights.source")
     assert f"weights.source: {copy} has a config.json but no weights" in message
     (copy / "pytorch_model.bin").write_bytes(b"")
-    assert "holds pytorch_model.bin, not safetensors; reading it is not built yet" in refusal(open_weights, str(copy))
-    assert "is a file, but not a .gguf file" in refusal(open_weights, str(copy / "config.json"))
+    assert "holds pytorch_model.bin, a pickle, which would run code when it is read" in refusal(open_weights, str(copy))
+    assert "is a file, but none that holds weights" in refusal(open_weights, str(copy / "config.json"))
 
 
 def test_a_missing_shard_and_an_index_that_lies(tmp_path):
@@ -156,8 +158,10 @@ def test_a_file_cut_short(copy):
 
 
 def test_integers_are_no_weights(copy):
-    save_file({"x": np.zeros(3, np.int8)}, copy / "model.safetensors")
-    assert "holds tensors of dtype I8" in refusal(check, open_weights(str(copy)))
+    tensors = load_file(copy / "model.safetensors")
+    save_file(tensors | {"model.norm.weight": np.zeros(64, np.int8)}, copy / "model.safetensors")
+    message = refusal(check, open_weights(str(copy)))
+    assert "1 of another shape or dtype (model.norm.weight I8 [64] instead of [64])" in message
 
 
 def test_check_names_what_does_not_fit(copy):
@@ -171,11 +175,13 @@ def test_check_names_what_does_not_fit(copy):
     report = compare(source)
     assert report.missing == ("lm_head.weight",)
     assert report.unexpected == ("model.layers.0.self_attn.q_proj.bias",)
-    assert report.mismatched == ("model.norm.weight [3] instead of [64]",)
+    assert report.mismatched == ("model.norm.weight F32 [3] instead of [64]",)
     left = 108_864 - 128 * 64 - 64
     message = refusal(check, source)
-    assert f"{copy}: 19 tensors, {left:,} parameters, 1 missing (lm_head.weight); 1 unexpected (" in message
-    assert "q_proj.bias); 1 of another shape (model.norm.weight [3] instead of [64])\n      -> " in message
+    assert f"{copy}: 19 tensors, {left:,} parameters; 1 missing (lm_head.weight); 1 unexpected (" in message
+    assert (
+        "q_proj.bias); 1 of another shape or dtype (model.norm.weight F32 [3] instead of [64]); 1 ignored (" in message
+    )
 
 
 def test_check_names_five_of_many(copy):
@@ -190,7 +196,12 @@ def test_a_tied_models_stored_head_is_ignored(tmp_path):
     copy = shutil.copytree(REFERENCE / "tiny_gqa_tied", tmp_path / "model")
     tensors = load_file(copy / "model.safetensors")
     save_file(tensors | {HEAD: tensors["model.embed_tokens.weight"]}, copy / "model.safetensors")
-    assert check(open_weights(str(copy))).tensors == len(expected(open_weights(str(copy)).config)) == 20
+    report = check(open_weights(str(copy)))
+    assert report.tensors == tuple(expected(open_weights(str(copy)).config))
+    assert str(report).endswith("all found; 1 ignored (lm_head.weight)")
+    save_file(tensors | {HEAD: tensors["model.embed_tokens.weight"] + 1}, copy / "model.safetensors")
+    message = refusal(check, open_weights(str(copy)))
+    assert f"{copy}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight" in message
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,9 @@ def test_damage_is_refused(tmp_path):
     file, record = tmp_path / "x" / "model.safetensors", tmp_path / "x" / "checkpoint.json"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    message = refusal(check, open_weights(str(tmp_path / "x")))
+    source = open_weights(str(tmp_path / "x"))
+    assert check(source).complete  # by the headers
+    message = refusal(source.tensor, "lm_head.weight")
     assert f"{file}, lm_head.weight: its content has changed since it was written (SHA-256 differs)" in message
     file.write_bytes(whole[:-4])
     message = refusal(open_weights, str(tmp_path / "x"))

@@ -1,6 +1,7 @@
 """From the model and tokenizer groups to what is opened: agreement with the files, and what is missing."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer, models
-from weights_support import REFERENCE, TINY
+from weights_support import NO_PATH, NOTHING, REFERENCE, TINY
 
 from dscoder_exp.app import config_directory
 from dscoder_exp.schema.check import to_config
@@ -18,14 +19,7 @@ from dscoder_exp.schema.config import ModelConfig, RopeScalingConfig, TokenizerC
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.weights.resolve import OpenedModel, open_model, open_text, open_tokenizer, text_setup
 
-NOTHING = ModelConfig(
-    path=None,
-    init="pretrained",
-    template=None,
-    **{name: None for name in asdict(TINY)},  # type: ignore[arg-type]
-)
 SHAPE: dict[str, Any] = {name: value for name, value in asdict(TINY).items() if name != "rope_scaling"}
-NO_PATH = TokenizerConfig(path=None)
 
 
 def group(**values: Any) -> ModelConfig:
@@ -117,6 +111,10 @@ def test_the_tokenizer_is_the_named_one_else_the_models_own(directory: Path, tmp
     save_tokenizer(directory, 50)
     other = save_tokenizer(tmp_path / "other", 60)
     assert open_tokenizer(NO_PATH, opened).get_vocab_size() == 50
+    message = problems(open_tokenizer, TokenizerConfig(str(other)), opened)["tokenizer.path"]
+    ours, theirs = (rf"\({count} entries, special none, SHA-256 .{{8}}…\)" for count in (60, 50))
+    assert re.match(f"{other} {ours} is not the tokenizer of {directory} {theirs}", message)
+    (directory / "tokenizer.json").unlink()
     assert open_tokenizer(TokenizerConfig(str(other)), opened).get_vocab_size() == 60
     without = OpenedModel(TINY, None, None)
     assert "the model has no files" in problems(open_tokenizer, NO_PATH, without)["tokenizer.path"]

@@ -1,10 +1,13 @@
 """Small models for the weight tests."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dscoder_exp.schema.config import ModelConfig, TokenizerConfig, WeightsConfig
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import LlamaConfig
 
@@ -28,6 +31,21 @@ TINY = LlamaConfig(
     eos_token_id=2,
     pad_token_id=None,
 )
+
+
+NOTHING = ModelConfig(
+    path=None,
+    init="pretrained",
+    template=None,
+    **{name: None for name in asdict(TINY)},  # type: ignore[arg-type]
+)
+NO_PATH = TokenizerConfig(path=None)
+
+
+def weights_config(source: Path, target: Path, **options: Any) -> WeightsConfig:
+    """conf/weights/default.yaml with these values."""
+    values = WeightsConfig(str(source), str(target), "hf", 1, "5GB", "safetensors", [])
+    return replace(values, **options)
 
 
 def refusal(call, *args: object) -> str:
