@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from dscoder_exp.door.downloads import addresses
 from dscoder_exp.door.jobs import check_jobs, sweep_overrides
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking import store
@@ -48,6 +49,8 @@ class Lifecycle:
         for node, config, job_overrides in zip(configs, checked, overrides, strict=True):
             node.output_dir, node.data.output = config.output_dir, config.data.output
             node.weights.target = config.weights.target
+            for key, address in addresses(config).items():
+                OmegaConf.update(node, key, address)
             node.runtime.cache_dir, node.tracking.uri = config.runtime.cache_dir, config.tracking.uri
             if config.tracking.enabled:
                 self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)

@@ -15,7 +15,9 @@ from dscoder_exp.model.device import start_device
 from dscoder_exp.model.llama import NOT_COUNTED, Inputs, Llama
 from dscoder_exp.model.units import Announce
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.hub import SCHEME
 from dscoder_exp.weights.check import check
+from dscoder_exp.weights.fetch import fetch
 from dscoder_exp.weights.source import open_weights
 
 if TYPE_CHECKING:
@@ -105,15 +107,16 @@ def load(path: str, precision: str = "fp32", device: str = "cpu", announce: Anno
     """Load a Hugging Face or native directory, or a .gguf file.
 
     Args:
+        path: where it lies, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, which is downloaded if need be.
         precision: "fp32" or "bf16" (bf16 needs an NPU: the CPU has no kernels for it).
         announce: called with the name of each unit of the model before it is compiled.
 
     Raises:
-        Refused: nothing that can be loaded lies there.
+        Refused: nothing that can be loaded lies there, or it can't be downloaded.
     """
     if device == "cpu" and precision != "fp32":
         raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
-    source = open_weights(str(path))
+    source = open_weights(fetch(path, "model.path") if path.startswith(SCHEME) else path)
     check(source)
     start_device(device)
     model = build(source.config, source, seed=0, device=device, precision=precision, announce=announce)

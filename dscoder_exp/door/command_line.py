@@ -87,7 +87,7 @@ class _Review:
         """Of what could be composed, as far as the mistakes leave it known."""
         try:
             if self._doubtful.isdisjoint(GROUPS):
-                check_jobs([job for job, _ in jobs], [texts for _, texts in jobs])
+                check_jobs([job for job, _ in jobs], [texts for _, texts in jobs], download=False)
             else:  # of an experiment, say: what its keys would have been isn't known
                 for job, _ in jobs:
                     with current_job(job):

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from dscoder_exp.door.downloads import Downloads, address_problems, addresses
 from dscoder_exp.door.inputs import Inputs
 from dscoder_exp.door.machine import directory_problem, npu_problem
 from dscoder_exp.schema.check import to_config
@@ -22,15 +23,19 @@ SMALL = "model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256
 NAMED = 3  # jobs that a message names
 
 
-def check_jobs(nodes: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> list[Config]:
-    """The jobs' typed configurations, with absolute paths and the tracking URI that holds.
+def check_jobs(
+    nodes: Sequence[DictConfig], overrides: Sequence[Sequence[str]], *, download: bool = True
+) -> list[Config]:
+    """The jobs' typed configurations, with absolute paths, the commits of hf:// addresses, the tracking URI that holds.
 
     Args:
         nodes: each job's whole configuration as Hydra composed it.
         overrides: each job's, for telling the jobs of a sweep apart.
+        download: what hf:// addresses name, once nothing else is wrong; False: jobs that have some are checked
+            without it.
 
     Raises:
-        Refused: with the problems of all jobs; nothing was started or written.
+        Refused: with the problems of all jobs; nothing was started or written (but to Hugging Face's cache).
     """
     inputs = Inputs()
     configs, problems = [], []
@@ -44,6 +49,10 @@ def check_jobs(nodes: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) 
         configs.append(config)
         problems.append([*_launch_problems(config, node), *_job_problems(config, inputs)])
     found = [*_merged(problems, overrides), *_shared_directories(configs)]
+    if download and not found:  # so each job has its configuration
+        downloads = Downloads()
+        configs, problems = zip(*(_downloaded(config, downloads, inputs) for config in configs), strict=True)
+        found = list(_merged(problems, overrides))
     if found:
         raise Refused(found, _hint(configs, found, overrides))
     return [_with_uri(config) if config.tracking.enabled else config for config in configs]
@@ -102,8 +111,21 @@ def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
     return [problem] if problem else []
 
 
+def _downloaded(config: Config, downloads: Downloads, inputs: Inputs) -> tuple[Config, list[Problem]]:
+    """The job with what it takes from the hub on this machine, and what is wrong with that."""
+    if not addresses(config):
+        return config, []
+    config, problems = downloads.pinned(config)
+    return config, problems or inputs.problems(config)
+
+
 def _job_problems(config: Config, inputs: Inputs) -> list[Problem]:
-    problems = [*inputs.problems(config), *cross_problems(config), *_directory_problems(config)]
+    """All, or where something has to be downloaded first, all but those of what reads it."""
+    if addresses(config):
+        problems = [*address_problems(config), *inputs.data_problems(config)]
+    else:
+        problems = inputs.problems(config)
+    problems = [*problems, *cross_problems(config), *_directory_problems(config)]
     if config.tracking.enabled:
         try:
             resolve_uri(config.tracking)

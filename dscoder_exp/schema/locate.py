@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from dscoder_exp.schema import hub
 from dscoder_exp.schema.errors import refuse
 
 PACKAGE_SCHEME = "pkg://"
@@ -15,15 +16,19 @@ def locate(path: str, key: str) -> Path:
     Args:
         path: a path (`~` allowed), or `pkg://PACKAGE/REST`, a file inside an installed package; the package is not
             imported. An editable install keeps its data beside the package's directory, so that is looked into too.
+            Or an hf:// address as `download` (hub_download.py) returned it.
         key: the config key that held `path`, named in a refusal.
 
     Raises:
-        Refused: nothing lies there, the package is not installed, or the scheme is not known.
+        Refused: nothing lies there, the package is not installed, or the address is not in the cache.
     """
     if path.startswith(PACKAGE_SCHEME):
         return _in_package(path, key)
-    if path.startswith("hf://"):
-        raise refuse(key, f"{path}: hf:// addresses are not built yet", "download it and give the directory")
+    if path.startswith(hub.SCHEME):
+        if key not in hub.KEYS:
+            remedy = f"download the file, and give {key}=FILE"
+            raise refuse(key, f"{path}: hf:// is for {', '.join(hub.KEYS)}", remedy)
+        return hub.snapshot(path, key)
     found = Path(path).expanduser()
     if not path or not found.exists():
         seen_from = "" if found.is_absolute() else f" (looked in {Path.cwd()})"

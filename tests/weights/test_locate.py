@@ -41,7 +41,7 @@ def test_a_file_in_a_package_is_found_without_importing_it(package):
         ("pkg://a.b/x", "not of the form pkg://PACKAGE/FILE", "set model.path to a path that exists"),
         ("pkg://fragile_package/no", "the package fragile_package has no no", "set model.path to a path that exists"),
         ("pkg://absent_package/x", "the package absent_package is not installed", "install the package that holds"),
-        ("hf://owner/name", "hf:// addresses are not built yet", "download it and give the directory"),
+        ("hf://owner", "Repository id must be 'namespace/name', got 'owner'", "hf://OWNER/NAME or hf://OWNER/NAME@REV"),
     ],
 )
 def test_refused_with_key_and_remedy(package, path, what, remedy):
