@@ -78,7 +78,8 @@ def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | N
             what = f"the model's {name} {token} is an ordinary token of the tokenizer ({text!r})"
         else:  # a tokenizer that marks no token
             continue
-        return Problem("tokenizer.path", what, THE_MODELS_OWN)
+        own = {item.content: index for index, item in added.items() if item.special}
+        return Problem("tokenizer.path", f"{what}; special there: {_shown(own)}", THE_MODELS_OWN)
     return None
 
 
@@ -98,9 +99,7 @@ class Fingerprint:
     special: dict[str, int]
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{text} {index}" for text, index in list(self.special.items())[:SHOWN])
-        more = ", …" if len(self.special) > SHOWN else ""
-        return f"{self.vocab_size:,} entries, special {shown or 'none'}{more}, SHA-256 {self.sha256[:8]}…"
+        return f"{self.vocab_size:,} entries, special {_shown(self.special)}, SHA-256 {self.sha256[:8]}…"
 
 
 def fingerprint(tokenizer: Tokenizer) -> Fingerprint:
@@ -113,3 +112,8 @@ def fingerprint(tokenizer: Tokenizer) -> Fingerprint:
     digest.update(text[begin:].encode())
     special = {token["content"]: token["id"] for token in parts["added_tokens"] if token["special"]}
     return Fingerprint(digest.hexdigest(), tokenizer.get_vocab_size(), special)
+
+
+def _shown(special: dict[str, int]) -> str:
+    shown = ", ".join(f"{text} {index}" for text, index in list(special.items())[:SHOWN])
+    return (shown or "none") + (", …" if len(special) > SHOWN else "")

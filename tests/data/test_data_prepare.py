@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -26,6 +27,7 @@ from dscoder_exp.data.report import Prepared
 from dscoder_exp.data.sequences import Batch
 from dscoder_exp.schema.config import DataConfig
 from dscoder_exp.schema.errors import Refused
+from dscoder_exp.weights.tokenizer import fingerprint
 
 FILES = {"data.json", "eval.mindrecord", "eval.mindrecord.db", "train.mindrecord", "train.mindrecord.db"}
 SEQ_LENGTH = 256
@@ -327,6 +329,14 @@ def test_output_prepared_otherwise_is_kept(source: Path, tokenizer: Tokenizer, t
         f"seq_length 256 there, 300 now, max_document 256 there, 200 now): {output}",
     )
     assert run(config(source, output=str(output)), tokenizer, tmp_path) == Prepared(output, first.report, reused=True)
+    other = Tokenizer.from_str(tokenizer.to_str())
+    other.add_special_tokens(["<more>"])
+    ours, theirs = fingerprint(tokenizer), fingerprint(other)
+    assert refusal(config(source, output=str(output)), other, tmp_path) == (
+        "data.output",
+        f"holds data prepared otherwise (tokenizer {ours} there, {theirs} now): {output}",
+    )
+    assert json.loads((output / "data.json").read_text())["made_from"]["tokenizer"] == asdict(ours)
 
 
 TEXT = st.text("abc", max_size=3)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,14 @@ def write_hf(directory: Path, config: LlamaConfig, tensors: dict[str, np.ndarray
     return directory
 
 
-def run(source: WeightSource, target: Path, plan: Plan, tokenizer: ConvertedTokenizer | None = None) -> Path:
-    convert(Conversion(source, source.config, check(source), tokenizer, target, plan))
+def run(
+    source: WeightSource,
+    target: Path,
+    plan: Plan,
+    tokenizer: ConvertedTokenizer | None = None,
+    allow: Sequence[str] = (),
+) -> Path:
+    convert(Conversion(source, source.config, check(source, allow=allow), tokenizer, target, plan))
     return target
 
 

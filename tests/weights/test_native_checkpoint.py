@@ -18,7 +18,7 @@ from dscoder_exp.weights.checkpoint import save_checkpoint
 from dscoder_exp.weights.names import expected
 from dscoder_exp.weights.random_init import random_weights
 from dscoder_exp.weights.source import open_weights
-from dscoder_exp.weights.tokenizer import fingerprint
+from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
 
 
 def save(directory, tensors=None, config=TINY, tokenizer=None, template=None):
@@ -58,7 +58,10 @@ def test_the_directory_holds_exactly_these_files(tmp_path, tokenizer):
     assert fingerprint(read) == fingerprint(tokenizer)
     settings = json.loads((tmp_path / "with" / "tokenizer_config.json").read_text())
     assert (settings["bos_token"], settings["eos_token"]) == ("<s>", "</s>")
-    assert open_weights(str(tmp_path / "plain")).tokenizer() is None
+    record = json.loads((tmp_path / "with" / "checkpoint.json").read_text())
+    assert source.fingerprint() == fingerprint(tokenizer) == Fingerprint(**record["tokenizer"])
+    plain = open_weights(str(tmp_path / "plain"))
+    assert (plain.tokenizer(), plain.fingerprint()) == (None, None)
 
 
 def test_the_record_says_what_was_written(tmp_path):
@@ -161,6 +164,13 @@ def test_damage_is_refused(tmp_path):
     record.write_text(text.replace('"version": 2', '"version": 3'))
     message = refusal(open_weights, str(tmp_path / "x"))
     assert f"{record}: format 'dscoder_exp' version 3; this is 'dscoder_exp' 2" in message
+    (tmp_path / "x" / "config.json").write_text(
+        (tmp_path / "x" / "config.json").read_text().replace("10000.0", "20000.0")
+    )
+    file.write_bytes(whole)
+    record.write_text(text)
+    message = refusal(open_weights, str(tmp_path / "x"))
+    assert f"{tmp_path / 'x' / 'config.json'}: its content has changed since it was written" in message
     record.write_text(text.replace('"files"', '"other"'))
     assert f"{record}: damaged: KeyError('files')" in refusal(open_weights, str(tmp_path / "x"))
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from weights_support import TINY, refusal
 
 from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabulary_problem
@@ -54,10 +54,68 @@ def test_an_id_beyond_a_gap_counts():
     assert str(vocabulary_problem(tokenizer, TINY)).startswith("tokenizer.path: the tokenizer has ids up to 500,")
 
 
+def special(tokenizer: Tokenizer, *texts: str) -> Tokenizer:
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in texts])
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, None),  # bos 1 and eos 2 are special
+        ({"eos_token_id": 95}, None),  # an instruct model's end mark that the base model's tokenizer lacks
+        (
+            {"bos_token_id": 95},
+            "tokenizer.path: the model's bos_token_id 95 is not in the tokenizer, whose ids end at 89",
+        ),
+        (
+            {"bos_token_id": 95, "eos_token_id": 95},
+            "tokenizer.path: the model's bos_token_id 95 is not in the tokenizer",
+        ),
+        ({"bos_token_id": None, "eos_token_id": 95}, "tokenizer.path: the model's eos_token_id 95 is not in the"),
+        (
+            {"eos_token_id": 7},
+            "tokenizer.path: the model's eos_token_id 7 is an ordinary token of the tokenizer ('w7')",
+        ),
+        (
+            {"bos_token_id": 7},
+            "tokenizer.path: the model's bos_token_id 7 is an ordinary token of the tokenizer ('w7')",
+        ),
+    ],
+)
+def test_a_vocabulary_that_fits_by_accident(changes, problem):
+    found = vocabulary_problem(special(words(90), "w1", "w2"), dataclasses.replace(TINY, **changes))
+    assert found is None if problem is None else str(found).startswith(problem)
+
+
+def test_the_fingerprint_is_of_what_ids_depend_on():
+    first = fingerprint(special(words(5), "w1"))
+    assert (first.vocab_size, first.special) == (5, {"w1": 1})
+    assert str(first) == f"5 entries, special w1 1, SHA-256 {first.sha256[:8]}…"
+    same = special(words(5), "w1")
+    same.post_processor = processors.TemplateProcessing(single="w1 $A", special_tokens=[("w1", 1)])
+    same.decoder = decoders.ByteLevel()
+    same.enable_truncation(3)
+    assert fingerprint(same) == first
+    plain = words(5)
+    plain.add_tokens([AddedToken("w1", special=False, normalized=False)])
+    assert fingerprint(plain).sha256 == first.sha256
+    splitting, normalising = special(words(5), "w1"), special(words(5), "w1")
+    splitting.pre_tokenizer = pre_tokenizers.Digits()
+    normalising.normalizer = normalizers.Lowercase()
+    others = [words(5), words(6), special(words(5), "w2"), splitting, normalising]
+    hashes = {fingerprint(tokenizer).sha256 for tokenizer in others}
+    assert len(hashes | {first.sha256}) == 6
+
+
 def test_deepseek_tokenizers(shared_data):
     right = load_tokenizer(str(shared_data / "tokenizers" / "deepseek-llm-7b"))
     wrong = load_tokenizer(str(shared_data / "tokenizers" / "deepseek-coder-33b"))
-    assert vocabulary_problem(right, DEEPSEEK) is None
-    assert str(vocabulary_problem(wrong, DEEPSEEK)).startswith(
-        "tokenizer.path: the model's bos_token_id 100000 is not in the tokenizer, whose ids end at "
-    )
+    for eos in (100001, 100015):  # 7b, 7b_instruct
+        model = dataclasses.replace(DEEPSEEK, eos_token_id=eos)
+        assert vocabulary_problem(right, model) is None
+        assert str(vocabulary_problem(wrong, model)).startswith(
+            "tokenizer.path: the model's bos_token_id 100000 is not in the tokenizer, whose ids end at "
+        )
+    found = fingerprint(right)
+    assert (found.vocab_size, list(found.special.values())) == (100015, [100000, 100001])

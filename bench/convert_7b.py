@@ -1,0 +1,103 @@
+"""How long converting the 7B model takes, and how much memory: python bench/convert_7b.py DIR (56 GB of room).
+
+Makes random bf16 weights of conf/model/7b.yaml's shape (13.8 GB, Hugging Face shards), copies them with cp, converts
+them to a native checkpoint cut 8 ways and back, each a command of its own, and compares what came back byte by byte.
+"""
+
+import argparse
+import filecmp
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+
+from dscoder_exp.app import config_directory
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.directory import CONFIG_FILE, INDEX_FILE
+from dscoder_exp.weights.hf_config import to_hf
+from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.safetensors_file import safetensors_layout
+from dscoder_exp.weights.stored import TensorWriter, chunks, size_of
+
+SHARD = 5 * 10**9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="is made; a disk with 56 GB of room")
+    directory = parser.parse_args().directory
+    directory.mkdir(parents=True)
+    source, native, back = (directory / name for name in ("hf", "native", "back"))
+    size = make(source)
+    measured = {"cp": run(directory, ["cp", "-r", str(source), str(directory / "copy")])}
+    shutil.rmtree(directory / "copy")
+    measured["HF -> native, 8 ways"] = convert(source, native, "weights.format=native", "weights.tensor=8")
+    measured["native, 8 ways -> HF"] = convert(native, back, "weights.format=hf")
+    for name, (seconds, peak) in measured.items():
+        print(f"{name:24}{seconds:7.1f} s {size / 1e9 / seconds:6.2f} GB/s   peak {peak / 1e9:5.2f} GB")
+    files = sorted(file.name for file in source.iterdir())
+    same, other, lost = filecmp.cmpfiles(source, back, files, shallow=False)
+    print(f"byte by byte: {len(same)} files the same; others: {other + lost or 'none'}")
+
+
+def make(target: Path) -> int:
+    """Random weights, normal(0, 0.02) in bf16; returns their bytes."""
+    values = yaml.safe_load((config_directory() / "model" / "7b.yaml").read_text())
+    config = LlamaConfig(**{name: values[name] for name in LlamaConfig.__dataclass_fields__})
+    shards: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
+    room = SHARD
+    for name, shape in expected(config).items():
+        if (room := room - size_of(shape, "BF16")) < 0:
+            shards.append({})
+            room = SHARD - size_of(shape, "BF16")
+        shards[-1][name] = ("BF16", shape)
+    target.mkdir()
+    generator = np.random.default_rng(0)
+    index = {}
+    for number, tensors in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        index |= dict.fromkeys(tensors, file)
+        with TensorWriter(target / file, safetensors_layout(tensors), hashed=False) as writer:
+            for name, (dtype, shape) in tensors.items():
+                for first, last in chunks(shape, dtype):
+                    drawn = generator.standard_normal((last - first, *shape[1:]), np.float32) * np.float32(0.02)
+                    writer.write(name, (drawn.view(np.uint32) >> 16).astype(np.uint16))
+        print(f"made {file}", flush=True)
+    size = sum(size_of(shape, "BF16") for shape in expected(config).values())
+    (target / CONFIG_FILE).write_text(json.dumps(to_hf(config, "BF16"), indent=2, ensure_ascii=False) + "\n")
+    mapped = {"metadata": {"total_size": size}, "weight_map": index}
+    (target / INDEX_FILE).write_text(json.dumps(mapped, indent=2, ensure_ascii=False) + "\n")
+    return size
+
+
+def convert(source: Path, target: Path, *options: str) -> tuple[float, int]:
+    command = [sys.executable, "-m", "dscoder_exp", "task=convert", f"weights.source={source}"]
+    return run(target.parent, [*command, f"weights.target={target}", *options, f"hydra.sweep.dir={target.parent}/job"])
+
+
+def run(directory: Path, command: list[str]) -> tuple[float, int]:
+    """Seconds, and the process tree's highest resident memory in bytes, of a command that succeeds."""
+    print("$", *command, flush=True)
+    started, peak = time.monotonic(), 0
+    with subprocess.Popen(command, cwd=directory) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            try:
+                tree = [watched, *watched.children(recursive=True)]
+                peak = max(peak, sum(member.memory_info().rss for member in tree))
+            except psutil.NoSuchProcess:
+                pass
+            time.sleep(0.05)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return time.monotonic() - started, peak
+
+
+if __name__ == "__main__":
+    main()
