@@ -1,16 +1,20 @@
 """The words that a task ends with."""
 
+from __future__ import annotations
+
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.console import Screen
 from dscoder_exp.data.report import Prepared
-from dscoder_exp.generation.answers import Answer
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking.store import ui_command
-from dscoder_exp.training.loop import Throughput
+
+if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't need
+    from dscoder_exp.generation.answers import Answer
+    from dscoder_exp.training.loop import Throughput
 
 COMMAND = "python -m dscoder_exp"
 

@@ -1,9 +1,19 @@
 """task=convert by the contract's command: there, back, and what it refuses before it writes."""
 
+import json
+import signal
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file
 from tasks_support import REFERENCE, Room, done
+
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.hf_config import to_hf
+from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.safetensors_file import safetensors_layout
+from dscoder_exp.weights.source import open_weights
 
 SOURCE = REFERENCE / "tiny_gqa"
 
@@ -30,13 +40,62 @@ def test_there_and_back(empty_room: Room) -> None:
     assert f"weights.target: {empty_room.directory / 'back'} exists already" in again.err
 
 
+def test_over_to_mindspore_transformers_and_back(empty_room: Room) -> None:
+    """The .ckpt alone says no shape, so it is given as a `model` group gives it."""
+    to = ["weights.format=mindformers", "weights.ckpt_format=ckpt"]
+    done(empty_room("task=convert", f"weights.source={SOURCE}", "weights.target=suite", *to))
+    alone = empty_room.directory / "llama.ckpt"
+    (empty_room.directory / "suite" / "model.ckpt").rename(alone)
+    refused = empty_room("task=convert", "weights.source=llama.ckpt", "weights.target=back")
+    assert refused.code == 2
+    assert "weights.source: llama.ckpt: such weights don't say which shape the model has" in refused.err
+    config = json.loads((SOURCE / "config.json").read_text())
+    names = [name for name in LlamaConfig.__dataclass_fields__ if config.get(name) is not None]
+    shape = [f"model.{name}={json.dumps(config[name])}" for name in names]
+    back = done(empty_room("task=convert", "weights.source=llama.ckpt", "weights.target=back", *shape))
+    assert "source   llama.ckpt (mindformers): 21 tensors, 108,864 parameters, all found" in back.out
+    found, original = (load_file(path / "model.safetensors") for path in (empty_room.directory / "back", SOURCE))
+    assert all(found[name].tobytes() == original[name].tobytes() for name in original)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 0.8 GB, all of it a hole in the file."""
+    directory = tmp_path_factory.mktemp("large")
+    config = replace(open_weights(str(SOURCE)).config, vocab_size=100_000, hidden_size=1024)
+    (directory / "config.json").write_text(json.dumps(to_hf(config)))
+    layout = safetensors_layout({name: ("F32", shape) for name, shape in expected(config).items()})
+    with (directory / "model.safetensors").open("wb") as file:
+        file.write(layout.texts[0][1])
+        file.truncate(max(run.offset + run.size for entry in layout.entries.values() for run in entry.runs))
+    return directory
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_it_leaves_no_target_and_can_be_run_again(
+    empty_room: Room, large: Path, how: signal.Signals
+) -> None:
+    command = ["task=convert", f"weights.source={large}", "weights.target=x", "weights.format=native"]
+    started = empty_room.start(*command)
+    started.wait_for(empty_room.directory / ".x.partial" / "model.safetensors")
+    started.process.send_signal(how)
+    ended = started.wait()
+    assert ended.code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how], ended.err
+    assert not (empty_room.directory / "x").exists()
+    assert (empty_room.directory / ".x.partial").exists() == (how == signal.SIGKILL)
+    assert "Traceback" not in ended.err
+    done(empty_room(*command))
+    assert not (empty_room.directory / ".x.partial").exists()
+    assert (empty_room.directory / "x" / "checkpoint.json").is_file()
+
+
 def test_everything_that_is_wrong_is_told_and_nothing_written(empty_room: Room) -> None:
     before = set(empty_room.directory.iterdir())
     refused = empty_room("task=convert", "weights.target=x", "weights.tensor=2", "weights.max_shard_size=big")
     assert refused.code == 2
     for words in (
         "weights.source: task=convert has no weights to read",
-        "weights.tensor: 2, but Hugging Face's format isn't cut over ranks",
+        "weights.tensor: 2, but only the native format is cut over ranks, and this is hf",
         "weights.max_shard_size: 'big' is no size",
     ):
         assert words in refused.err

@@ -1,5 +1,6 @@
 """task=predict: the answer and nothing else on stdout, from each kind of model there is."""
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_a_prompt_beyond_the_context_is_refused(room: Room, characters: Path) ->
     assert refused.code == 2
     message = "predict.prompt: the prompt has 256 tokens, the model's context 256\n      -> give a shorter prompt"
     assert refused.err.endswith(f"dscoder_exp: refused\n  - {message}\n")
+
+
+def test_an_altered_checkpoint_is_refused(room: Room, empty_room: Room, first: Ended) -> None:
+    """By whoever loads it, with the tensor's name."""
+    (checkpoint,) = room.directory.glob("multirun/*/*/0/checkpoints/last")
+    copy = Path(shutil.copytree(checkpoint, empty_room.directory / "x"))
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    refused = empty_room("task=predict", "model.path=x", "predict.prompt=x", "tracking=off")
+    assert refused.code == 2
+    assert "x/model.safetensors, lm_head.weight: its content has changed since it was written" in refused.err
+    assert "Traceback" not in refused.err
 
 
 @pytest.mark.slow

@@ -135,5 +135,6 @@ def test_the_command_it_names_next_works(room: Room, first: Ended, checkpoint: P
         "predict/first_token_s": [0],
     }
     assert all(value > 0 for values in run.metrics.values() for value in values.values())
+    assert ", all found\n\n21 found:\n  model.embed_tokens.weight\n" in (run.artifacts / "weights.txt").read_text()
     artifact = (run.artifacts / "predictions" / "answer.md").read_bytes().decode()
     assert artifact == f"write a quick sort algorithm.\n\n---\n\n{answered.out}"
