@@ -32,6 +32,18 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 
+METADATA = {
+    "add_block_count": TINY.num_hidden_layers,
+    "add_context_length": TINY.max_position_embeddings,
+    "add_feed_forward_length": TINY.intermediate_size,
+    "add_head_count": TINY.num_attention_heads,
+    "add_head_count_kv": TINY.num_key_value_heads,
+    "add_layer_norm_rms_eps": TINY.rms_norm_eps,
+    "add_rope_freq_base": TINY.rope_theta,
+    "add_bos_token_id": TINY.bos_token_id,
+    "add_eos_token_id": TINY.eos_token_id,
+}
+
 
 def interleaved(matrix: np.ndarray, heads: int) -> np.ndarray:
     """A query or key matrix with its rows in llama.cpp's order, written the slow way."""
@@ -45,17 +57,8 @@ def interleaved(matrix: np.ndarray, heads: int) -> np.ndarray:
 def write_gguf(path, quantisation=GGMLQuantizationType.F32, arch="llama", weights=None, **metadata):
     """A GGUF of TINY; returns what should be read back."""
     writer = gguf.GGUFWriter(path, arch)
-    writer.add_block_count(TINY.num_hidden_layers)
-    writer.add_context_length(TINY.max_position_embeddings)
     writer.add_embedding_length(TINY.hidden_size)
-    writer.add_feed_forward_length(TINY.intermediate_size)
-    writer.add_head_count(TINY.num_attention_heads)
-    writer.add_head_count_kv(TINY.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(TINY.rms_norm_eps)
-    writer.add_rope_freq_base(TINY.rope_theta)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    for key, value in metadata.items():
+    for key, value in (METADATA | metadata).items():
         getattr(writer, key)(value)
     back = {}
     for name, values in dict(random_weights(TINY, seed=3) if weights is None else weights).items():
@@ -88,6 +91,31 @@ def test_a_written_file_comes_back(tmp_path, quantisation):
         assert read.flags.writeable
         assert np.array_equal(read, values), name
     assert source.tokenizer() is None
+
+
+@pytest.mark.parametrize("quantisation", ["Q4_K", "Q6_K", "Q5_0", "Q2_K"])
+def test_other_quantisations_are_what_gguf_makes_of_them(tmp_path, quantisation):
+    """Of random blocks, since gguf doesn't write these; read in pieces, whose borders lie anywhere."""
+    kind = GGMLQuantizationType[quantisation]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    for key, value in METADATA.items():
+        getattr(writer, key)(value)
+    writer.add_embedding_length(block)
+    stored = np.random.default_rng(0).integers(0, 0x3C, (TINY.vocab_size, size), np.uint8)  # no scale is NaN
+    writer.add_tensor("token_embd.weight", stored, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source = open_weights(str(tmp_path / "x.gguf"))
+    assert source.stored_as("model.embed_tokens.weight") == quantisation
+    whole = dequantize(stored, kind)
+    assert np.isfinite(whole).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dscoder_exp.weights.stored.CHUNK", 4 * block * 7)
+        assert len(list(source.pieces("model.embed_tokens.weight"))) == -(-TINY.vocab_size // 7)
+        assert np.array_equal(source.tensor("model.embed_tokens.weight"), whole)
 
 
 def test_metadata_that_changes_the_config(tmp_path):
