@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ from dscoder_exp.weights.source import open_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 class LLM:
@@ -103,12 +106,20 @@ class LLM:
         return self.model.inputs(tokens, positions, documents), tokens.shape
 
 
-def load(path: str, precision: str = "fp32", device: str = "cpu", announce: Announce = lambda name: None) -> LLM:
-    """Load a Hugging Face or native directory, or a .gguf file.
+def load(
+    path: str,
+    precision: str = "fp32",
+    device: str = "cpu",
+    *,
+    allow: Sequence[str] = (),
+    announce: Announce = lambda name: None,
+) -> LLM:
+    """Load a Hugging Face or native directory, or a .gguf file; what was found in it is logged (INFO).
 
     Args:
         path: where it lies, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, which is downloaded if need be.
         precision: "fp32" or "bf16" (bf16 needs an NPU: the CPU has no kernels for it).
+        allow: patterns of tensor names that may be missing (drawn from seed 0 then) or unexpected.
         announce: called with the name of each unit of the model before it is compiled.
 
     Raises:
@@ -117,7 +128,7 @@ def load(path: str, precision: str = "fp32", device: str = "cpu", announce: Anno
     if device == "cpu" and precision != "fp32":
         raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
     source = open_weights(fetch(path, "model.path") if path.startswith(SCHEME) else path)
-    check(source)
+    log.info("%s: %s", source.path, check(source, allow=allow))
     start_device(device)
     model = build(source.config, source, seed=0, device=device, precision=precision, announce=announce)
     return LLM(model, source.tokenizer(), precision)
