@@ -18,13 +18,13 @@ SECONDS_BETWEEN_LINES = 5.0
 class Stage:
     """A piece of work under way."""
 
-    def __init__(self, title: str, total: int | None, console: Console, progress: Progress | None) -> None:
+    def __init__(self, title: str, total: int | None, done: int, console: Console, progress: Progress | None) -> None:
         self._title, self._total = title, total
         self._console, self._progress = console, progress
         self._task: TaskID | None = None
         if progress is not None:
-            self._task = progress.add_task(title, total=total, note="")
-        self._done = 0
+            self._task = progress.add_task(title, total=total, completed=done, note="")
+        self._done = done
         self._note = ""
         self._started = time.monotonic()
         self._printed = self._started
@@ -62,8 +62,8 @@ class Screen:
         self._current: Stage | None = None
 
     @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Stage]:
-        """Show `title` while the body runs; `total`: units of work, None where they can't be counted."""
+    def stage(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Stage]:
+        """Show `title` while the body runs. total: units of work, None where they can't be counted; done: already."""
         live = self._stages.is_terminal and not self._stages.quiet
         bar = BarColumn(bar_width=24) if total else SpinnerColumn()
         count = [MofNCompleteColumn()] if total else []
@@ -77,7 +77,7 @@ class Screen:
         progress = Progress(*columns, console=self._stages) if live else None
         if progress is not None:
             progress.start()
-        outer, self._current = self._current, Stage(title, total, self._stages, progress)
+        outer, self._current = self._current, Stage(title, total, done, self._stages, progress)
         try:
             yield self._current
         finally:

@@ -15,6 +15,7 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking import store
 from dscoder_exp.tracking.signals import uninterrupted
 from dscoder_exp.tracking.store import Status
+from dscoder_exp.training.resume import find_resumed
 from hydra_plugins.msrun_launcher import JobOutcome, warm_up
 
 STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -65,8 +66,13 @@ class Lifecycle:
             return
         parent = self._sweep_run()
         resolved = yaml.safe_dump(asdict(job.config), sort_keys=False, allow_unicode=True)
+        uri, resumed = job.config.tracking.uri, find_resumed(job.config)
         with uninterrupted():
-            job.run_id = store.create_run(job.config.tracking.uri, job.config, resolved, job.overrides, parent)
+            if resumed and resumed.state.run_id:
+                goes_on = store.continue_run(uri, resumed.state.run_id, resolved, resumed.state.step)
+                job.run_id = resumed.state.run_id if goes_on else None
+            if job.run_id is None:
+                job.run_id = store.create_run(uri, job.config, resolved, job.overrides, parent)
         config.tracking.run_id, config.tracking.parent_run_id = job.run_id, parent
 
     def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:

@@ -7,6 +7,7 @@ from dscoder_exp.data.alpaca import read_rows
 from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import context_problems
 from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.training.resume import resume_problems
 from dscoder_exp.weights.check import refuse_incomplete
 from dscoder_exp.weights.convert import open_conversion
 from dscoder_exp.weights.resolve import OpenedModel, open_model, open_text, open_tokenizer, text_setup
@@ -37,6 +38,7 @@ class Inputs:
         if opened:
             problems += self._once("tokenizer", about, lambda: _check_text(config, opened))[1]
             problems += context_problems(config, opened.config.max_position_embeddings)
+            problems += resume_problems(config, opened.config)
         elif (path := config.tokenizer.path) is not None:  # without the model at least that it is one
             problems += self._once("file", path, lambda: load_tokenizer(path))[1]
         return problems

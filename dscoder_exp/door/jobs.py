@@ -147,8 +147,8 @@ def _directory_problems(config: Config) -> Iterator[Problem]:
     for directory, key in directories:
         if (problem := directory_problem(directory, key)) is not None:
             yield problem
-    if config.task.name == "train" and (output / "checkpoints").exists():
-        remedy = "output_dir=DIR with another directory, or move this one away"
+    if config.task.name == "train" and config.train.resume is None and (output / "checkpoints").exists():
+        remedy = "train.resume=auto goes on with it; or output_dir=DIR with another directory, or move this one away"
         yield Problem("output_dir", f"{output} holds checkpoints already, which would be overwritten", remedy)
 
 

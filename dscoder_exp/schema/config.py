@@ -97,7 +97,9 @@ class TrainConfig:
     recompute: str = field(metadata=bound(choices=("none", "full")))  # full: the backward computes the forward again
     eval_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only before and after
     max_eval_sequences: Optional[int] = field(metadata=bound(ge=1))
-    save_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only at the end
+    save_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only the weights, at the end
+    keep: Optional[int] = field(metadata=bound(ge=1))  # newest checkpoints that stay, beside the best; null: all
+    resume: Optional[str] = field(metadata=bound(choices=("auto",)))  # from output_dir's last checkpoint, if it has one
     prompts: list[str]  # answered before and after training
     prompt_tokens: int = field(metadata=bound(ge=1))  # new tokens an answer may have
 

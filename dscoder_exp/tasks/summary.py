@@ -56,10 +56,12 @@ def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
     if result.loss_before is not None and result.loss_after is not None:
         screen.say(f"eval loss    {result.loss_before:.4f} -> {result.loss_after:.4f} nats a token")
     speed = result.throughput
-    screen.say(
-        f"speed        {speed.per_second('tokens'):.0f} tokens/s in training "
-        f"({speed.per_second('useful_tokens'):.0f} of text, {speed.per_second('loss_tokens'):.0f} counted by the loss)"
-    )
+    if speed.results:  # a run that went on may have been through already
+        screen.say(
+            f"speed        {speed.per_second('tokens'):.0f} tokens/s in training "
+            f"({speed.per_second('useful_tokens'):.0f} of text, "
+            f"{speed.per_second('loss_tokens'):.0f} counted by the loss)"
+        )
     screen.say(f"checkpoint   {result.checkpoint}")
     screen.say(f"try it       {predict_command(result.checkpoint, *config.train.prompts[:1])}")
     if config.tracking.enabled:

@@ -12,8 +12,11 @@ from dscoder_exp.tasks.measuring import Measuring
 from dscoder_exp.tasks.prepare import prepare_data
 from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_result
 from dscoder_exp.tracking.run import open_run
+from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
-from dscoder_exp.training.loop import Throughput, is_due, metrics_of, total_steps, train_steps
+from dscoder_exp.training.loop import Throughput, is_due, metrics_of, take_step, total_steps
+from dscoder_exp.training.resume import find_resumed, same_run, weights_of
+from dscoder_exp.training.state import TrainingState
 from dscoder_exp.training.step import Step
 from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
 
@@ -25,43 +28,56 @@ def run(config: Config) -> float | None:
     topology = join(config.parallel)
     rank, ranks = topology.rank, topology.ranks
     screen = Screen(quiet=rank != 0)
+    resumed = find_resumed(config)
     opened = open_model(config.model)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
-    with open_run(config.tracking, rank, ranks) as run:
+    with open_run(config.tracking, rank, ranks, continued=resumed is not None) as run:
         with screen.stage("preparing the data"):
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
+        recipe = same_run(config, opened.config, prepared, resumed)
         with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, run, stage, screen)
+            model = load_model(config, weights_of(opened, resumed), run, stage, screen)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
-        checkpoints = Checkpoints(
-            Path(config.output_dir),
-            tokenizer=text.tokenizer,
-            template=template,
-            lineage=lineage_of(config, prepared),
-            writes=rank == 0,
-        )
-        step = Step(model, config.optim, topology, recompute=train.recompute)
+        step = Step(model, config.optim, topology, recompute=train.recompute, resumed=resumed)
+        lineage = lineage_of(config, prepared)
+        checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, writes=rank == 0)
 
-        loss_before, answers_before = measuring.eval_loss("before", 0), measuring.answers("before")
+        if resumed is None:
+            loss_before, answers_before = measuring.eval_loss("before", 0), measuring.answers("before")
+        else:
+            loss_before, answers_before = resumed.state.loss_before, resumed.state.answers_before
+            screen.say(f"going on after step {step.done}, from {resumed.checkpoint}")
         sequences = load(prepared, "train")
         steps = total_steps(train, len(sequences), ranks)
-        batches = train_batches(sequences, train.batch_size, rank=rank, ranks=ranks, seed=config.seed)
+        start = step.done * train.accumulate
+        batches = train_batches(sequences, train.batch_size, rank=rank, ranks=ranks, seed=config.seed, start=start)
         throughput = Throughput()
-        with screen.stage("training", steps) as stage:
-            for number, result in train_steps(step, batches, train, config.optim, steps):
-                run.metrics(metrics_of(result, ranks), number)
+
+        def save(loss: float | None, *, resumable: bool) -> Path:
+            state = TrainingState(step.done, recipe, config.tracking.run_id, None, None, loss_before, answers_before)
+            return checkpoints.save(model, step.done, loss, (state, step.adamw) if resumable else None)
+
+        if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
+            checkpoints.judge(resumed.checkpoint, measuring.eval_loss(f"after step {step.done}", step.done))
+        with screen.stage("training", steps, step.done) as stage, uninterrupted() as signals:
+            while step.done < steps:
+                result = take_step(step, batches, config, steps, stop=lambda: bool(signals))
+                run.metrics(metrics_of(result, ranks), step.done)
                 throughput.add(result)
                 stage.advance(f"loss {result.loss:.3f}, {throughput.per_second('tokens'):.0f} tokens/s")
+                if result.stop:
+                    screen.remark(f"asked to stop: saved as {save(None, resumable=True)}; train.resume=auto goes on")
+                    raise SystemExit(TERMINATED)
                 loss = None
-                if is_due(train.eval_every, number, steps):
-                    loss = measuring.eval_loss(f"after step {number}", number)
-                if is_due(train.save_every, number, steps):
-                    checkpoints.save(model, number, loss)
+                if is_due(train.eval_every, step.done, steps):
+                    loss = measuring.eval_loss(f"after step {step.done}", step.done)
+                if is_due(train.save_every, step.done, steps):
+                    save(loss, resumable=True)
         loss_after, answers_after = measuring.eval_loss("after", steps), measuring.answers("after")
         with screen.stage("saving the checkpoint"):
-            checkpoint = checkpoints.save(model, steps, loss_after)
+            checkpoint = save(loss_after, resumable=train.save_every is not None)
         run.artifact(prepared.directory / "data.json")
         run.tags({"checkpoint": str(checkpoint)})
     result = TrainingResult(steps, loss_before, loss_after, answers_before, answers_after, throughput, checkpoint)

@@ -81,7 +81,11 @@ class MlflowRun(Run):
     SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
     """
 
-    def __init__(self, uri: str, run_id: str, *, connect_now: bool = False) -> None:
+    def __init__(self, uri: str, run_id: str, *, connect_now: bool = False, continued: bool = False) -> None:
+        """
+        Args:
+            continued: the run has metrics of an earlier process; those of the same steps are not logged again.
+        """
         self._run_id = run_id
         self._uri = uri
         self._pending: list[_Value] = []
@@ -93,6 +97,7 @@ class MlflowRun(Run):
         quiet()  # here: setting environment variables while other threads run is not safe
         self._connecting = Lock()
         self._connected: MlflowClient | None = None
+        self._logged: dict[str, int] | None = None if continued else {}  # metric -> the last step that is there
         if connect_now:
             self._writer.submit(lambda: self._client)
 
@@ -158,7 +163,9 @@ class MlflowRun(Run):
             if values:
                 from mlflow.entities import Metric
 
-                metrics = [Metric(name, value, time_ms, step) for name, value, time_ms, step in values]
+                if self._logged is None:
+                    self._logged = _last_steps(client, self._run_id)
+                metrics = [Metric(*value) for value in values if value.step > self._logged.get(value.name, -1)]
                 client.log_batch(self._run_id, metrics=metrics)
         except Exception as failure:
             if self._failure is None:
@@ -189,6 +196,12 @@ class MlflowRun(Run):
         return " and ".join(metrics + paths)
 
 
+def _last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+    """Metric -> its last step, of a run that has some."""
+    names = client.get_run(run_id).data.metrics
+    return {name: max(value.step for value in client.get_metric_history(run_id, name)) for name in names}
+
+
 def _status(error: BaseException | None) -> str:
     if error is None or (isinstance(error, SystemExit) and not error.code):
         return "FINISHED"
@@ -196,16 +209,17 @@ def _status(error: BaseException | None) -> str:
     return "KILLED" if terminated or isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def open_run(tracking: TrackingConfig, rank: int, ranks: int = 1) -> Run:
+def open_run(tracking: TrackingConfig, rank: int, ranks: int = 1, *, continued: bool = False) -> Run:
     """The job's run, for use in a `with`: rank 0 logs, the others and `tracking=off` get one that records nothing.
 
     Args:
         tracking: with `uri` resolved and `run_id` filled in by the parent.
         rank: this process's rank, 0 for a single one.
         ranks: of several, one that fails leaves rank 0 only seconds for its last metrics: it connects at once.
+        continued: whether the run may have metrics of an earlier process.
     """
     if not tracking.enabled or rank != 0:
         return Run()
     if tracking.run_id is None:
         raise ValueError("tracking.run_id is empty: the parent creates the run before a worker starts")
-    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1)
+    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1, continued=continued)

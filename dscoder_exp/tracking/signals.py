@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+TERMINATED = 128 + signal.SIGTERM  # the customary exit status
+
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Ctrl-C or SIGTERM takes effect when the block is through; a second one at once."""
-    if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
-        yield
-        return
+def uninterrupted() -> Iterator[list[int]]:
+    """Ctrl-C or SIGTERM takes effect when the block is through; a second one at once. Yields those that have come."""
     handlers: dict[int, Any] = {}
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
+        yield received
+        return
 
     def restore() -> None:
         while handlers:
@@ -29,7 +31,7 @@ def uninterrupted() -> Iterator[None]:
             handlers[number] = handler
             signal.signal(number, receive)
     try:
-        yield
+        yield received
     finally:
         restore()
         for number in received:

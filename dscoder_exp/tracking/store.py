@@ -119,6 +119,33 @@ def create_run(
     return run_id
 
 
+def continue_run(uri: str, run_id: str, resolved_yaml: str, step: int) -> bool:
+    """Take up a run that had ended, or was left RUNNING by a killed process; False where the store has none such.
+
+    Its params stay; what they are now is the artifact config-after-step-N.yaml.
+
+    Args:
+        step: that it goes on after.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+    if run.info.lifecycle_stage == "deleted":
+        return False
+    client.update_run(run_id, status="RUNNING")
+    if "error" in run.data.tags:
+        client.delete_tag(run_id, "error")
+    client.set_tag(run_id, "resumed_after_step", str(step))
+    client.log_text(run_id, resolved_yaml, f"config-after-step-{step:06d}.yaml")
+    return True
+
+
 def end_run(uri: str, run_id: str, status: Status, error: str | None) -> None:
     """Set a run's final status and, where something went wrong, its tag `error`. The last call's status holds."""
     client = connect(uri)

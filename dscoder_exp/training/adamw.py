@@ -1,9 +1,10 @@
 """AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), a group of weights at a time, in place."""
 
 import math
-from collections.abc import Sequence
-from threading import Thread
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 import mindspore as ms
 import numpy as np
@@ -12,29 +13,44 @@ from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
+from dscoder_exp.training.resume import Resumed
+from dscoder_exp.training.state import read_moments
 
 _adam: Any = ops.AdamWeightDecay()
 _half_square: Any = ops.L2Loss()
+
+T = TypeVar("T")
 
 
 class AdamW:
     """PyTorch's AdamW: bias-corrected, decay times the learning rate, moments in fp32."""
 
-    def __init__(self, model: Llama, optim: OptimConfig) -> None:
+    def __init__(self, model: Llama, optim: OptimConfig, resumed: Resumed | None = None) -> None:
         """
         Args:
             model: its weights are what `step` writes to; groups of equal shapes share one compiled update.
+            resumed: steps were taken before, and left moments; None: none were.
         """
-        self._groups = model.groups
+        self._groups, self._names = model.groups, [name for group in model.names for name in group]
         self._optim = optim
         moments = np.empty((2, sum(weight.size for group in model.groups for weight in group)), np.float32)
+        first, second = (_cut(row, model.groups) for row in moments)
         # Memory that is new to a process costs it up to 3 s a GB; that passes while the model is measured.
-        self._zeroing = Thread(target=moments.fill, args=(0,), name="moments")
-        self._zeroing.start()
-        self._first, self._second = (_cut(row, model.groups) for row in moments)
+        if resumed is None:
+            fill = partial(moments.fill, 0)
+        else:
+            fill = partial(read_moments, resumed.checkpoint, self._names, flat(first), flat(second))
+        self._filling = ThreadPoolExecutor(1, "moments").submit(fill)
+        self._first, self._second = (_tensors(arrays) for arrays in (first, second))
         self._update = model.units.unit(_make_update(optim.betas, optim.decay_norms), "optimizer")
         self._square = model.units.unit(_sum_of_squares, "gradient norm")
-        self._steps = 0
+        self.steps = 0 if resumed is None else resumed.state.step
+
+    def moments(self) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
+        """(name of a weight, its first and second moment) of every weight."""
+        self._filling.result()
+        for name, *pair in zip(self._names, flat(self._first), flat(self._second), strict=True):
+            yield name, [moment.asnumpy() for moment in pair]
 
     def norm(self, gradients: Sequence[Sequence[ms.Tensor]]) -> float:
         """The global L2 norm over all groups."""
@@ -42,8 +58,8 @@ class AdamW:
 
     def step(self, gradients: Sequence[Sequence[ms.Tensor]], lr: float, scale: float) -> None:
         """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
-        self._zeroing.join()
-        self._steps += 1
+        self._filling.result()
+        self.steps += 1
         hyper = self._hyperparameters(lr, scale)
         for weights, first, second, grads in zip(self._groups, self._first, self._second, gradients, strict=True):
             self._update(*hyper, *weights, *first, *second, *grads)
@@ -55,16 +71,25 @@ class AdamW:
         c2 = 1 - beta2^t; the decay is divided by what the learning rate gained.
         """
         beta1, beta2 = self._optim.betas
-        ratio = math.sqrt(1 - beta2**self._steps) / (1 - beta1**self._steps)
-        eps = self._optim.eps * math.sqrt(1 - beta2**self._steps)
+        ratio = math.sqrt(1 - beta2**self.steps) / (1 - beta1**self.steps)
+        eps = self._optim.eps * math.sqrt(1 - beta2**self.steps)
         values = (lr * ratio, eps, self._optim.weight_decay / ratio, scale)
         return [ms.Tensor(np.float32(value)) for value in values]
 
 
-def _cut(row: NDArray[np.float32], groups: Sequence[Sequence[ms.Tensor]]) -> list[list[ms.Tensor]]:
-    """Tensors of the groups' shapes that share the row's memory."""
+def flat(groups: Iterable[Iterable[T]]) -> list[T]:
+    return [item for group in groups for item in group]
+
+
+def _cut(row: NDArray[np.float32], groups: Sequence[Sequence[ms.Tensor]]) -> list[list[NDArray[np.float32]]]:
+    """Arrays of the groups' shapes that share the row's memory."""
     pieces = iter(np.split(row, np.cumsum([weight.size for group in groups for weight in group])[:-1]))
-    return [[ms.Tensor.from_numpy(next(pieces).reshape(weight.shape)) for weight in group] for group in groups]
+    return [[next(pieces).reshape(weight.shape) for weight in group] for group in groups]
+
+
+def _tensors(groups: Sequence[Sequence[NDArray[np.float32]]]) -> list[list[ms.Tensor]]:
+    """Tensors that share the arrays' memory."""
+    return [[ms.Tensor.from_numpy(array) for array in group] for group in groups]
 
 
 def _make_update(betas: Sequence[float], decay_norms: bool):

@@ -1,38 +1,72 @@
 """Where a run's checkpoints lie: checkpoints/step-000123, with `last` and `best` as relative links."""
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.schema.config import Config
+from dscoder_exp.training.adamw import AdamW
+from dscoder_exp.training.resume import Resumed
+from dscoder_exp.training.state import LAST, TrainingState, write_state
 from dscoder_exp.weights.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+BEST = "best"
+
 
 class Checkpoints:
-    """Writes native checkpoints (weights/checkpoint.py) and keeps the links."""
+    """Writes native checkpoints (weights/checkpoint.py), keeps the links, and removes what is no longer kept."""
 
     def __init__(
-        self, output_dir: Path, *, tokenizer: "Tokenizer", template: str | None, lineage: dict[str, Any], writes: bool
+        self,
+        config: Config,
+        tokenizer: "Tokenizer",
+        template: str | None,
+        lineage: dict[str, Any],
+        resumed: Resumed | None,
+        *,
+        writes: bool,
     ) -> None:
         """
         Args:
             template: the prompt format that the model learns.
             lineage: where the weights come from; each checkpoint adds its step and eval loss.
+            resumed: what the run goes on from; its checkpoint isn't written again.
             writes: whether this process writes them; replicas hold the same weights, so one of them is enough.
         """
-        self._directory = output_dir / "checkpoints"
+        self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
-        self._writes = writes
-        self._best: float | None = None
+        self._writes, self._keep = writes, config.train.keep
+        self._there = resumed and resumed.checkpoint
+        self._best_loss = resumed.state.best_loss if resumed else None
 
-    def save(self, model: Llama, step: int, eval_loss: float | None) -> Path:
-        """Write the weights after optimizer step `step`; it becomes `last`, and `best` where no loss was lower."""
+    def save(
+        self,
+        model: Llama,
+        step: int,
+        eval_loss: float | None,
+        resumable: tuple[TrainingState, AdamW] | None,
+    ) -> Path:
+        """Write the weights after optimizer step `step`; it becomes `last`, and `best` where no loss was lower.
+
+        Args:
+            resumable: what a run needs to go on from here; None: the weights alone.
+        """
         target = self._directory / f"step-{step:06d}"
-        if not self._writes:
+        if not self._writes or target.resolve() == self._there:
             return target
+
+        def add(directory: Path) -> None:
+            if resumable is not None:
+                state, adamw = resumable
+                best = eval_loss if self._is_best(eval_loss) else self._best_loss
+                write_state(directory, replace(state, eval_loss=eval_loss, best_loss=best), adamw.moments())
+
         save_checkpoint(
             target,
             model.config,
@@ -40,12 +74,33 @@ class Checkpoints:
             tokenizer=self._tokenizer,
             template=self._template,
             lineage={**self._lineage, "step": step, "eval_loss": eval_loss},
+            add=add,
         )
-        _link(self._directory / "last", target.name)
-        if eval_loss is not None and (self._best is None or eval_loss <= self._best):
-            self._best = eval_loss
-            _link(self._directory / "best", target.name)
+        _link(self._directory / LAST, target.name)
+        self.judge(target, eval_loss)
+        self._sweep()
         return target
+
+    def judge(self, checkpoint: Path, eval_loss: float | None) -> None:
+        """It becomes `best` where no loss was lower."""
+        if self._writes and self._is_best(eval_loss):
+            self._best_loss = eval_loss
+            _link(self._directory / BEST, checkpoint.name)
+
+    def _is_best(self, eval_loss: float | None) -> bool:
+        return eval_loss is not None and (self._best_loss is None or eval_loss <= self._best_loss)
+
+    def _sweep(self) -> None:
+        """Remove the checkpoints that are no longer kept, and what a killed process had begun."""
+        for left in self._directory.glob(".step-*.partial"):
+            shutil.rmtree(left)
+        steps = sorted(self._directory.glob("step-*"))
+        linked = {(self._directory / name).resolve() for name in (LAST, BEST)}
+        for old in steps[: -self._keep] if self._keep is not None else []:
+            if old.resolve() not in linked:
+                gone = old.with_name(f".{old.name}.partial")  # so that half a checkpoint never has a whole one's name
+                old.rename(gone)
+                shutil.rmtree(gone)
 
 
 def _link(link: Path, target: str) -> None:

@@ -1,12 +1,12 @@
 """The optimizer steps of a run, and what they come to."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
 from dscoder_exp.data.sequences import Batch
-from dscoder_exp.schema.config import OptimConfig, TrainConfig
+from dscoder_exp.schema.config import Config, TrainConfig
 from dscoder_exp.training.schedule import learning_rate
 from dscoder_exp.training.step import Step, StepResult
 
@@ -18,12 +18,10 @@ def total_steps(train: TrainConfig, sequences: int, ranks: int) -> int:
     return max(1, math.ceil(train.epochs * sequences / (train.batch_size * train.accumulate * ranks)))
 
 
-def train_steps(
-    step: Step, batches: Iterator[Batch], train: TrainConfig, optim: OptimConfig, steps: int
-) -> Iterator[tuple[int, StepResult]]:
-    """Yields (number from 1, result) after each optimizer step."""
-    for number in range(1, steps + 1):
-        yield number, step(list(islice(batches, train.accumulate)), learning_rate(optim, number, steps))
+def take_step(step: Step, batches: Iterator[Batch], config: Config, steps: int, stop: Callable[[], bool]) -> StepResult:
+    """The next optimizer step of `steps`; see Step."""
+    lr = learning_rate(config.optim, step.done + 1, steps)
+    return step(list(islice(batches, config.train.accumulate)), lr, stop=stop)
 
 
 def is_due(every: int | None, number: int, steps: int) -> bool:

@@ -6,15 +6,14 @@ record (record.py).
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.making import making
 from dscoder_exp.weights.directory import CONFIG_FILE, WEIGHTS_FILE
@@ -38,6 +37,7 @@ def save_checkpoint(
     tokenizer: Tokenizer | None,
     template: str | None,
     lineage: dict[str, Any],
+    add: Callable[[Path], None] = lambda directory: None,
 ) -> None:
     """Writes a whole fp32 checkpoint or nothing.
 
@@ -49,6 +49,7 @@ def save_checkpoint(
         tokenizer: saved beside the weights.
         template: the prompt format that the model now follows.
         lineage: where it came from (JSON values).
+        add: writes more files into the directory, which its record leaves out.
 
     Raises:
         Refused: the target exists and isn't an empty directory.
@@ -79,6 +80,7 @@ def save_checkpoint(
             tokenizer=tokenizer and fingerprint(tokenizer),
             lineage=lineage,
         )
+        add(unfinished)
 
 
 @contextmanager
@@ -86,19 +88,13 @@ def new_directory(target: Path, key: str) -> Iterator[Path]:
     """A directory beside `target` to write into, which becomes it at the end, or is removed.
 
     Raises:
-        Refused: the target exists and isn't an empty directory; it can't be written; the disk is full.
+        Refused: the target exists and isn't an empty directory, or it can't be made.
     """
     _refuse_existing(target, key)
     with making(target, key) as unfinished:
-        try:
-            _refuse_existing(target, key)  # another process may have been faster
-            yield unfinished
-            unfinished.rename(target)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            what = f"{target} can't be written: {error.strerror}; nothing of it was left"
-            raise refuse(key, what, "make room, or name a directory on another disk") from error
+        _refuse_existing(target, key)  # another process may have been faster
+        yield unfinished
+        unfinished.rename(target)
 
 
 def _refuse_existing(target: Path, key: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -109,9 +110,19 @@ def convert(conversion: Conversion, on_tensor: Callable[[], None] = lambda: None
         on_tensor: called after each tensor.
 
     Raises:
-        Refused: the target holds something; a tensor holds NaN or infinity (all of them are named); a tensor isn't
-            what was recorded of it; a tied model's head isn't its embedding.
+        Refused: the target holds something; the disk is full; a tensor holds NaN or infinity (all of them are named);
+            a tensor isn't what was recorded of it; a tied model's head isn't its embedding.
     """
+    try:
+        _convert(conversion, on_tensor)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        what = f"{conversion.target} can't be written: {error.strerror}; nothing of it was left"
+        raise refuse("weights.target", what, "make room, or name a directory on another disk") from error
+
+
+def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
     source, config, plan = conversion.source, conversion.config, conversion.plan
     refuse_other_head(source, "weights.source")
     with new_directory(conversion.target, "weights.target") as directory:

@@ -1,6 +1,7 @@
 """Conversion moves bytes: whatever the shape, dtype, number of files or cut, the same tensors come back."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -248,6 +249,18 @@ def test_a_small_disk_is_a_problem(tmp_path: Path) -> None:
     huge = {"x": Stored("x", "F32", Cut((10**9, 10**6), None, 1), ("model.safetensors",))}
     problem = disk_problem(tmp_path / "not" / "there", dataclasses.replace(plan, tensors=huge))
     assert "weights.target: 4000000.0 GB are to be written, and the disk of" in str(problem)
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_weights(str(REFERENCE / "tiny_gqa"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TensorWriter, "write", full)
+    message = refusal(run, source, tmp_path / "x", plan_hf(source, 10**9))
+    assert f"weights.target: {tmp_path / 'x'} can't be written: No space left on device; nothing of it" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_altered_slice_is_refused_with_its_tensor(tmp_path: Path) -> None:

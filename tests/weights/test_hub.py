@@ -223,7 +223,7 @@ def test_a_disk_that_is_full_meanwhile(hub: Hub, client: Client) -> None:
 @pytest.mark.parametrize(
     ("files", "what"),
     [
-        ({"config.json": b"{}", "pytorch_model.bin": b"0"}, "holds pytorch_model.bin, not safetensors"),
+        ({"config.json": b"{}", "pytorch_model.bin": b"0"}, "holds pytorch_model.bin, a pickle, and no safetensors"),
         ({"config.json": b"{}", "flax_model.msgpack": b"0"}, "holds no safetensors"),
         ({"model.safetensors": b"0"}, "holds no model: neither config.json nor checkpoint.json"),
         ({"config.json": b'{"model_type": "mamba"}', "model.safetensors": b"0"}, "model_type is 'mamba', not 'llama'"),

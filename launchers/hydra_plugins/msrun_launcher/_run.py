@@ -25,6 +25,8 @@ from hydra_plugins.msrun_launcher._tree import ProcessTree
 from hydra_plugins.msrun_launcher._watch import Watch
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
+AFTER_FAILURE = 3.0  # seconds
+
 
 def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLauncherConf, signals: Signals) -> Any:
     """Called by Hydra's run_job in place of the task: working directory, environment and HydraConfig are the job's.
@@ -46,10 +48,12 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         show_log = _follow(log_dir / f"worker_{ranks[0]}.log") if log_dir is not None else lambda: None
         try:
             watch.until_done(settings.time_limit, show_log)
-        except BaseException:
+        except BaseException as reason:
+            # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
+            grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace
             with signals.held():
                 tree.add_workers(watch.pids())
-                tree.stop(settings.grace, hurry=lambda: signals.hurry)
+                tree.stop(grace, hurry=lambda: signals.hurry)
             raise
         else:
             with signals.held():

@@ -46,7 +46,7 @@ class MsrunLauncherConf:
     # seconds; a job that takes longer is stopped and has failed; null: no limit
     time_limit: Optional[float] = None
 
-    # seconds that a worker has between SIGTERM and SIGKILL
+    # seconds that a worker has between SIGTERM and SIGKILL when the job is told to stop; after a failure at most 3
     grace: float = 3.0
 
     # dotted path of a class that follows _lifecycle.Lifecycle; null: none

@@ -1,0 +1,82 @@
+"""What a run goes on from: written beside the weights, read back bit by bit, and held to the run that goes on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dscoder_exp.schema.errors import Refused
+from dscoder_exp.training.state import (
+    TrainingState,
+    last_checkpoint,
+    read_moments,
+    read_state,
+    refuse_other,
+    write_state,
+)
+
+RECIPE = {"seed": 0, "optim.lr": 1e-3, "optim.betas": [0.9, 0.95], "model.rope_scaling": None}
+STATE = TrainingState(7, RECIPE, "abc", 1.25, 1.0, None, ["an answer\n"])
+NAMES = ["a.weight", "b.weight"]
+
+
+def moments(seed: int) -> list[np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(shape, np.float32) for shape in ((3, 5), (4,))]
+
+
+def refusal(call, *arguments: object) -> str:
+    with pytest.raises(Refused) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    write_state(tmp_path, STATE, zip(NAMES, zip(moments(1), moments(2), strict=True), strict=True))
+    return tmp_path
+
+
+def test_all_of_it_comes_back(written: Path) -> None:
+    assert read_state(written) == STATE
+    first, second = ([np.full_like(array, np.nan) for array in moments(0)] for _ in range(2))
+    read_moments(written, NAMES, first, second)
+    for found, expected in zip([*first, *second], [*moments(1), *moments(2)], strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_damage_is_refused(written: Path) -> None:
+    into = moments(0), moments(0)
+    file, state = written / "optimizer.safetensors", written / "training.json"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert f"{file}, second.b.weight: its content has changed (SHA-256)" in refusal(read_moments, written, NAMES, *into)
+    file.write_bytes(whole)
+    assert f"{file} holds no first.c.weight of this model" in refusal(read_moments, written, ["c.weight"], *into)
+    turned = [array.T for array in moments(0)]
+    assert f"{file} holds no first.a.weight of this model" in refusal(read_moments, written, NAMES, turned, turned)
+    state.write_text(json.dumps({"step": 3, "optimizer": {}}))
+    assert f"{state}: damaged: TypeError" in refusal(read_state, written)
+    state.unlink()
+    assert f"train.resume: {written} holds weights alone" in refusal(read_state, written)
+
+
+def test_the_last_checkpoint_is_the_one_that_is_linked(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    step = tmp_path / "checkpoints" / "step-000002"
+    step.mkdir(parents=True)
+    (tmp_path / "checkpoints" / "last").symlink_to("step-000002")
+    assert last_checkpoint(tmp_path) is None
+    (step / "checkpoint.json").write_text("{}")
+    assert last_checkpoint(tmp_path) == step
+
+
+def test_every_difference_is_named() -> None:
+    refuse_other(STATE, {**RECIPE, "data.loss": "all"}, Path("x"))  # what only one of them knows is no difference
+    message = refusal(refuse_other, STATE, RECIPE | {"seed": 1, "optim.lr": 2e-3}, Path("x"))
+    assert "refused, 2 problems" in message
+    assert "  - seed: 1, but x was trained with 0\n" in message
+    assert "  - optim.lr: 0.002, but x was trained with 0.001\n      -> train.resume goes on with the very" in message
+    assert refuse_other(replace(STATE, recipe={}), RECIPE, Path("x")) is None
