@@ -32,7 +32,7 @@ def run(config: Config) -> float | None:
     opened = open_model(config.model)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
-    with open_run(config.tracking, rank, ranks, continued=resumed is not None) as run:
+    with open_run(config.tracking, rank, ranks, left=resumed and resumed.state.waiting) as run:
         with screen.stage("preparing the data"):
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
@@ -56,7 +56,8 @@ def run(config: Config) -> float | None:
         throughput = Throughput()
 
         def save(loss: float | None, *, resumable: bool) -> Path:
-            state = TrainingState(step.done, recipe, config.tracking.run_id, None, None, loss_before, answers_before)
+            before = loss_before, answers_before
+            state = TrainingState(step.done, recipe, config.tracking.run_id, None, None, *before, run.waiting())
             return checkpoints.save(model, step.done, loss, (state, step.adamw) if resumable else None)
 
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGTERM
@@ -27,6 +27,15 @@ _METRICS_A_CALL = 1000  # MLflow's limit
 
 class LostRecords(RuntimeError):
     """Metrics or texts that MLflow had not taken when the run ended."""
+
+
+class MetricValue(NamedTuple):
+    """A metric's value at an optimizer step, and when it was measured (milliseconds since 1970)."""
+
+    name: str
+    value: float
+    time_ms: int
+    step: int
 
 
 class Run:
@@ -55,6 +64,10 @@ class Run:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or a directory with all it holds, into the artifacts' `folder`."""
 
+    def waiting(self) -> list[MetricValue]:
+        """Metrics that MLflow has not taken yet: what a run that goes on after a kill has to log first."""
+        return []
+
     def __enter__(self) -> Run:
         return self
 
@@ -62,13 +75,6 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write what is left and set the run's status; the parent, where it lives, has the last word."""
-
-
-class _Value(NamedTuple):
-    name: str
-    value: float
-    time_ms: int
-    step: int
 
 
 class MlflowRun(Run):
@@ -81,14 +87,17 @@ class MlflowRun(Run):
     SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
     """
 
-    def __init__(self, uri: str, run_id: str, *, connect_now: bool = False, continued: bool = False) -> None:
+    def __init__(
+        self, uri: str, run_id: str, *, connect_now: bool = False, left: Sequence[MetricValue] | None = None
+    ) -> None:
         """
         Args:
-            continued: the run has metrics of an earlier process; those of the same steps are not logged again.
+            left: what an earlier process of the run may not have logged, None: there was none. What MLflow has of a
+                step is not logged again.
         """
         self._run_id = run_id
         self._uri = uri
-        self._pending: list[_Value] = []
+        self._pending: list[MetricValue] = list(left or ())
         self._texts: list[tuple[str, str]] = []  # and the artifact's path
         self._lock = Lock()
         self._failure: Exception | None = None
@@ -97,7 +106,7 @@ class MlflowRun(Run):
         quiet()  # here: setting environment variables while other threads run is not safe
         self._connecting = Lock()
         self._connected: MlflowClient | None = None
-        self._logged: dict[str, int] | None = None if continued else {}  # metric -> the last step that is there
+        self._logged: dict[str, int] | None = {} if left is None else None  # metric -> the last step that is there
         if connect_now:
             self._writer.submit(lambda: self._client)
 
@@ -111,7 +120,7 @@ class MlflowRun(Run):
         check_names(values)
         now = time.time_ns() // 1_000_000
         with self._lock:
-            self._pending += [_Value(name, float(value), now, step) for name, value in values.items()]
+            self._pending += [MetricValue(name, float(value), now, step) for name, value in values.items()]
         if step > 0:
             self._writer.submit(self._write)
 
@@ -134,6 +143,10 @@ class MlflowRun(Run):
             self._client.log_artifacts(self._run_id, str(path), folder)
         else:
             self._client.log_artifact(self._run_id, str(path), folder)
+
+    def waiting(self) -> list[MetricValue]:
+        with self._lock:
+            return list(self._pending)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -209,17 +222,17 @@ def _status(error: BaseException | None) -> str:
     return "KILLED" if terminated or isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def open_run(tracking: TrackingConfig, rank: int, ranks: int = 1, *, continued: bool = False) -> Run:
+def open_run(tracking: TrackingConfig, rank: int, ranks: int = 1, *, left: Sequence[MetricValue] | None = None) -> Run:
     """The job's run, for use in a `with`: rank 0 logs, the others and `tracking=off` get one that records nothing.
 
     Args:
         tracking: with `uri` resolved and `run_id` filled in by the parent.
         rank: this process's rank, 0 for a single one.
         ranks: of several, one that fails leaves rank 0 only seconds for its last metrics: it connects at once.
-        continued: whether the run may have metrics of an earlier process.
+        left: what an earlier process of this run may not have logged; None: there was none.
     """
     if not tracking.enabled or rank != 0:
         return Run()
     if tracking.run_id is None:
         raise ValueError("tracking.run_id is empty: the parent creates the run before a worker starts")
-    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1, continued=continued)
+    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1, left=left)

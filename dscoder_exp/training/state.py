@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.tracking.run import MetricValue
 from dscoder_exp.weights.hf_config import read_json
 from dscoder_exp.weights.record import CHECKPOINT_FILE, write_json
 from dscoder_exp.weights.safetensors_file import read_header, safetensors_layout
@@ -39,6 +40,7 @@ class TrainingState:
         eval_loss: measured after it; None: it wasn't.
         best_loss: the lowest eval loss so far.
         loss_before, answers_before: of the model before training.
+        waiting: metrics that MLflow had not taken.
     """
 
     step: int
@@ -48,6 +50,7 @@ class TrainingState:
     best_loss: float | None
     loss_before: float | None
     answers_before: list[str]
+    waiting: list[MetricValue]
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
@@ -81,6 +84,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     values = read_json(file, RESUME)
     try:
         values.pop("optimizer")
+        values["waiting"] = [MetricValue(*item) for item in values["waiting"]]
         return TrainingState(**values)
     except (KeyError, TypeError) as error:
         raise refuse(str(file), f"damaged: {error!r}", "take an earlier checkpoint") from error
