@@ -10,13 +10,13 @@ from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config
 from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.resume import Resumed
-from dscoder_exp.training.state import LAST, TrainingState, write_state
+from dscoder_exp.training.state import TrainingState, write_state
 from dscoder_exp.weights.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BEST = "best"
+LAST, BEST = "last", "best"
 
 
 class Checkpoints:
@@ -44,6 +44,10 @@ class Checkpoints:
         self._writes, self._keep = writes, config.train.keep
         self._there = resumed and resumed.checkpoint
         self._best_loss = resumed.state.best_loss if resumed else None
+        if resumed is not None and writes:  # a kill may have come between a checkpoint and its links
+            _link(self._directory / LAST, resumed.checkpoint.name)
+            if resumed.state.eval_loss is not None and resumed.state.eval_loss == resumed.state.best_loss:
+                _link(self._directory / BEST, resumed.checkpoint.name)
 
     def save(
         self,

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.tracking.run import MetricValue
 from dscoder_exp.weights.hf_config import read_json
-from dscoder_exp.weights.record import CHECKPOINT_FILE, write_json
+from dscoder_exp.weights.record import write_json
 from dscoder_exp.weights.safetensors_file import read_header, safetensors_layout
 from dscoder_exp.weights.stored import Entry, TensorWriter, chunks, read_rows
 
 STATE_FILE, OPTIMIZER_FILE = "training.json", "optimizer.safetensors"
-LAST = "last"  # the link to the newest checkpoint
 RESUME = "train.resume"
 START_ANEW = "output_dir=DIR for a new run; model.path=CHECKPOINT starts it from these weights"
 MOMENTS = ("first", "second")
@@ -54,9 +53,9 @@ class TrainingState:
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint of a run's directory; None where it has none yet."""
-    link = output_dir / "checkpoints" / LAST
-    return link.resolve() if (link / CHECKPOINT_FILE).is_file() else None
+    """The newest checkpoint of a run's directory, linked or not yet (each is whole); None where it has none."""
+    found = sorted((output_dir / "checkpoints").glob("step-*"))
+    return found[-1].resolve() if found else None
 
 
 def write_state(directory: Path, state: TrainingState, moments: Iterable[tuple[str, Sequence[NDArray]]]) -> None:

@@ -65,14 +65,13 @@ def test_damage_is_refused(written: Path) -> None:
     assert f"train.resume: {written} holds weights alone" in refusal(read_state, written)
 
 
-def test_the_last_checkpoint_is_the_one_that_is_linked(tmp_path: Path) -> None:
+def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
+    """A kill may have come before the link was moved."""
     assert last_checkpoint(tmp_path) is None
-    step = tmp_path / "checkpoints" / "step-000002"
-    step.mkdir(parents=True)
+    for name in ("step-000002", "step-000010", ".step-000012.partial"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
     (tmp_path / "checkpoints" / "last").symlink_to("step-000002")
-    assert last_checkpoint(tmp_path) is None
-    (step / "checkpoint.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == step
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-000010"
 
 
 def test_every_difference_is_named() -> None:
