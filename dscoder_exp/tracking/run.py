@@ -178,8 +178,9 @@ class MlflowRun(Run):
 
                 if self._logged is None:
                     self._logged = _last_steps(client, self._run_id)
-                metrics = [Metric(*value) for value in values if value.step > self._logged.get(value.name, -1)]
-                client.log_batch(self._run_id, metrics=metrics)
+                fresh, logged = _fresh(values, self._logged)
+                client.log_batch(self._run_id, metrics=[Metric(*value) for value in fresh])
+                self._logged = logged
         except Exception as failure:
             if self._failure is None:
                 log.warning("MLflow did not take %s, kept for later: %s", self._waiting(), failure)
@@ -207,6 +208,16 @@ class MlflowRun(Run):
         steps = sorted({value.step for value in self._pending})
         metrics = [f"{len(self._pending)} metrics of the steps {steps[0]} to {steps[-1]}"] if steps else []
         return " and ".join(metrics + paths)
+
+
+def _fresh(values: Sequence[MetricValue], logged: Mapping[str, int]) -> tuple[list[MetricValue], dict[str, int]]:
+    """The values of steps after the last that is logged, and the last steps with them; a metric's steps only grow."""
+    fresh, last = [], dict(logged)
+    for value in values:
+        if value.step > last.get(value.name, -1):
+            fresh.append(value)
+            last[value.name] = value.step
+    return fresh, last
 
 
 def _last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
