@@ -101,11 +101,11 @@ def test_another_run_is_refused_with_every_difference(room: Room, uninterrupted:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_it_comes_to_the_same(room: Room, uninterrupted: Recorded, seed: int) -> None:
     """Each attempt is killed after a while, whatever it is at; every other one while a checkpoint is being written."""
     name, chance = f"killed {seed}", random.Random(seed)
-    for attempt in range(4):
+    for attempt in range(3):
         started = room.start(*ALONE, *own(name), ON)
         folder = checkpoints(room, name)
         seen = {path.name for path in folder.glob("*")}
