@@ -81,8 +81,10 @@ class OptimConfig:
     weight_decay: float = field(metadata=bound(ge=0))
     decay_norms: bool  # whether decay also acts on the norms' weights
     clip_norm: Optional[float] = field(metadata=bound(gt=0))  # global gradient norm; null: no clipping
-    schedule: str = field(metadata=bound(choices=("constant", "linear", "cosine")))
+    schedule: str = field(metadata=bound(choices=("constant", "linear", "cosine", "wsd")))
     warmup_ratio: float = field(metadata=bound(ge=0, lt=1))  # of the optimizer steps, from lr 0
+    warmup_steps: Optional[int] = field(metadata=bound(ge=0))  # wins over warmup_ratio
+    decay_ratio: float = field(metadata=bound(gt=0, le=1))  # wsd: the part of the steps, at the end, in which it falls
     min_lr_ratio: float = field(metadata=bound(ge=0, le=1))  # the schedule's end, as a part of lr
 
 

@@ -45,7 +45,8 @@ def test_words_are_completed(refusing: Command) -> None:
     refusing.environment["COMP_LINE"] = "dscoder_exp model="
     assert "model=7b_instruct" in refusing("-sc", "query=bash").out.split()
     refusing.environment["COMP_LINE"] = "dscoder_exp optim.w"
-    assert refusing("-sc", "query=bash").out.split() == ["optim.warmup_ratio=", "optim.weight_decay="]
+    found = refusing("-sc", "query=bash").out.split()
+    assert found == ["optim.warmup_ratio=", "optim.warmup_steps=", "optim.weight_decay="]
 
 
 def test_a_wrong_flag_is_argparses_own_error(refusing: Command) -> None:

@@ -26,7 +26,9 @@ def optim_of(hyper):
         decay_norms=not hyper["no_decay_on_1d"],
         clip_norm=hyper["clip_grad_norm"],
         schedule="cosine" if cosine else "constant",
-        warmup_ratio=4 / hyper["steps"] if cosine else 0.0,
+        warmup_ratio=0.0,
+        warmup_steps=4 if cosine else 0,
+        decay_ratio=1.0,
         min_lr_ratio=0.0,
     )
 

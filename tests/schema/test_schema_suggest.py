@@ -33,7 +33,7 @@ def test_a_slip_in_a_key_finds_the_key(key: str) -> None:
         ("max_steps", ["train.max_steps"]),  # the group left out
         ("train.lr", ["optim.lr"]),  # the wrong group
         ("learning.warmup_ratio", ["optim.warmup_ratio"]),
-        ("optim.warmup", ["optim.warmup_ratio"]),
+        ("optim.warmup", ["optim.warmup_ratio", "optim.warmup_steps"]),
         ("train.prompt", ["train.prompts", "predict.prompt"]),
         ("predict.top", ["predict.top_k", "predict.top_p"]),
         ("model.hidden", ["model.hidden_size"]),

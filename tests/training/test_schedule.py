@@ -19,6 +19,8 @@ def optim(**changed):
         "clip_norm": None,
         "schedule": "cosine",
         "warmup_ratio": 0.0,
+        "warmup_steps": None,
+        "decay_ratio": 0.2,
         "min_lr_ratio": 0.1,
     }
     return OptimConfig(**(values | changed))
@@ -41,7 +43,24 @@ def test_linear_decay():
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
 
-@given(st.sampled_from(["constant", "linear", "cosine"]), st.floats(0, 0.9), st.floats(0, 1), st.integers(1, 300))
+def test_wsd_is_stable_and_falls_at_the_end():
+    chosen = optim(schedule="wsd", warmup_steps=2, warmup_ratio=0.5, decay_ratio=0.4, min_lr_ratio=0.0)
+    rates = [learning_rate(chosen, step, 10) for step in range(1, 11)]
+    assert rates == pytest.approx([0, 0.5e-3, *[1e-3] * 5, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_what_is_stable_does_not_depend_on_the_length():
+    """So a run that goes on for longer has had the same rates."""
+    chosen = optim(schedule="wsd", warmup_steps=5)
+    assert [learning_rate(chosen, step, 100) for step in range(1, 81)] == [
+        learning_rate(chosen, step, 200) for step in range(1, 81)
+    ]
+
+
+SCHEDULES = ["constant", "linear", "cosine", "wsd"]
+
+
+@given(st.sampled_from(SCHEDULES), st.floats(0, 0.9), st.floats(0, 1), st.integers(1, 300))
 def test_rate_climbs_then_never_rises_again_and_keeps_its_bounds(schedule, warmup, least, steps):
     chosen = optim(schedule=schedule, warmup_ratio=warmup, min_lr_ratio=least)
     rates = [learning_rate(chosen, step, steps) for step in range(1, steps + 1)]
