@@ -40,6 +40,9 @@ def refuse_foreign(directory: Path, fingerprint: str, made_from: Mapping[str, An
 def _change(name: str, there: Any, now: Any) -> str:
     if name == "tokenizer" and isinstance(there, dict):
         return f"tokenizer {Fingerprint(**there)} there, {Fingerprint(**now)} now"
-    if name in ("source", "tokenizer", "template", "format"):  # hashes and texts say nothing to a reader
+    if name in ("source", "tokenizer", "format"):  # hashes say nothing to a reader
         return f"another {name}"
+    if name == "template":
+        before, after = (str(identity).rpartition(" ")[0] for identity in (there, now))
+        return f"another {after}" if before == after else f"template {before} there, {after} now"
     return f"{name} {json.dumps(there)} there, {json.dumps(now)} now"

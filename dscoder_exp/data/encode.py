@@ -1,68 +1,88 @@
-"""Rows to token ids: one document a row, with the target of every position.
+"""Rows to token ids: documents, with the target of every position.
 
 Prompt and answer are encoded apart. Encoded jointly, a token could reach over the boundary (a BPE merges a newline with
 the space after it), so it would be neither prompt nor answer, and the prompt's ids would differ from the ones that
 predict feeds in. Apart, the ids before the boundary are exactly `encode_prompts`, which predict uses too.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dscoder_exp.data.alpaca import Row
-from dscoder_exp.data.templates import Template
+from dscoder_exp.data.documents import Documents, Gathered
+from dscoder_exp.data.fitting import Ids, parts, total, truncated
+from dscoder_exp.data.rows import AnyRow, Text, is_blank
+from dscoder_exp.data.templates import PLAIN, PromptFormat
+from dscoder_exp.data.turns import EOS_MARK, Specials, Turn, UnfitConversation, specials_of
+from dscoder_exp.schema.errors import refuse
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NOT_COUNTED = -100  # the label of a position that the loss leaves out
 ROWS_AT_A_TIME = 2048  # an Encoding holds far more than its ids: bounds the memory
+BETWEEN_WORDS = re.compile(r".*[^\W\d_](?= [^\W\d_])", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Documents:
-    """Encoded rows, laid end to end.
+class UnfitRow(ValueError):
+    """The prompt format can't take a row."""
 
-    Attributes:
-        ids: int32 [tokens].
-        labels: int32 [tokens]; labels[t] is the token to predict at t, already shifted: ids[t + 1], or -100 where it
-            doesn't count. The last position of a document never counts.
-        lengths: int64 [documents].
-        rows: int64 [documents], the index of the row that a document came from.
-        truncated: how many were cut to the limit.
-    """
-
-    ids: NDArray[np.int32]
-    labels: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    truncated: int
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @property
-    def starts(self) -> NDArray[np.int64]:
-        """Where each document begins in `ids`: int64 [documents]."""
-        return np.cumsum(self.lengths) - self.lengths
+    def __init__(self, index: int, why: str) -> None:
+        self.index = index
+        super().__init__(why)
 
 
 def encode_prompts(
-    tokenizer: "Tokenizer", template: Template, prompts: Sequence[str], bos_token_id: int | None
+    tokenizer: "Tokenizer",
+    template: PromptFormat,
+    prompts: Sequence[str],
+    bos_token_id: int | None,
+    eos_token_id: int | None = None,
 ) -> list[list[int]]:
-    """The ids a model is given for rendered prompts, in training as in prediction."""
-    encodings = tokenizer.encode_batch_fast(list(prompts), add_special_tokens=template.bos is None)
-    first = [bos_token_id] if template.bos and bos_token_id is not None else []
-    return [first + encoding.ids for encoding in encodings]
+    """The ids a model is given for rendered prompts, in training as in prediction.
+
+    Args:
+        eos_token_id: for a format in a file, which may write it into a prompt.
+
+    Raises:
+        Refused: such a one does, and there is none.
+    """
+    if eos_token_id is None and any(EOS_MARK in prompt for prompt in prompts):
+        raise refuse("model.eos_token_id", "the prompt format writes eos_token, and there is none", "give its id")
+    specials = specials_of(tokenizer, bos_token_id, eos_token_id)
+    texts = [specials.fill(prompt) for prompt in prompts]
+    if template.bos is None:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=True)]
+    shared, rest = _shared_opening(tokenizer, texts)
+    first = [bos_token_id, *shared] if template.bos and bos_token_id is not None else shared
+    return [first + ids for ids in _encoded(tokenizer, rest)]
+
+
+def _shared_opening(tokenizer: "Tokenizer", texts: list[str]) -> tuple[list[int], list[str]]:
+    """The ids of what all texts begin with, and the rest of each.
+
+    Two thirds of a prompt in DeepSeek's format are its system sentence, the same in every row. It is cut between two
+    words, where tokenizers cut too; one that doesn't shows it at the first text or the last, and gets them whole.
+    """
+    low, high = (min(texts), max(texts)) if len(texts) > 2 else ("", "")
+    common = next((at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))
+    match = BETWEEN_WORDS.match(low, 0, common)
+    if match is None:
+        return [], texts
+    rest = [text[match.end() :] for text in texts]
+    (shared,) = _encoded(tokenizer, [match[0]])
+    ends = _encoded(tokenizer, [rest[0], rest[-1]])
+    same = _encoded(tokenizer, [texts[0], texts[-1]]) == [shared + ids for ids in ends]
+    return (shared, rest) if same else ([], texts)
+
+
+def _encoded(tokenizer: "Tokenizer", texts: Sequence[str]) -> list[list[int]]:
+    """The ids of texts inside a document; on all cores, as the library sees to."""
+    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def encode_rows(
-    rows: Sequence[Row],
-    template: Template,
+    rows: Sequence[AnyRow],
+    template: PromptFormat,
     tokenizer: "Tokenizer",
     *,
     bos_token_id: int | None,
@@ -71,59 +91,74 @@ def encode_rows(
     overlong: str,
     loss: str,
 ) -> Documents:
-    """Encode rows as documents: prompt, answer, eos.
+    """Encode rows as documents: prompt, answer, eos, and so on for each turn; a text is all answer.
 
     Args:
         limit: the most tokens a document may have, at least 2.
-        overlong: "drop" leaves a longer one out; "truncate" cuts its answer, never its eos. One whose prompt leaves no
-            room for an answer is left out either way. So are rows without a request or an answer.
-        loss: "response" counts the answer and its eos, "all" every token but the first.
+        overlong: "drop" leaves a longer conversation out; "truncate" cuts its answer, never the eos after it. One
+            whose first prompt leaves no room for an answer is left out either way. So are rows without a request or an
+            answer. A longer text becomes several documents, whatever this says.
+        loss: "response" counts the answers and the eos after each, "all" every token but a document's first.
+
+    Raises:
+        UnfitRow: the prompt format can't take a row.
     """
     tokenizer.no_truncation()  # a tokenizer.json may carry both, and either would change the rows in silence
     tokenizer.no_padding()
-    pieces: list[list[int]] = []
-    prompt_lengths: list[int] = []
-    lengths: list[int] = []
-    kept: list[int] = []
-    truncated = 0
+    specials = specials_of(tokenizer, bos_token_id, eos_token_id)
+    found = Gathered()
     for first in range(0, len(rows), ROWS_AT_A_TIME):
         part = [(i, row) for i, row in enumerate(rows[first : first + ROWS_AT_A_TIME], first) if not is_blank(row)]
-        texts = [template.render_prompt(row.instruction, row.input) for _, row in part]
-        prompts = encode_prompts(tokenizer, template, texts, bos_token_id)
-        texts = [template.render_answer(row.output) for _, row in part]
-        answers = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        for (index, _), prompt, encoding in zip(part, prompts, answers, strict=True):
-            answer, room = encoding.ids, limit - len(prompt) - 1
-            if len(answer) > room:
-                if overlong == "drop" or room < 1:
-                    continue
-                answer = answer[:room]
-                truncated += 1
-            pieces += prompt, answer, [eos_token_id]
-            prompt_lengths.append(len(prompt))
-            lengths.append(len(prompt) + len(answer) + 1)
-            kept.append(index)
-    ids = np.fromiter(chain.from_iterable(pieces), np.int32, count=sum(lengths))
-    document_lengths = np.array(lengths, np.int64)
-    uncounted = np.array(prompt_lengths, np.int64) if loss == "response" else np.zeros_like(document_lengths)
-    labels = next_tokens(ids, document_lengths, uncounted)
-    return Documents(ids, labels, document_lengths, np.array(kept, np.int64), truncated)
+        conversations = [_turns(index, row, template, specials) for index, row in part]
+        form = PLAIN if part and isinstance(part[0][1], Text) else template  # a source's rows are of one kind
+        encoded = _encode_turns(conversations, form, tokenizer, bos_token_id, eos_token_id)
+        for (index, row), turns in zip(part, encoded, strict=True):
+            if isinstance(row, Text):
+                _add_text(found, index, turns, eos_token_id, limit)
+                continue
+            if total(turns) > limit:
+                turns = truncated(turns, limit) if overlong == "truncate" else []
+                found.truncated += bool(turns)
+            if turns:
+                pieces = [piece for turn in turns for piece in _pieces(turn, eos_token_id, loss)]
+                found.add(index, pieces)
+    return found.documents()
 
 
-def is_blank(row: Row) -> bool:
-    """Whether there is nothing to learn from a row: no request, or no answer (code_alpaca has a few of these)."""
-    return not row.output.strip() or not (row.instruction.strip() or row.input.strip())
+def _turns(index: int, row: AnyRow, template: PromptFormat, specials: Specials) -> list[Turn]:
+    if isinstance(row, Text):
+        return [Turn("", row.text)]
+    try:
+        return template.turns(row, specials)
+    except UnfitConversation as error:
+        raise UnfitRow(index, str(error)) from None
 
 
-def next_tokens(ids: NDArray[np.int32], lengths: NDArray[np.int64], uncounted: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Targets of documents laid end to end; of each, the first `uncounted` tokens are no target. int32 [tokens]."""
-    targets = np.roll(ids, -1)
-    following = positions_within(lengths) + 1
-    counts = (following >= np.repeat(uncounted, lengths)) & (following < np.repeat(lengths, lengths))
-    return np.where(counts, targets, np.int32(NOT_COUNTED))
+def _encode_turns(
+    conversations: list[list[Turn]],
+    template: PromptFormat,
+    tokenizer: "Tokenizer",
+    bos_token_id: int | None,
+    eos_token_id: int,
+) -> list[list[Ids]]:
+    """All turns of all conversations, in a few calls."""
+    opening = [turns[0].prompt for turns in conversations]
+    openings = encode_prompts(tokenizer, template, opening, bos_token_id, eos_token_id)
+    prompts = iter(_encoded(tokenizer, [turn.prompt for turns in conversations for turn in turns[1:]]))
+    answers = iter(_encoded(tokenizer, [turn.answer for turns in conversations for turn in turns]))
+    return [
+        [Ids(next(prompts) if number else opening, next(answers)) for number in range(len(turns))]
+        for opening, turns in zip(openings, conversations, strict=True)
+    ]
 
 
-def positions_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, 1, 2, … in each of the runs with these lengths, end to end: int64 [sum of lengths]."""
-    starts = np.cumsum(lengths) - lengths
-    return np.arange(lengths.sum(), dtype=np.int64) - np.repeat(starts, lengths)
+def _pieces(turn: Ids, eos_token_id: int, loss: str) -> list[tuple[list[int], bool]]:
+    return [(turn.prompt, loss == "all"), (turn.answer, True), ([eos_token_id], True)]
+
+
+def _add_text(found: Gathered, index: int, turns: list[Ids], eos_token_id: int, limit: int) -> None:
+    (text,) = turns
+    cut = parts([*text.prompt, *text.answer, eos_token_id], limit)
+    found.split += len(cut) > 1
+    for part in cut:
+        found.add(index, [(part, True)])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.data.encode import Documents, positions_within
+from dscoder_exp.data.documents import Documents, positions_within
 from dscoder_exp.data.sequences import Batch, empty_batch
 
 

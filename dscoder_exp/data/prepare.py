@@ -1,9 +1,7 @@
-"""Alpaca rows to MindRecord files: read, encode, split, pack, write, once for each set of options."""
+"""Rows to MindRecord files: read, encode, split, pack, write, once for each set of options."""
 
-import json
 import shutil
-from dataclasses import asdict, dataclass
-from hashlib import blake2b
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,60 +9,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.data import mindrecord
-from dscoder_exp.data.alpaca import Row, parse_rows, read_source
 from dscoder_exp.data.directory import find, refuse_foreign
-from dscoder_exp.data.encode import NOT_COUNTED, Documents, encode_rows, is_blank
+from dscoder_exp.data.documents import Documents
+from dscoder_exp.data.encode import UnfitRow, encode_rows
+from dscoder_exp.data.holding_out import document_texts, hold_out
 from dscoder_exp.data.packing import assemble, pack
-from dscoder_exp.data.report import DataReport, Prepared, write_report
-from dscoder_exp.data.templates import Template, template_named
+from dscoder_exp.data.recipe import FORMAT, Recipe
+from dscoder_exp.data.report import Prepared, write_report
+from dscoder_exp.data.rows import AnyRow, is_blank
+from dscoder_exp.data.source import Rows, Source, read_source
+from dscoder_exp.data.summing_up import Plan, sum_up
+from dscoder_exp.data.templates import PLAIN, PromptFormat, template_named
 from dscoder_exp.schema.config import DataConfig
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.making import making
-from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
+from dscoder_exp.weights.tokenizer import fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-FORMAT = 2  # raise it when what is written changes: older caches are then left alone
 POSITIONS_AT_A_TIME = 1 << 20  # written at once: bounds the memory
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that prepared data depends on, so that its hash names the data. Source and tokenizer stand in by hashes.
-
-    around: the ids that the tokenizer itself puts around a text.
-    """
-
-    format: int
-    source: str
-    json_lines: bool
-    tokenizer: Fingerprint
-    around: list[int]
-    template: Template
-    loss: str
-    packing: bool
-    eval_fraction: float
-    max_rows: int | None
-    overlong: str
-    seq_length: int
-    max_document: int
-    bos_token_id: int | None
-    eos_token_id: int
-    pad_token_id: int
-
-    @property
-    def fingerprint(self) -> str:
-        return _hash(json.dumps(asdict(self), sort_keys=True).encode())
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Encoded documents, and which of them make up each sequence of each split."""
-
-    documents: Documents
-    train: list[list[int]]
-    held_out: list[list[int]]
 
 
 def prepare(
@@ -95,15 +59,16 @@ def prepare(
             something else; a directory that can't be written.
     """
     if data.source is None:
-        raise refuse("data.source", "no data set is given", "data.source=FILE.json (alpaca rows, .json or .jsonl)")
-    source, raw = read_source(data.source)
+        raise refuse("data.source", "no data set is given", "data.source=FILE.json (or .jsonl, .txt, a directory)")
+    source = read_source(data.source)
+    template = PLAIN if source.is_text else template_named(data.template)
     recipe = Recipe(
         format=FORMAT,
-        source=_hash(raw),
-        json_lines=source.suffix == ".jsonl",
+        source=source.digest(),
+        form=source.form,
         tokenizer=fingerprint(tokenizer),
         around=tokenizer.encode("").ids,
-        template=template_named(data.template),
+        template=template.identity,
         loss=data.loss,
         packing=data.packing,
         eval_fraction=data.eval_fraction,
@@ -115,11 +80,16 @@ def prepare(
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
     )
-    return _find_or_make(recipe, raw, source, data.output, cache_dir, tokenizer)
+    return _find_or_make(recipe, source, template, tokenizer, data.output, cache_dir)
 
 
 def _find_or_make(
-    recipe: Recipe, raw: bytes, source: Path, output: str | None, cache_dir: Path, tokenizer: "Tokenizer"
+    recipe: Recipe,
+    source: Source,
+    template: PromptFormat,
+    tokenizer: "Tokenizer",
+    output: str | None,
+    cache_dir: Path,
 ) -> Prepared:
     fingerprint = recipe.fingerprint
     target = (Path(output) if output else cache_dir / "data" / fingerprint).expanduser().resolve()
@@ -127,13 +97,14 @@ def _find_or_make(
         return Prepared(target, report, reused=True)
     if output:
         refuse_foreign(target, fingerprint, asdict(recipe))
-    rows = parse_rows(raw, source)[: recipe.max_rows]
+    found = source.rows()
+    rows = Rows(found.kind, found.rows[: recipe.max_rows])
     with making(target, "data.output" if output else "runtime.cache_dir") as partial:
         if report := find(target, fingerprint):  # another process was faster
             return Prepared(target, report, reused=True)
-        plan = _plan(rows, recipe, tokenizer, source)
+        plan = _plan(rows.rows, recipe, source, template, tokenizer)
         _write_sequences(partial, plan, recipe)
-        report = _report(plan, rows, recipe)
+        report = sum_up(rows, plan, recipe, source.skipped, tokenizer)
         write_report(partial, report, asdict(recipe))
         if target.exists():
             shutil.rmtree(target)  # empty, or this very data with a file missing or cut short
@@ -141,38 +112,30 @@ def _find_or_make(
     return Prepared(target, report, reused=False)
 
 
-def _plan(rows: list[Row], recipe: Recipe, tokenizer: "Tokenizer", source: Path) -> Plan:
-    documents = encode_rows(
-        rows,
-        recipe.template,
-        tokenizer,
-        bos_token_id=recipe.bos_token_id,
-        eos_token_id=recipe.eos_token_id,
-        limit=recipe.max_document,
-        overlong=recipe.overlong,
-        loss=recipe.loss,
-    )
+def _plan(rows: list[AnyRow], recipe: Recipe, source: Source, template: PromptFormat, tokenizer: "Tokenizer") -> Plan:
+    try:
+        documents = encode_rows(
+            rows,
+            template,
+            tokenizer,
+            bos_token_id=recipe.bos_token_id,
+            eos_token_id=recipe.eos_token_id,
+            limit=recipe.max_document,
+            overlong=recipe.overlong,
+            loss=recipe.loss,
+        )
+    except UnfitRow as error:
+        where, remedy = source.where(error.index), "mend the row, or choose another data.template"
+        raise refuse(where, f"data.template={recipe.template.rpartition(' ')[0]}: {error}", remedy) from None
     if not len(documents):
         blank = sum(map(is_blank, rows))
         why = f"of {len(rows)}, {blank} are blank and {len(rows) - blank} exceed {recipe.max_document} tokens"
         remedy = "raise seq_length (model.max_position_embeddings bounds a document too)"
-        raise refuse("data.source", f"no row can be kept: {why} with their prompt: {source}", remedy)
-    held_out = hold_out([rows[index] for index in documents.rows.tolist()], recipe.eval_fraction)
+        remedy = "give rows with a request and an answer" if blank == len(rows) else remedy
+        raise refuse("data.source", f"no row can be kept: {why} with their prompt: {source.path}", remedy)
+    held_out = hold_out(document_texts(rows, documents.rows), recipe.eval_fraction)
     train, evaluation = (_sequences(documents, np.flatnonzero(part), recipe) for part in (~held_out, held_out))
     return Plan(documents, train, evaluation)
-
-
-def hold_out(rows: list[Row], fraction: float) -> NDArray[np.bool_]:
-    """Which rows are for evaluation: those whose text's hash lies in the lowest `fraction`. bool [rows].
-
-    Equal rows always fall together. Where rows differ at all, both splits get one at least (if `fraction` isn't 0).
-    """
-    texts = (json.dumps([row.instruction, row.input, row.output]).encode() for row in rows)
-    hashes = np.array([int.from_bytes(blake2b(text, digest_size=8).digest()) for text in texts], np.uint64)
-    if fraction == 0 or hashes.min() == hashes.max():
-        return np.zeros(len(rows), np.bool_)
-    chosen = hashes < np.uint64(fraction * 2**64)
-    return (chosen | (hashes == hashes.min())) & (hashes != hashes.max())
 
 
 def _sequences(documents: Documents, chosen: NDArray[np.int64], recipe: Recipe) -> list[list[int]]:
@@ -194,40 +157,3 @@ def _write_sequences(directory: Path, plan: Plan, recipe: Recipe) -> None:
             parts = (groups[first : first + at_once] for first in range(0, len(groups), at_once))
             batches = (assemble(plan.documents, part, recipe.seq_length, recipe.pad_token_id) for part in parts)
             mindrecord.write(directory / f"{name}.mindrecord", batches, recipe.seq_length)
-
-
-def _report(plan: Plan, rows: list[Row], recipe: Recipe) -> DataReport:
-    documents = plan.documents
-    held_out = np.zeros(len(documents), np.bool_)
-    held_out[[document for group in plan.held_out for document in group]] = True
-    of_eval = np.repeat(held_out, documents.lengths)  # per token
-    counted = documents.labels != NOT_COUNTED
-    positions = len(plan.train) * recipe.seq_length
-    tokens, loss_tokens = int((~of_eval).sum()), int((counted & ~of_eval).sum())
-    return DataReport(
-        rows=len(rows),
-        kept=len(documents),
-        dropped=len(rows) - len(documents),
-        blank=sum(map(is_blank, rows)),
-        truncated=documents.truncated,
-        duplicates=len(rows) - len(set(rows)),
-        train_rows=int((~held_out).sum()),
-        eval_rows=int(held_out.sum()),
-        longest=int(documents.lengths.max()),
-        seq_length=recipe.seq_length,
-        pad_token_id=recipe.pad_token_id,
-        sequences=len(plan.train),
-        tokens=tokens,
-        loss_tokens=loss_tokens,
-        useful_fraction=tokens / positions,
-        loss_fraction=loss_tokens / positions,
-        eval_sequences=len(plan.held_out),
-        eval_tokens=int(of_eval.sum()),
-        eval_loss_tokens=int((counted & of_eval).sum()),
-        fingerprint=recipe.fingerprint,
-    )
-
-
-def _hash(content: bytes) -> str:
-    """32 hex digits: an MLflow dataset digest takes up to 36 characters."""
-    return blake2b(content, digest_size=16).hexdigest()

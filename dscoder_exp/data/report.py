@@ -4,38 +4,54 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 REPORT_FILE = "data.json"
+COUNTED = "⟦⟧"  # around the part of an example that the loss counts
+
+
+class Histogram(TypedDict):
+    """Bin i holds the documents of edges[i] to edges[i + 1] - 1 tokens, the last bin those of its end too."""
+
+    edges: list[int]
+    documents: list[int]
 
 
 @dataclass(frozen=True)
 class DataReport:
     """The figures of a prepared data set, as data.json holds them.
 
-    rows = kept + dropped; kept = train_rows + eval_rows. Fractions are of all positions of the training sequences.
+    rows = kept + dropped; kept = train_rows + eval_rows, but for a text that is the only row: both have parts of it.
     """
 
+    kind: str  # of the rows: alpaca, prompt and response, chat, text
     rows: int  # read from the source, at most data.max_rows
-    kept: int  # became a document
+    kept: int  # became a document, or several
     dropped: int  # blank ones, and those above the limit
-    blank: int  # no request or no answer
+    blank: int  # no request or no answer, no text
     truncated: int  # cut to the limit, and kept
+    split: int  # texts above the limit, cut into several documents
     duplicates: int  # rows equal to an earlier one; kept, and always in the same split as that one
+    skipped: int  # files of the source that are no text
     train_rows: int
     eval_rows: int
+    documents: int  # made of the kept rows
     longest: int  # tokens of the longest document
     seq_length: int
     pad_token_id: int
-    sequences: int  # of the training split; so are the next four
+    sequences: int  # of the training split; so are the next six
     tokens: int  # not padding
     loss_tokens: int  # counted by the loss
-    useful_fraction: float  # tokens / positions
-    loss_fraction: float  # loss_tokens / positions
+    useful_fraction: float  # tokens / all positions of the sequences
+    loss_fraction: float  # loss_tokens / the same
+    unpacked_useful_fraction: float  # what they would be if each document had a sequence of its own
+    unpacked_loss_fraction: float
     eval_sequences: int
     eval_tokens: int
     eval_loss_tokens: int
     fingerprint: str  # of everything that the files depend on
+    lengths: Histogram  # of the documents, in tokens
+    examples: list[str]  # five documents, what the loss counts between COUNTED
 
 
 @dataclass(frozen=True)

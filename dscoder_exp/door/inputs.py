@@ -1,9 +1,11 @@
 """The files that jobs read: data, weights and tokenizer, looked into as far as it takes to know that they will do."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
-from dscoder_exp.data.alpaca import read_rows
+from dscoder_exp.data.source import read_source
+from dscoder_exp.data.templates import template_named
 from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import context_problems
 from dscoder_exp.schema.errors import Problem, Refused
@@ -44,10 +46,19 @@ class Inputs:
         return problems
 
     def data_problems(self, config: Config) -> list[Problem]:
-        """Those of the rows alone."""
+        """Those of the rows, and of the files that tell how they become text."""
+        problems = self._template_problems(config)
         if config.task.name not in ("train", "prepare"):
-            return []
-        return self._once("data", config.data.source, lambda: _check_data(config.data))[1]
+            return problems
+        return problems + self._once("data", config.data.source, lambda: _check_data(config.data))[1]
+
+    def _template_problems(self, config: Config) -> list[Problem]:
+        named = {"model.template": config.model.template}
+        named |= {"data.template": config.data.template} if config.task.name in ("train", "prepare") else {}
+        named |= {"predict.template": config.predict.template} if config.task.name == "predict" else {}
+        keys = {name: key for key, name in named.items() if name not in (None, "auto", "none")}  # each name once
+        checks = ((key, name, partial(template_named, name, key)) for name, key in keys.items())
+        return [problem for key, name, check in checks for problem in self._once(key, name, check)[1]]
 
     def _once(self, kind: str, about: object, read: Callable[[], T]) -> tuple[T | None, list[Problem]]:
         """What `read` returns, or the problems it refuses with; the answer is remembered by what it is about."""
@@ -62,9 +73,9 @@ class Inputs:
 
 def _check_data(data: DataConfig) -> None:
     if data.source is None:
-        remedy = "data.source=FILE.json (alpaca rows, .json or .jsonl), or data=sample"
+        remedy = "data.source=FILE.json (or .jsonl, .txt, a directory of texts), or data=sample"
         raise Refused([Problem("data.source", "no data set is given", remedy)])
-    read_rows(data.source)
+    read_source(data.source).rows()
 
 
 def _open_whole_model(config: Config) -> OpenedModel:

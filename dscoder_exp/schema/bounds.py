@@ -13,6 +13,7 @@ def bound(
     le: float | None = None,
     lt: float | None = None,
     choices: tuple[str, ...] | None = None,
+    file: str | None = None,
     filled: bool = False,
 ) -> dict[str, Any]:
     """A dataclass field's limits, as its metadata: `field(metadata=bound(ge=1))`. A nullable field's None passes.
@@ -20,9 +21,10 @@ def bound(
     Args:
         ge, gt, le, lt: numeric limits (a list's limits hold for each element).
         choices: the strings that are allowed.
+        file: beside the choices, the path of a file that ends so; whether it exists is for the door to see.
         filled: the app fills it in at launch; a user can't set it.
     """
-    limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "filled": filled}
+    limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "file": file, "filled": filled}
     return {KEY: {k: v for k, v in limits.items() if v is not None and v is not False}}
 
 

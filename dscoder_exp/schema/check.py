@@ -94,10 +94,11 @@ class _Walk:
             return None
         if bounds.get("filled") and not self.launched:
             return Problem(key, "is filled in at launch", "leave it out")
-        choices = bounds.get("choices")
-        if choices is not None and value not in choices:
+        choices, file = bounds.get("choices"), bounds.get("file")
+        if choices is not None and value not in choices and not (file and value.endswith(file)):
             remedy = did_you_mean(nearest(str(value), choices))
-            return Problem(key, f"must be one of {', '.join(choices)}; got {value!r}", remedy)
+            or_file = f", or a {file} file" if file else ""
+            return Problem(key, f"must be one of {', '.join(choices)}{or_file}; got {value!r}", remedy)
         for element in value if isinstance(value, list) else [value]:
             if isinstance(element, float) and not math.isfinite(element):
                 return Problem(key, f"must be a finite number, got {element}")

@@ -9,7 +9,8 @@ from typing import Optional
 from dscoder_exp.schema.bounds import bound
 
 WITHOUT_DEVICE = ("prepare", "convert")  # tasks that compute on no device and have no ranks
-TEMPLATES = ("deepseek_coder", "chatml")  # prompt formats: data/templates.py
+TEMPLATES = ("deepseek_coder", "chatml", "alpaca")  # prompt formats: data/templates.py
+TEMPLATE_FILE = ".jinja"  # what a prompt format in a file ends with
 
 
 @dataclass
@@ -34,7 +35,7 @@ class ModelConfig:
 
     path: Optional[str]  # HF or native directory, .gguf file, hf://OWNER/NAME[@REVISION], or pkg://PACKAGE/FILE
     init: str = field(metadata=bound(choices=("pretrained", "random")))  # random: drawn from `seed` when path is null
-    template: Optional[str] = field(metadata=bound(choices=TEMPLATES))  # the prompt format the model was tuned to
+    template: Optional[str] = field(metadata=bound(choices=TEMPLATES, file=TEMPLATE_FILE))  # what it was tuned to
     vocab_size: Optional[int] = field(metadata=bound(ge=1))
     hidden_size: Optional[int] = field(metadata=bound(ge=1))
     intermediate_size: Optional[int] = field(metadata=bound(ge=1))
@@ -61,8 +62,8 @@ class TokenizerConfig:
 class DataConfig:
     """conf/data: rows in, packed sequences out."""
 
-    source: Optional[str]  # alpaca .json or .jsonl: instruction, input, output
-    template: Optional[str] = field(metadata=bound(choices=TEMPLATES))
+    source: Optional[str]  # .json or .jsonl rows, a .txt or .md file, or a directory of text files
+    template: Optional[str] = field(metadata=bound(choices=TEMPLATES, file=TEMPLATE_FILE))
     loss: str = field(metadata=bound(choices=("response", "all")))  # which positions the loss counts
     packing: bool  # several documents in one sequence; positions restart, attention never crosses
     eval_fraction: float = field(metadata=bound(ge=0.0, lt=1.0))  # of the rows, held out by a hash of the row's text
@@ -111,7 +112,7 @@ class PredictConfig:
     """conf/predict: a prompt in, a streamed answer out. Greedy while temperature is 0."""
 
     prompt: Optional[str]
-    template: str = field(metadata=bound(choices=("auto", "none", *TEMPLATES)))
+    template: str = field(metadata=bound(choices=("auto", "none", *TEMPLATES), file=TEMPLATE_FILE))
     max_new_tokens: int = field(metadata=bound(ge=1))
     temperature: float = field(metadata=bound(ge=0))
     top_k: Optional[int] = field(metadata=bound(ge=1))

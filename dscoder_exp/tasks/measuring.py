@@ -42,7 +42,7 @@ class Measuring:
         self._prompts = train.prompts if topology.rank == 0 else []
         form = template_named(template)
         rendered = [form.render_prompt(prompt) for prompt in self._prompts]
-        self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id) if rendered else []
+        self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id, text.eos_token_id)
         self._engine = Engine(model, config.runtime.precision)
         self._prompt_tokens = train.prompt_tokens
 

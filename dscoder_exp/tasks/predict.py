@@ -24,7 +24,7 @@ def run(config: Config) -> float:
     chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
     template = template_named(chosen)
     request = template.render_prompt(predict.prompt or "")
-    (prompt,) = encode_prompts(text.tokenizer, template, [request], text.bos_token_id)
+    (prompt,) = encode_prompts(text.tokenizer, template, [request], text.bos_token_id, text.eos_token_id)
     room = opened.config.max_position_embeddings - len(prompt)
     if room < 1:
         what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"

@@ -1,13 +1,16 @@
-"""task=prepare: instruction rows become packed MindRecord files and a report. Needs no device."""
+"""task=prepare: rows or texts become packed MindRecord files and a report. Needs no device."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from dscoder_exp.console import Screen
+from dscoder_exp.data.dataset_input import dataset_input
+from dscoder_exp.data.figure import FIGURE_FILE, write_figure
 from dscoder_exp.data.prepare import prepare
-from dscoder_exp.data.report import Prepared
+from dscoder_exp.data.report import REPORT_FILE, Prepared
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.summary import say_data
+from dscoder_exp.tracking.run import Run
 from dscoder_exp.weights.resolve import TextSetup, open_text
 
 
@@ -16,7 +19,26 @@ def run(config: Config) -> None:
     text = open_text(config.model, config.tokenizer)
     with screen.stage("preparing the data"):
         prepared = prepare_data(config, text, config.data.template)
+    with screen.stage("drawing the report"):
+        draw(prepared)
     say_data(screen, prepared, config.data.template)
+
+
+def draw(prepared: Prepared) -> Path:
+    """The data report as a picture, beside the data; drawn once."""
+    figure = prepared.directory / FIGURE_FILE
+    if not figure.exists():
+        write_figure(prepared.report, figure)
+    return figure
+
+
+def log_data(run: Run, config: Config, prepared: Prepared) -> None:
+    """The report, its picture and the source, in MLflow; on the rank that logs."""
+    if not run.records:
+        return
+    run.artifact(prepared.directory / REPORT_FILE)
+    run.artifact(draw(prepared))
+    run.dataset(dataset_input(prepared, config.data.source or ""))
 
 
 def prepare_data(config: Config, text: TextSetup, template: str | None) -> Prepared:

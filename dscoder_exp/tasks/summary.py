@@ -35,11 +35,17 @@ class TrainingResult:
 def say_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
     """One paragraph: rows, sequences, how full they are, where they lie."""
     report = prepared.report
-    screen.say(
-        f"data: {report.rows:,} rows, {report.kept:,} kept ({report.dropped:,} dropped, "
-        f"{report.truncated:,} truncated, "
-        f"{report.duplicates:,} duplicates), prompt format {template or 'none (bare text)'}"
-    )
+    if report.kind == "text":
+        screen.say(
+            f"data: {report.rows:,} texts, {report.kept:,} kept ({report.dropped:,} dropped, {report.split:,} split, "
+            f"{report.duplicates:,} duplicates, {report.skipped:,} other files skipped)"
+        )
+    else:
+        screen.say(
+            f"data: {report.rows:,} rows, {report.kept:,} kept ({report.dropped:,} dropped, "
+            f"{report.truncated:,} truncated, "
+            f"{report.duplicates:,} duplicates), prompt format {template or 'none (bare text)'}"
+        )
     screen.say(
         f"      {report.sequences:,} training sequences of {report.seq_length:,} tokens, "
         f"{report.useful_fraction:.1%} text, {report.loss_fraction:.1%} counted by the loss; "

@@ -9,7 +9,7 @@ from dscoder_exp.parallel.topology import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.loading import load_model
 from dscoder_exp.tasks.measuring import Measuring
-from dscoder_exp.tasks.prepare import prepare_data
+from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_result
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
@@ -79,7 +79,7 @@ def run(config: Config) -> float | None:
         loss_after, answers_after = measuring.eval_loss("after", steps), measuring.answers("after")
         with screen.stage("saving the checkpoint"):
             checkpoint = save(loss_after, resumable=train.save_every is not None)
-        run.artifact(prepared.directory / "data.json")
+        log_data(run, config, prepared)
         run.tags({"checkpoint": str(checkpoint)})
     result = TrainingResult(steps, loss_before, loss_after, answers_before, answers_after, throughput, checkpoint)
     say_result(screen, config, result)

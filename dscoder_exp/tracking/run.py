@@ -41,6 +41,8 @@ class MetricValue(NamedTuple):
 class Run:
     """A run that records nothing: what ranks other than 0, and jobs without tracking, log into."""
 
+    records = False
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log all of a step's values in one go, in the background; those of step 0 with the next ones or at the end.
 
@@ -64,6 +66,9 @@ class Run:
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Copy a file, or a directory with all it holds, into the artifacts' `folder`."""
 
+    def dataset(self, fields: Mapping[str, str]) -> None:
+        """The run's training data; fields: the arguments of MLflow's `entities.Dataset`."""
+
     def waiting(self) -> list[MetricValue]:
         """Metrics that MLflow has not taken yet: what a run that goes on after a kill has to log first."""
         return []
@@ -86,6 +91,8 @@ class MlflowRun(Run):
     Leaving the context sets FINISHED; FAILED on an Exception and on sys.exit with an error; KILLED on Ctrl-C and on
     SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
     """
+
+    records = True
 
     def __init__(
         self, uri: str, run_id: str, *, connect_now: bool = False, left: Sequence[MetricValue] | None = None
@@ -143,6 +150,14 @@ class MlflowRun(Run):
             self._client.log_artifacts(self._run_id, str(path), folder)
         else:
             self._client.log_artifact(self._run_id, str(path), folder)
+
+    def dataset(self, fields: Mapping[str, str]) -> None:
+        client = self._client
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        client.log_inputs(
+            self._run_id, [DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", "training")])]
+        )
 
     def waiting(self) -> list[MetricValue]:
         with self._lock:

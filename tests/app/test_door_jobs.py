@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -133,11 +134,11 @@ def test_without_a_model_the_named_tokenizer_is_looked_at_all_the_same(refused: 
 def test_a_sweep_reads_each_file_once(check: Any, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
 
-    def counted(source: str) -> list[Any]:
+    def counted(source: str) -> Mock:
         read.append(source)
-        return []
+        return Mock()
 
-    monkeypatch.setattr(inputs_module, "read_rows", counted)
+    monkeypatch.setattr(inputs_module, "read_source", counted)
     jobs = [[*small, f"seed={seed}", f"data.source={source}"] for seed in (0, 1, 2) for source in ("a", "b")]
     assert len(check(*jobs)) == 6
     assert read == ["a", "b"]

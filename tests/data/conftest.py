@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from dscoder_exp.data.alpaca import Row
+from dscoder_exp.data.rows import Row
 from dscoder_exp.data.templates import TEMPLATES
 
 

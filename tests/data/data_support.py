@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dscoder_exp.data.alpaca import Row
+from dscoder_exp.data.rows import Row
 from dscoder_exp.schema.config import DataConfig
 
 BOS, EOS, PAD = 0, 1, 2

@@ -10,14 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dscoder_exp.data.alpaca import Row
-from dscoder_exp.data.encode import NOT_COUNTED, Documents, encode_prompts, encode_rows
-from dscoder_exp.data.templates import PLAIN, TEMPLATES, Template, template_named
+from dscoder_exp.data.documents import NOT_COUNTED, Documents
+from dscoder_exp.data.encode import encode_prompts, encode_rows
+from dscoder_exp.data.rows import Row
+from dscoder_exp.data.templates import PLAIN, TEMPLATES, PromptFormat, template_named
+from dscoder_exp.data.turns import Specials
 
 ALL = [*TEMPLATES.values(), PLAIN]
 
 
-def encode(rows: list[Row], template: Template, tokenizer: Tokenizer, **changes) -> Documents:
+def encode(rows: list[Row], template: PromptFormat, tokenizer: Tokenizer, **changes) -> Documents:
     options = {"bos_token_id": BOS, "eos_token_id": EOS, "limit": 10_000, "overlong": "drop", "loss": "response"}
     return encode_rows(rows, template, tokenizer, **(options | changes))
 
@@ -41,7 +43,7 @@ def test_prompts_are_the_models_own() -> None:
 
 
 @pytest.mark.parametrize("template", ALL)
-def test_input_is_in_the_prompt(template: Template) -> None:
+def test_input_is_in_the_prompt(template: PromptFormat) -> None:
     assert "the input" in template.render_prompt("Do it.", "the input")
 
 
@@ -54,7 +56,7 @@ TEXT = st.text(max_size=30)
     loss=st.sampled_from(["response", "all"]),
 )
 def test_documents_hold_prompt_answer_and_eos(
-    rows: list[Row], template: Template, loss: str, tokenizer: Tokenizer
+    rows: list[Row], template: PromptFormat, loss: str, tokenizer: Tokenizer
 ) -> None:
     documents = encode(rows, template, tokenizer, loss=loss)
     kept = [row for row in rows if row.output.strip() and (row.instruction + row.input).strip()]
@@ -68,7 +70,7 @@ def test_documents_hold_prompt_answer_and_eos(
         assert (prompt[:1] == [BOS]) == bool(template.bos)
         answer = ids[len(prompt) :]
         assert answer[-1] == EOS
-        assert tokenizer.decode(answer[:-1].tolist()) == template.render_answer(row.output)
+        assert tokenizer.decode(answer[:-1].tolist()) == template.turns(row, Specials("", ""))[0].answer
         assert labels[-1] == NOT_COUNTED
         counted = np.flatnonzero(labels != NOT_COUNTED)
         assert (labels[counted] == ids[counted + 1]).all()

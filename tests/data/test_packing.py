@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.encode import NOT_COUNTED, Documents, next_tokens
+from dscoder_exp.data.documents import NOT_COUNTED, Documents, next_tokens, positions_within
 from dscoder_exp.data.packing import assemble, pack
 
 CAPACITY = 32
@@ -16,7 +16,8 @@ def documents_of(lengths: list[int]) -> Documents:
     """Documents whose ids are all different, so that a misplaced token shows."""
     sizes = np.array(lengths, np.int64)
     ids = np.arange(1000, 1000 + sizes.sum(), dtype=np.int32)
-    return Documents(ids, next_tokens(ids, sizes, sizes // 2), sizes, np.arange(len(sizes)), 0)
+    counted = positions_within(sizes) >= np.repeat(sizes // 2, sizes)
+    return Documents(ids, next_tokens(ids, sizes, counted), sizes, np.arange(len(sizes)), 0, 0)
 
 
 def slow_best_fit(lengths: list[int]) -> list[int]:

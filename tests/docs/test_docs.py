@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMAND = "python -m dscoder_exp"
 GROUPS = [*(item.name for item in fields(Config) if dataclass_in(get_type_hints(Config)[item.name])), "experiment"]
-FILES = ("json", "safetensors", "ckpt", "mindrecord", "md", "txt", "py")  # ends of names that look like keys: data.json
+FILES = ("json", "png", "safetensors", "ckpt", "mindrecord", "md", "txt", "py")  # ends of names that look like keys
 BAD_ROWS = '{"instruction": "a", "output": "b"}\n{"instruction": "a"}\nnot JSON\n'  # bad.jsonl of docs/data.md
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -187,7 +187,7 @@ def test_every_figure_of_the_data_report_is_explained() -> None:
 
 def test_every_prompt_format_is_explained() -> None:
     assert set(table("docs/data.md", "Prompt formats")) == set(TEMPLATES)
-    assert set(table("docs/predict.md", "Which prompt format")) == {"auto", "none", *TEMPLATES}
+    assert set(table("docs/predict.md", "Which prompt format")) == {"auto", "none", "FILE.jinja", *TEMPLATES}
 
 
 def test_an_experiment_of_ones_own_composes(tmp_path: Path) -> None:

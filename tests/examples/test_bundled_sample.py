@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
-from dscoder_exp.data.alpaca import read_rows
+from dscoder_exp.data.source import read_source
 from dscoder_exp.schema.locate import locate
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_json_parses(blocks: list[tuple[str, str]]) -> None:
 
 def test_config_names_these_files(rows: list[dict[str, str]]) -> None:
     source = OmegaConf.load(ROOT / "conf/data/sample.yaml").source
-    assert [(row.instruction, row.input, row.output) for row in read_rows(source)] == [
+    assert [tuple(vars(row).values()) for row in read_source(source).rows().rows] == [
         tuple(row[field] for field in FIELDS) for row in rows
     ]
     path = OmegaConf.load(ROOT / "conf/tokenizer/tiny.yaml").path

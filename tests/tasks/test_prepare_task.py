@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from tasks_support import RECIPE, Room, done
 
 KEYS = {
@@ -21,7 +22,7 @@ def test_prepared_once_and_found_after_that(room: Room) -> None:
     made = done(room("task=prepare", *asked, *text, context, f"data.output={target}"))
     assert "40 rows, 40 kept" in made.out
     assert f"written in {target}\n" in made.out
-    assert {path.suffix for path in target.iterdir()} == {".mindrecord", ".db", ".json"}
+    assert {path.suffix for path in target.iterdir()} == {".mindrecord", ".db", ".json", ".png"}
     assert {path.name for path in target.glob("*.mindrecord")} == {"train.mindrecord", "eval.mindrecord"}
     written = (target / "data.json").read_text()
     report = json.loads(written)
@@ -44,3 +45,54 @@ def test_prepared_once_and_found_after_that(room: Room) -> None:
     assert f"found in {target}\n" in trained.out
     assert f"{report['sequences']} training sequences" in trained.out
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
+
+
+MESSAGES = [("system", "Be brief."), ("user", "1 + 1?"), ("assistant", "2"), ("user", "2 + 2?"), ("assistant", "4")]
+CHAT = {"messages": [{"role": role, "content": content} for role, content in MESSAGES]}
+FILE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}"
+FILE += "{% if add_generation_prompt %}assistant: {% endif %}"
+SMALL = ["task=prepare", "model=tiny", "seq_length=64", "data.eval_fraction=0", "data.output=prepared"]
+
+
+def fill(directory: Path) -> None:
+    (directory / "chat.jsonl").write_text(json.dumps(CHAT))
+    (directory / "pairs.jsonl").write_text(json.dumps({"prompt": "Name a colour.", "response": "red"}))
+    (directory / "mine.jinja").write_text(FILE)
+    (directory / "code" / "sub").mkdir(parents=True)
+    (directory / "code" / "sub" / "long.py").write_text("x = 1\n" * 100)
+    (directory / "code" / "short.py").write_text("y = 2\n")
+    (directory / "code" / "icon.png").write_bytes(b"\x89PNG\0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said", "example"),
+    [
+        (["data.source=pairs.jsonl"], "1 rows, 1 kept", "Name a colour.⟦\nred<|end|>⟧"),
+        (
+            ["data.source=chat.jsonl", "data.template=mine.jinja"],
+            "prompt format mine.jinja",
+            "system: Be brief.<|end|>user: 1 + 1?<|end|>assistant: ⟦2<|end|>⟧user: 2 + 2?<|end|>assistant: ⟦4<|end|>⟧",
+        ),
+        (
+            ["data=text", "data.source=code"],
+            "data: 2 texts, 2 kept (0 dropped, 1 split, 0 duplicates, 1 other files skipped)",
+            "y⟦ = 2\n<|end|>⟧",
+        ),
+    ],
+    ids=["pairs", "chat", "text"],
+)
+def test_each_kind_of_source(empty_room: Room, asked: list[str], said: str, example: str) -> None:
+    fill(empty_room.directory)
+    assert said in done(empty_room(*SMALL, *asked)).out
+    assert example in json.loads((empty_room.directory / "prepared" / "data.json").read_text())["examples"]
+
+
+def test_files_that_will_not_do(empty_room: Room) -> None:
+    fill(empty_room.directory)
+    (empty_room.directory / "bad.jinja").write_text("x\n{% for %}")
+    (empty_room.directory / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"text": "c"}\n')
+    refused = empty_room(*SMALL, "data.source=bad.jsonl", "data.template=bad.jinja")
+    assert (refused.code, refused.out) == (2, "")
+    assert "bad.jinja:2: not a Jinja2 template" in refused.err
+    assert "bad.jsonl:2: a row of another kind (text) than the rows before it" in refused.err
+    assert not (empty_room.directory / "prepared").exists()

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ import yaml
 from safetensors.numpy import load_file
 from tasks_support import RECIPE, STEP_METRICS, Ended, Recorded, Room, done
 
-FILES = {"checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+FILES = {
+    *("checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("optimizer.safetensors", "training.json"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +59,7 @@ def test_nothing_else_is_left_where_it_was_started(room: Room, first: Ended) -> 
     assert not [path for path in room.home.glob("msrun-*")]
 
 
-def test_the_run_is_recorded(first: Ended, checkpoint: Path, recorded: Recorded) -> None:
+def test_the_run_is_recorded(room: Room, first: Ended, checkpoint: Path, recorded: Recorded) -> None:
     assert recorded.status == "FINISHED"
     assert recorded.params["seq_length"] == "256"
     assert recorded.params["optim.lr"] == "1e-05"
@@ -67,7 +71,10 @@ def test_the_run_is_recorded(first: Ended, checkpoint: Path, recorded: Recorded)
     assert shlex.split(recorded.tags["command"])[1:4] == ["-m", "dscoder_exp", "+experiment=finetune_8k"]
     assert recorded.tags["version.mindspore"].startswith("2.10")
     assert "error" not in recorded.tags
-    assert {path.name for path in recorded.artifacts.iterdir()} == {"config.yaml", "data.json"}
+    assert {path.name for path in recorded.artifacts.iterdir()} == {"config.yaml", "data.json", "data.png"}
+    with sqlite3.connect(room.directory / "mlflow.db") as store:
+        asked = "SELECT d.name FROM datasets d JOIN inputs i ON i.source_id = d.dataset_uuid WHERE i.destination_id = ?"
+        assert store.execute(asked, [recorded.id]).fetchall() == [("rows.json",)]
     resolved = yaml.safe_load((recorded.artifacts / "config.yaml").read_text())
     assert resolved["optim"]["min_lr_ratio"] == 0.1
     assert resolved["train"]["max_steps"] == 3

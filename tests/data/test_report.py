@@ -1,0 +1,130 @@
+"""The report on prepared data: its examples, its figures, its picture, and what MLflow is told."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from data_support import BOS, EOS, PAD, config, write_rows
+from tokenizers import Tokenizer
+
+from dscoder_exp.data.dataset_input import dataset_input
+from dscoder_exp.data.figure import COLUMNS, LINES, _layer, write_figure
+from dscoder_exp.data.prepare import prepare
+from dscoder_exp.data.report import Prepared
+from dscoder_exp.data.rows import Row
+from dscoder_exp.data.templates import TEMPLATES
+
+
+def run(source: Path, tokenizer: Tokenizer, tmp_path: Path, **changes) -> Prepared:
+    return prepare(
+        config(source, **changes),
+        seq_length=256,
+        max_document=256,
+        tokenizer=tokenizer,
+        eos_token_id=EOS,
+        bos_token_id=BOS,
+        pad_token_id=PAD,
+        cache_dir=tmp_path / "cache",
+    )
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, tokenizer: Tokenizer, rows: list[Row]) -> Prepared:
+    return run(write_rows(tmp_path / "rows.json", rows), tokenizer, tmp_path)
+
+
+def test_examples_show_what_counts(prepared: Prepared, rows: list[Row]) -> None:
+    template = TEMPLATES["deepseek_coder"]
+    assert prepared.report.examples == [
+        f"<|begin|>{template.render_prompt(row.instruction, row.input)}⟦{row.output}\n<|end|>⟧"
+        for row in (rows[0], rows[14], rows[29], rows[44], rows[59])
+    ]
+
+
+def test_figures_agree(prepared: Prepared, tmp_path: Path, tokenizer: Tokenizer) -> None:
+    report = prepared.report
+    assert (report.kind, report.documents, report.split, report.skipped) == ("alpaca", 60, 0, 0)
+    assert sum(report.lengths["documents"]) == report.documents
+    assert report.lengths["edges"][-1] == report.longest + 1
+    assert report.unpacked_useful_fraction < report.useful_fraction
+    unpacked = run(tmp_path / "rows.json", tokenizer, tmp_path, packing=False).report
+    assert (unpacked.useful_fraction, unpacked.loss_fraction) == (
+        report.unpacked_useful_fraction,
+        report.unpacked_loss_fraction,
+    )
+    assert unpacked.useful_fraction == unpacked.unpacked_useful_fraction
+
+
+def test_texts_are_split_and_kept_whole_on_one_side(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    root = tmp_path / "texts"
+    root.mkdir()
+    for number in range(20):
+        (root / f"{number}.txt").write_text(f"text {number} " * 20 * number)
+    report = run(root, tokenizer, tmp_path, loss="all", template=None).report
+    assert (report.kind, report.rows, report.blank, report.kept) == ("text", 20, 1, 19)
+    assert report.train_rows + report.eval_rows == report.kept
+    assert 0 < report.split < report.kept < report.documents
+    assert report.longest == 256
+    assert report.loss_tokens < report.tokens
+    chosen = run(root, tokenizer, tmp_path, loss="response", template="chatml").report
+    assert chosen.tokens == report.tokens  # a text has no prompt, whatever the options are
+    assert (chosen.loss_tokens, chosen.examples) == (report.loss_tokens, report.examples)
+
+
+def test_a_single_text_has_both_sides(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"line {number}\n" for number in range(2000)))
+    report = run(path, tokenizer, tmp_path, eval_fraction=0.2).report
+    assert (report.rows, report.train_rows, report.eval_rows, report.split) == (1, 1, 1, 1)
+    assert report.sequences > 1 < report.eval_sequences
+    assert "".join(report.examples).startswith("l⟦ine")
+
+
+def test_the_picture(prepared: Prepared, tmp_path: Path) -> None:
+    path = tmp_path / "data.png"
+    strange = ["⟦$x^2$ 漢字\t\a\n" + "y" * 999 + "⟧", "", "a\n" * 99]
+    write_figure(replace(prepared.report, examples=strange), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_an_example_s_layers_lie_on_each_other() -> None:
+    example = f"ab\n⟦c\td⟧e\n\n{'f' * (COLUMNS + 3)}⟦g\n⟧h"
+    grey, blue = _layer(example, False), _layer(example, True)
+    assert blue[:3] == ["  ", "c   d ", ""]
+    assert grey[:3] == ["ab", "     e", ""]
+    assert (grey[4], blue[4]) == ("fff ", "   g")
+    assert [len(line) for line in grey] == [len(line) for line in blue]
+    assert len(_layer("a\n" * 99, True)) == len(_layer("a\n" * 99, False)) == LINES + 1
+
+
+def test_mlflow_takes_the_data_set(prepared: Prepared, tmp_path: Path) -> None:
+    code = """
+import json, sys
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag
+client = MlflowClient(f"sqlite:///{sys.argv[1]}/mlflow.db")
+run = client.create_run(client.create_experiment("x", artifact_location=sys.argv[1]))
+dataset = Dataset(**json.load(sys.stdin))
+client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+(found,) = client.get_run(run.info.run_id).inputs.dataset_inputs
+import mlflow.data
+print(json.dumps([found.dataset.name, found.dataset.digest, json.loads(found.dataset.profile)["rows"]]))
+"""
+    told = dataset_input(prepared, "~/rows.json")
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], input=json.dumps(told), capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+    made_from = json.loads((prepared.directory / "data.json").read_text())["made_from"]
+    assert json.loads(run.stdout.splitlines()[-1]) == ["rows.json", made_from["source"], 60]
+    assert len(told["digest"]) <= 36
+
+
+def test_no_picture_is_drawn_unasked() -> None:
+    code = "import sys, dscoder_exp.tasks.prepare; print({'matplotlib', 'jinja2', 'mindspore'} & {*sys.modules})"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == "set()\n"
