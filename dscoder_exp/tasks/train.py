@@ -14,10 +14,11 @@ from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
+from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.loop import Throughput, is_due, metrics_of, take_step, total_steps
 from dscoder_exp.training.resume import find_resumed, same_run, weights_of
 from dscoder_exp.training.state import TrainingState
-from dscoder_exp.training.step import Step
+from dscoder_exp.training.step import NotFinite, Step
 from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
 
 
@@ -57,14 +58,21 @@ def run(config: Config) -> float | None:
 
         def save(loss: float | None, *, resumable: bool) -> Path:
             before = loss_before, answers_before
-            state = TrainingState(step.done, recipe, config.tracking.run_id, None, None, *before, run.waiting())
+            state = TrainingState(
+                step.done, step.skipped, recipe, config.tracking.run_id, None, None, *before, run.waiting()
+            )
             return checkpoints.save(model, step.done, loss, (state, step.adamw) if resumable else None)
 
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
             checkpoints.judge(resumed.checkpoint, measuring.eval_loss(f"after step {step.done}", step.done))
         with screen.stage("training", steps, step.done) as stage, uninterrupted() as signals:
             while step.done < steps:
-                result = take_step(step, batches, config, steps, stop=lambda: bool(signals))
+                try:
+                    result = take_step(step, batches, config, steps, stop=lambda: bool(signals))
+                except NotFinite as error:
+                    if rank == 0:
+                        run.artifact(write_diagnosis(Path(config.output_dir), model, error, step.done + 1), "diagnosis")
+                    raise
                 run.metrics(metrics_of(result, ranks), step.done)
                 throughput.add(result)
                 stage.advance(f"loss {result.loss:.3f}, {throughput.per_second('tokens'):.0f} tokens/s")

@@ -44,7 +44,7 @@ class AdamW:
         self._first, self._second = (_tensors(arrays) for arrays in (first, second))
         self._update = model.units.unit(_make_update(optim.betas, optim.decay_norms), "optimizer")
         self._square = model.units.unit(_sum_of_squares, "gradient norm")
-        self.steps = 0 if resumed is None else resumed.state.step
+        self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
     def moments(self) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
         """(name of a weight, its first and second moment) of every weight."""

@@ -31,7 +31,8 @@ def is_due(every: int | None, number: int, steps: int) -> bool:
 
 def metrics_of(result: StepResult, ranks: int) -> dict[str, float]:
     """A step's metrics by the names of tracking/metrics.py."""
-    return {
+    skipped = {"train/skipped_steps": float(result.skipped_steps)} if result.skipped_steps else {}
+    return skipped | {
         "train/loss": result.loss,
         "train/grad_norm": result.grad_norm,
         "train/lr": result.lr,

@@ -34,6 +34,7 @@ class TrainingState:
 
     Attributes:
         step: optimizer steps that are done. The learning rate and the place in the data follow from it.
+        skipped: those of them that changed nothing, because their loss or gradient was no number.
         recipe: dotted name -> value of all that the curve depends on; a run that goes on has to agree.
         run_id: of its MLflow run.
         eval_loss: measured after it; None: it wasn't.
@@ -43,6 +44,7 @@ class TrainingState:
     """
 
     step: int
+    skipped: int
     recipe: dict[str, Any]
     run_id: str | None
     eval_loss: float | None

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import mindspore as ms
+
 from dscoder_exp.data.sequences import Batch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Sums
@@ -14,6 +16,7 @@ from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.gradients import Backpropagation
 from dscoder_exp.training.resume import Resumed
 
+MOST_IN_A_ROW = 3
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
@@ -28,13 +31,29 @@ class StepResult:
     tokens: int  # positions, padding too
     useful_tokens: int  # positions that aren't padding
     loss_tokens: int  # positions that the loss counts
+    skipped_steps: int  # of the run so far: their loss or gradient was no number, and they changed nothing
     stop: bool  # a rank was asked to stop
+
+
+class NotFinite(FloatingPointError):
+    """Too many steps in a row whose loss or gradient is no number.
+
+    Attributes:
+        gradients: of the last one, in the model's groups.
+        batches: this rank's micro batches of it.
+    """
+
+    def __init__(self, what: str, gradients: Sequence[Sequence[ms.Tensor]], batches: Sequence[Batch]) -> None:
+        super().__init__(f"{what}: lower optim.lr, or look at the data")
+        self.gradients, self.batches = gradients, batches
 
 
 class Step:
     """Gradients, their sum over replicas, clipping, AdamW.
 
     Attributes:
+        done: optimizer steps that were taken, before a resumption too, and those that were skipped.
+        skipped: those whose loss or gradient was no number.
         adamw: its state is what a run that goes on needs of this.
     """
 
@@ -55,11 +74,8 @@ class Step:
         self.adamw = AdamW(model, optim, resumed)
         self._clip_norm = optim.clip_norm
         self._sums = Sums(topology)
-
-    @property
-    def done(self) -> int:
-        """Optimizer steps that were taken, before a resumption too."""
-        return self.adamw.steps
+        self.done, self.skipped = (resumed.state.step, resumed.state.skipped) if resumed else (0, 0)
+        self._in_a_row = 0
 
     def __call__(self, batches: Sequence[Batch], lr: float, *, stop: Callable[[], bool] = lambda: False) -> StepResult:
         """
@@ -68,7 +84,8 @@ class Step:
             stop: whether this process was asked to stop.
 
         Raises:
-            FloatingPointError: the loss or its gradient is not a number; the weights are then as before.
+            NotFinite: the loss or its gradient is not a number for the third time in a row. Such a step leaves the
+                weights and the moments as they were.
         """
         started = time.perf_counter()
         total = self._backpropagation.start()
@@ -80,11 +97,18 @@ class Step:
         own = (total.loss, total.loss_tokens, tokens, useful, float(stop()))
         loss, counted, tokens, useful, asked = self._sums.numbers(*own)
         norm = self.adamw.norm(gradients) / counted
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            what = f"loss {loss / counted}, gradient norm {norm}"
-            raise FloatingPointError(f"{what}: lower optim.lr, or look at the data")
-        clip = 1.0 if self._clip_norm is None else min(1.0, self._clip_norm / (norm + CLIP_EPS))
-        self.adamw.step(gradients, lr, clip / counted)
+        if math.isfinite(loss) and math.isfinite(norm):
+            self._in_a_row = 0
+            clip = 1.0 if self._clip_norm is None else min(1.0, self._clip_norm / (norm + CLIP_EPS))
+            self.adamw.step(gradients, lr, clip / counted)
+        else:
+            self._in_a_row += 1
+            if self._in_a_row == MOST_IN_A_ROW:
+                what = f"loss {loss / counted}, gradient norm {norm} in {MOST_IN_A_ROW} steps in a row"
+                raise NotFinite(what, gradients, batches)
+            self.skipped += 1
+            loss = math.nan  # where only the gradient was lost, it is no number to believe either
+        self.done += 1
         seconds = time.perf_counter() - started
         counts = int(tokens), int(useful), int(counted)
-        return StepResult(loss / counted, norm, lr, seconds, *counts, stop=asked > 0)
+        return StepResult(loss / counted, norm, lr, seconds, *counts, self.skipped, stop=asked > 0)

@@ -76,17 +76,19 @@ def test_a_killed_worker_fails_the_run(room: Room, begin: Begin) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_loss_that_is_no_number_fails_the_run(room: Room, ranks: int) -> None:
-    """The weights overflow in the first step, the second one's loss is lost."""
+    """The weights overflow in the first step, the losses of the next are lost: two are skipped, the third ends it."""
     name = f"diverged {ranks}"
     parallel = {1: "parallel=single", 2: "parallel=dp2"}[ranks]
-    bad = ["train.max_steps=4", "optim.lr=1e30", "optim.clip_norm=null", "train.save_every=1"]
+    bad = ["train.max_steps=9", "optim.lr=1e30", "optim.clip_norm=null", "train.save_every=1"]
     ended = room(*RECIPE, parallel, *bad, f"name={name}", f"output_dir=runs/diverged{ranks}")
     assert ended.code == 1
-    assert "FloatingPointError: loss " in ended.err
+    assert "NotFinite: loss " in ended.err
     assert "lower optim.lr, or look at the data" in ended.err
     run = room.run(name)
     assert run.status == "FAILED"
-    assert "FloatingPointError" in run.tags["error"]
+    assert "NotFinite" in run.tags["error"]
     assert run.metrics["train/loss"].keys() == {1}
     steps = {path.name for path in (room.directory / f"runs/diverged{ranks}/checkpoints").iterdir()}
-    assert steps == {"step-000001", "last"}
+    assert steps == {"step-000001", "step-000002", "step-000003", "last"}
+    assert run.metrics["train/skipped_steps"] == {2: 1, 3: 2}
+    assert (run.artifacts / "diagnosis" / "numbers.json").is_file()

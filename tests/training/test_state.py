@@ -20,7 +20,7 @@ from dscoder_exp.training.state import (
 
 RECIPE = {"seed": 0, "optim.lr": 1e-3, "optim.betas": [0.9, 0.95], "model.rope_scaling": None}
 LEFT = [MetricValue("train/loss", 0.1 + 0.2, 1764000000123, 7)]
-STATE = TrainingState(7, RECIPE, "abc", 1.25, 1.0, None, ["an answer\n"], LEFT)
+STATE = TrainingState(7, 1, RECIPE, "abc", 1.25, 1.0, None, ["an answer\n"], LEFT)
 NAMES = ["a.weight", "b.weight"]
 
 

@@ -1,5 +1,6 @@
 """What a step does beyond PyTorch's numbers (tests/parity): micro batches, clipping, a loss that is not a number."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ from test_schedule import optim
 
 from dscoder_exp.data.sequences import NOT_COUNTED, Batch
 from dscoder_exp.parallel.topology import Topology
-from dscoder_exp.training.step import Step
+from dscoder_exp.training.diagnosis import write_diagnosis
+from dscoder_exp.training.step import NotFinite, Step
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
 
@@ -74,10 +76,26 @@ def test_padding_counts_as_positions_only():
     assert result.loss_tokens == (batch.labels != NOT_COUNTED).sum()
 
 
-def test_a_loss_that_is_not_a_number_stops_before_the_weights_change():
+def test_a_step_whose_loss_is_not_a_number_changes_nothing_and_the_third_in_a_row_stops(tmp_path):
     model = fresh_model()
-    model.norm[0] = float("nan")
-    before = weights(model)
-    with pytest.raises(FloatingPointError, match=r"lower optim\.lr"):
-        Step(model, optim(), Topology(0, 1), recompute="none")([sequences(1)], 1e-3)
-    assert all(np.array_equal(array, before[name], equal_nan=True) for name, array in model.state())
+    step = Step(model, optim(), Topology(0, 1), recompute="none")
+    whole = model.norm.asnumpy().copy()
+    results = []
+    for broken in (True, True, False, True, True):  # never three in a row
+        model.norm[0] = float("nan") if broken else float(whole[0])
+        before = weights(model)
+        results.append(step([sequences(1)], 1e-3))
+        same = all(np.array_equal(array, before[name], equal_nan=True) for name, array in model.state())
+        assert same == broken
+    assert [np.isfinite(result.loss) for result in results] == [False, False, True, False, False]
+    assert [result.skipped_steps for result in results] == [1, 2, 2, 3, 4]
+    assert (step.done, step.skipped, step.adamw.steps) == (5, 4, 1)
+    with pytest.raises(NotFinite, match=r"in 3 steps in a row: lower optim\.lr, or look at the data") as caught:
+        step([sequences(1)], 1e-3)
+    directory = write_diagnosis(tmp_path, model, caught.value, 6)
+    assert str(caught.value).endswith(f"; see {directory}")
+    numbers = json.loads((directory / "numbers.json").read_text())
+    assert numbers["step"] == 6
+    assert numbers["weights_not_finite"] == ["model.norm.weight"]
+    assert "model.embed_tokens.weight" in numbers["gradients_not_finite"]
+    assert np.array_equal(np.load(directory / "batch-0.npz")["ids"], sequences(1).ids)

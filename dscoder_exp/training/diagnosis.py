@@ -1,0 +1,42 @@
+"""What is known of a run that could not go on, because its numbers were none."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+
+from dscoder_exp.data.sequences import FIELDS
+from dscoder_exp.model.llama import Llama
+from dscoder_exp.training.step import NotFinite
+from dscoder_exp.weights.record import write_json
+
+
+def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int) -> Path:
+    """Writes diagnosis/: numbers.json names the tensors that hold NaN or infinity, batch-N.npz the micro batches.
+
+    Args:
+        step: the optimizer step that failed.
+
+    Returns:
+        The directory; the error's text tells it.
+    """
+    directory = output_dir / "diagnosis"
+    directory.mkdir(parents=True, exist_ok=True)
+    names = [name for group in model.names for name in group]
+    values = {
+        "step": step,
+        "error": str(error),
+        "weights_not_finite": _not_finite(names, model.groups),
+        "gradients_not_finite": _not_finite(names, error.gradients),
+    }
+    write_json(directory / "numbers.json", values)
+    for number, batch in enumerate(error.batches):
+        np.savez_compressed(directory / f"batch-{number}.npz", **{field: getattr(batch, field) for field in FIELDS})
+    error.args = (f"{error}; see {directory}",)
+    return directory
+
+
+def _not_finite(names: Iterable[str], groups: Iterable[Iterable[ms.Tensor]]) -> list[str]:
+    tensors = [tensor for group in groups for tensor in group]
+    return [name for name, tensor in zip(names, tensors, strict=True) if not np.isfinite(tensor.asnumpy()).all()]
