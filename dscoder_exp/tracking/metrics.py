@@ -7,7 +7,7 @@ METRICS = {
     "train/loss": "mean negative log-likelihood of the step's counted tokens, nats",
     "train/grad_norm": "global gradient norm before clipping",
     "train/lr": "learning rate the step used",
-    "train/skipped_steps": "steps so far whose loss or gradient was no number; absent while there are none",
+    "train/skipped_steps": "steps so far whose loss or gradient was no number",
     "eval/loss": "mean negative log-likelihood over the held-out rows, nats",
     "perf/tokens_per_s": "all positions, padding too, over all ranks",
     "perf/useful_tokens_per_s": "positions that are not padding, over all ranks",
