@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -67,11 +76,13 @@ class Screen:
         live = self._stages.is_terminal and not self._stages.quiet
         bar = BarColumn(bar_width=24) if total else SpinnerColumn()
         count = [MofNCompleteColumn()] if total else []
+        left = [TimeRemainingColumn()] if total else []
         columns = [
             TextColumn("{task.description}"),
             bar,
             *count,
             TimeElapsedColumn(),
+            *left,
             TextColumn("[dim]{task.fields[note]}"),
         ]
         progress = Progress(*columns, console=self._stages) if live else None

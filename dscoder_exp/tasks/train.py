@@ -75,7 +75,8 @@ def run(config: Config) -> float | None:
                     raise
                 run.metrics(metrics_of(result, ranks), step.done)
                 throughput.add(result)
-                stage.advance(f"loss {result.loss:.3f}, {throughput.per_second('tokens'):.0f} tokens/s")
+                speed = throughput.per_second("tokens")
+                stage.advance(f"loss {result.loss:.3f}, lr {result.lr:.2e}, {speed:.0f} tokens/s")
                 if result.stop:
                     screen.remark(f"asked to stop: saved as {save(None, resumable=True)}; train.resume=auto goes on")
                     raise SystemExit(TERMINATED)

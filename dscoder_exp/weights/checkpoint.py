@@ -6,6 +6,7 @@ record (record.py).
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.making import making
 from dscoder_exp.weights.directory import CONFIG_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.layout import Cut
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.record import RecordedTensor, write_json, write_record
+from dscoder_exp.weights.record import CHAT_TEMPLATE_FILE, RecordedTensor, write_json, write_record
 from dscoder_exp.weights.safetensors_file import safetensors_layout
 from dscoder_exp.weights.stored import TensorWriter
 from dscoder_exp.weights.tokenizer import fingerprint
@@ -47,7 +50,7 @@ def save_checkpoint(
         tensors: (Hugging Face name, array of the shape that `expected(config)` gives), in any order; taken one at a
             time, so a generator that fetches them keeps memory low.
         tokenizer: saved beside the weights.
-        template: the prompt format that the model now follows.
+        template: the prompt format that the model now follows; a file goes along.
         lineage: where it came from (JSON values).
         add: writes more files into the directory, which its record leaves out.
 
@@ -70,6 +73,8 @@ def save_checkpoint(
         write_json(unfinished / CONFIG_FILE, written)
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, config)
+        if template is not None and template.endswith(TEMPLATE_FILE):
+            shutil.copyfile(locate(template, "data.template"), unfinished / CHAT_TEMPLATE_FILE)
         hashes = writer.hashes()
         write_record(
             unfinished,

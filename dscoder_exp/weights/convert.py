@@ -22,7 +22,7 @@ from dscoder_exp.weights.checkpoint import new_directory, target_problem, write_
 from dscoder_exp.weights.directory import CONFIG_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.mindformers import MAP_FILE
-from dscoder_exp.weights.record import RecordedTensor, write_json, write_record
+from dscoder_exp.weights.record import CHAT_TEMPLATE_FILE, RecordedTensor, write_json, write_record
 from dscoder_exp.weights.resolve import OpenedModel, open_source, open_tokenizer
 from dscoder_exp.weights.source import WeightSource
 from dscoder_exp.weights.stored import TensorWriter
@@ -38,7 +38,7 @@ KEPT = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "chat_template.jinja",
+    CHAT_TEMPLATE_FILE,
     "generation_config.json",
 )
 INFINITE = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}  # exponents of inf and NaN

@@ -15,7 +15,7 @@ from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.hf_config import from_hf, read_json
 from dscoder_exp.weights.layout import INPUTS, Cut, file_name
-from dscoder_exp.weights.record import CHECKPOINT_FILE, COPY_AGAIN, altered, read_record
+from dscoder_exp.weights.record import CHAT_TEMPLATE_FILE, CHECKPOINT_FILE, COPY_AGAIN, altered, read_record
 from dscoder_exp.weights.safetensors_file import read_header
 from dscoder_exp.weights.stored import Entry, chunks, gather, read_rows
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint, read_tokenizer
@@ -209,7 +209,7 @@ def _weight_files(path: Path, key: str) -> dict[str, str]:
 
 
 def _chat_template(path: Path, key: str) -> str | None:
-    file = path / "chat_template.jinja"
+    file = path / CHAT_TEMPLATE_FILE
     if file.is_file():
         try:
             return file.read_text("utf-8")

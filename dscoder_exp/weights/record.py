@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.hf_config import from_hf, read_json
@@ -22,6 +23,7 @@ from dscoder_exp.weights.tokenizer import Fingerprint
 
 FORMAT, VERSION = "dscoder_exp", 2
 CHECKPOINT_FILE = "checkpoint.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"  # Hugging Face's name
 COPY_AGAIN = "copy the directory again"
 
 
@@ -62,12 +64,13 @@ def write_record(
 
     Args:
         config: the content of config.json.
+        template: the prompt format; one in a file lies in the directory as CHAT_TEMPLATE_FILE.
     """
     record = {
         "format": FORMAT,
         "version": VERSION,
         "config": config,
-        "template": template,
+        "template": CHAT_TEMPLATE_FILE if template and template.endswith(TEMPLATE_FILE) else template,
         "tokenizer": tokenizer and asdict(tokenizer),
         "layout": {"tensor": ways},
         "tensors": {
@@ -110,6 +113,8 @@ def read_record(path: Path, key: str) -> Record:
         raise refuse(str(file), f"damaged: {error!r}", COPY_AGAIN) from error
     if problems:
         raise Refused(problems)
+    if template == CHAT_TEMPLATE_FILE:
+        template = str(path / CHAT_TEMPLATE_FILE)
     return Record(config, template, found, ways, tensors)
 
 

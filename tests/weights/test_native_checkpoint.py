@@ -131,6 +131,17 @@ def test_an_existing_target_is_refused_untouched(tmp_path):
     assert [file.name for file in tmp_path.rglob("*")] == ["x", "mine"]
 
 
+def test_a_prompt_format_in_a_file_goes_along(tmp_path):
+    mine = tmp_path / "mine.jinja"
+    mine.write_text("{{ messages[0]['content'] }}")
+    save(tmp_path / "x", template=str(mine))
+    mine.unlink()
+    (tmp_path / "x").rename(tmp_path / "y")
+    source = open_weights(str(tmp_path / "y"))
+    assert source.template == str(tmp_path / "y" / "chat_template.jinja")
+    assert (tmp_path / "y" / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
