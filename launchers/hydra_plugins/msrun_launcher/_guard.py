@@ -1,6 +1,7 @@
 """A worker's own watch: it ends with its launcher, and SIGTERM ends it like sys.exit does."""
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -10,6 +11,18 @@ import time
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Optional
+
+LOOK_EVERY = 0.2  # seconds
+# Kills the process groups $2, $3, … after $1 looks, and ends at once when none of them is left.
+KILL_LATER = f"""
+looks=$1; shift
+while [ $looks -gt 0 ]; do
+  left=; for group; do kill -s 0 -- -$group && left=1; done
+  [ $left ] || exit 0
+  sleep {LOOK_EVERY}; looks=$((looks - 1))
+done
+for group; do kill -s KILL -- -$group; done
+"""
 
 
 class Terminated(SystemExit):
@@ -43,8 +56,9 @@ def _watch(directory: Path, grace: float) -> None:
     shutil.rmtree(directory, ignore_errors=True)  # the launcher cannot any more
     # This process may be gone before the grace is over while children that its task started are not.
     with contextlib.suppress(OSError):
-        command = f"sleep {grace}; kill -s KILL -- {' '.join(f'-{group}' for group in _groups())}"
-        subprocess.Popen(["sh", "-c", command], start_new_session=True, stderr=subprocess.DEVNULL)
+        groups = [str(group) for group in _groups()]
+        command = ["sh", "-c", KILL_LATER, "sh", str(math.ceil(grace / LOOK_EVERY)), *groups]
+        subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace)
     os.killpg(os.getpgrp(), signal.SIGKILL)
