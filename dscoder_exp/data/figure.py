@@ -1,5 +1,6 @@
 """The data report as a picture. Matplotlib, half a second to import, is imported when one is drawn and not before."""
 
+import logging
 import os
 import re
 import warnings
@@ -25,13 +26,14 @@ def write_figure(report: DataReport, path: Path) -> None:
 
     The file appears whole or not at all. Takes about 1 s, half of it matplotlib's import.
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra would show that it looks for fonts
     from matplotlib.figure import Figure
 
     layers = [[_layer(example, counted) for counted in (False, True)] for example in report.examples]
     height = PANELS + LINE * sum(len(layer) + 2 for layer, _ in layers)
     figure = Figure(figsize=(WIDTH, height), dpi=90)
     grid = figure.add_gridspec(
-        1, 3, left=0.07, right=0.97, bottom=1 - (PANELS - 0.8) / height, top=1 - 0.4 / height, wspace=0.5
+        1, 3, left=0.07, right=0.97, bottom=1 - (PANELS - 0.8) / height, top=1 - 0.4 / height, wspace=0.65
     )
     for column, draw in enumerate((_lengths, _fractions, _figures)):
         draw(figure.add_subplot(grid[0, column]), report)

@@ -1,5 +1,6 @@
 """Small applications run as real processes, each launch marked so that what it leaves behind can be found."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,7 +52,12 @@ class Launch:
 
     def living(self) -> list[str]:
         """The command lines of this launch's processes."""
-        return [" ".join(process.cmdline()) for process in psutil.process_iter() if self._is_ours(process)]
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):  # it has ended since it was looked at
+                if self._is_ours(process):
+                    found.append(" ".join(process.cmdline()))
+        return found
 
     def wait_until_gone(self) -> list[str]:
         deadline = time.monotonic() + GUARD / 4
