@@ -18,8 +18,8 @@ import psutil
 import yaml
 
 from dscoder_exp.app import config_directory
+from dscoder_exp.schema.files import CONFIG_FILE, INDEX_FILE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.directory import CONFIG_FILE, INDEX_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.names import expected
 from dscoder_exp.weights.safetensors_file import safetensors_layout

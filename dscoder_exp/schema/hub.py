@@ -13,6 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.files import (
+    BESIDE_WEIGHTS,
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfUri
@@ -21,16 +30,7 @@ SCHEME = "hf://"
 FORM = "hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
 FILE_FORM = "hf://OWNER/NAME[@REVISION]/FILE.gguf"
 KEYS = ("model.path", "tokenizer.path", "weights.source")  # that may hold an address
-TOKENIZER_FILE, CONFIG_FILE, CHECKPOINT_FILE = "tokenizer.json", "config.json", "checkpoint.json"
-WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-TOKENIZER = [
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-]
-BESIDE_WEIGHTS = [*TOKENIZER, CONFIG_FILE, "generation_config.json", CHECKPOINT_FILE, INDEX_FILE]
+FIRST_OF_MODEL = [*BESIDE_WEIGHTS, CONFIG_FILE, CHECKPOINT_FILE, INDEX_FILE]
 
 
 def snapshot(address: str, key: str) -> Path:
@@ -87,7 +87,7 @@ def first_files(where: HfUri, key: str) -> list[str]:
     """All that is wanted but the weights of a directory, which these files tell."""
     if where.path_in_repo:
         return [where.path_in_repo]
-    return TOKENIZER if key == "tokenizer.path" else BESIDE_WEIGHTS
+    return list(TOKENIZER_FILES) if key == "tokenizer.path" else FIRST_OF_MODEL
 
 
 def weight_files(names: Collection[str] | None, directory: Path) -> list[str]:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.schema.errors import Refused, refuse
+from dscoder_exp.schema.files import CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from dscoder_exp.schema.hub import (
-    CHECKPOINT_FILE,
-    CONFIG_FILE,
-    INDEX_FILE,
     SCHEME,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
     cached,
     first_files,
     is_pinned,
@@ -25,11 +20,10 @@ from dscoder_exp.schema.hub import (
     weight_files,
 )
 from dscoder_exp.schema.hub_errors import explained
+from dscoder_exp.schema.room import shortage
 
 if TYPE_CHECKING:
     from huggingface_hub import HfUri
-
-SPARE = 16 * 1024**2  # bytes of the disk that are left free
 
 
 def download(address: str, key: str, vet: Callable[[Path], object] = lambda directory: None) -> str:
@@ -140,9 +134,5 @@ def _refuse_full_disk(where: HfUri, commit: str, sizes: Mapping[str, int], key: 
 
     places = {name: try_to_load_from_cache(where.id, name, revision=commit) for name in sizes}
     missing = sum(sizes[name] for name, place in places.items() if not isinstance(place, str))
-    cache = Path(constants.HF_HUB_CACHE).absolute()
-    nearest = next(path for path in (cache, *cache.parents) if path.exists())
-    free = shutil.disk_usage(nearest).free
-    if free < missing + SPARE:
-        what = f"{missing / 1e9:.1f} GB are to be downloaded, and the disk of {nearest} has {free / 1e9:.1f} GB left"
+    if (what := shortage(Path(constants.HF_HUB_CACHE), missing, "downloaded")) is not None:
         raise refuse(key, f"{where.id}: {what}", "make room, or put the cache on another disk: HF_HOME=DIR")

@@ -48,8 +48,8 @@ class LoadReport:
     def __str__(self) -> str:
         found = [self._part(word, names) for word, names in self._lists() if names]
         casts = [f"{dtype} -> {self.dtype}: {count}" for dtype, count in self.casts.items()]
-        complete = [] if self.missing or self.unexpected or self.mismatched else ["all found"]
-        parts = [f"{len(self.tensors):,} tensors", f"{self.parameters:,} parameters", *complete]
+        parts = [f"{len(self.tensors):,} tensors", f"{self.parameters:,} parameters"]
+        parts += ["all found"] if self.complete else []
         return ", ".join(parts) + "".join(f"; {part}" for part in [*found, *casts])
 
     @property

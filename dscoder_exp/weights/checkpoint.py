@@ -16,14 +16,14 @@ import numpy as np
 
 from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.files import CHAT_TEMPLATE_FILE, CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.making import making
-from dscoder_exp.weights.directory import CONFIG_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.layout import Cut
 from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.record import CHAT_TEMPLATE_FILE, RecordedTensor, write_json, write_record
+from dscoder_exp.weights.record import RecordedTensor, write_json, write_record
 from dscoder_exp.weights.safetensors_file import safetensors_layout
 from dscoder_exp.weights.stored import TensorWriter
 from dscoder_exp.weights.tokenizer import fingerprint
@@ -118,7 +118,7 @@ def write_tokenizer(
     directory: Path, tokenizer: Tokenizer, config: LlamaConfig, chat_template: str | None = None
 ) -> None:
     """With the few lines that keep transformers from rebuilding it as Llama's own kind of tokenizer."""
-    tokenizer.save(str(directory / "tokenizer.json"))
+    tokenizer.save(str(directory / TOKENIZER_FILE))
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if chat_template is not None:
         settings["chat_template"] = chat_template

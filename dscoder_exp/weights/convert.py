@@ -15,14 +15,15 @@ import numpy as np
 
 from dscoder_exp.schema.config import ModelConfig, TokenizerConfig, WeightsConfig
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.files import BESIDE_WEIGHTS, CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
+from dscoder_exp.schema.room import shortage
 from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_other_head
 from dscoder_exp.weights.checkpoint import new_directory, target_problem, write_tokenizer
-from dscoder_exp.weights.directory import CONFIG_FILE
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.mindformers import MAP_FILE
-from dscoder_exp.weights.record import CHAT_TEMPLATE_FILE, RecordedTensor, write_json, write_record
+from dscoder_exp.weights.record import RecordedTensor, write_json, write_record
 from dscoder_exp.weights.resolve import OpenedModel, open_source, open_tokenizer
 from dscoder_exp.weights.source import WeightSource
 from dscoder_exp.weights.stored import TensorWriter
@@ -32,17 +33,7 @@ from dscoder_exp.weights.tokenizer import fingerprint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# What lies beside the weights and goes with them.
-KEPT = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    CHAT_TEMPLATE_FILE,
-    "generation_config.json",
-)
 INFINITE = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}  # exponents of inf and NaN
-SPARE = 16 * 1024**2  # bytes that everything but the weights may take
 
 
 @dataclass(frozen=True)
@@ -96,7 +87,7 @@ def _open_tokenizer(source: WeightSource, config: LlamaConfig, tokenizer: Tokeni
     if tokenizer.path is not None:
         given = locate(tokenizer.path, "tokenizer.path")
         return ConvertedTokenizer(open_tokenizer(tokenizer, opened), given if given.is_dir() else None)
-    if source.beside is not None and not (source.beside / "tokenizer.json").is_file():
+    if source.beside is not None and not (source.beside / TOKENIZER_FILE).is_file():
         return None
     if source.kind == "gguf" and source.tokenizer() is None:
         return None
@@ -151,11 +142,8 @@ def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
 
 def disk_problem(target: Path, plan: Plan) -> Problem | None:
     """Where the weights don't fit beside the target."""
-    nearest = next(path for path in target.absolute().parents if path.exists())
-    free = shutil.disk_usage(nearest).free
-    if free >= plan.bytes + SPARE:
+    if (what := shortage(target.absolute().parent, plan.bytes, "written")) is None:
         return None
-    what = f"{plan.bytes / 1e9:.1f} GB are to be written, and the disk of {nearest} has {free / 1e9:.1f} GB left"
     return Problem("weights.target", what, "make room, or name a directory on another disk")
 
 
@@ -203,7 +191,7 @@ def _keep_files(conversion: Conversion, directory: Path) -> None:
     """The tokenizer and what belongs to it, byte for byte where there are files."""
     found = conversion.tokenizer
     for home in (conversion.source.beside, found and found.home):
-        for name in KEPT:
+        for name in BESIDE_WEIGHTS:
             if home is not None and (home / name).is_file():
                 shutil.copyfile(home / name, directory / name)
     if found is not None and found.home is None:

@@ -11,20 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.files import (
+    CHAT_TEMPLATE_FILE,
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    INDEX_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+)
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.hf_config import from_hf, read_json
 from dscoder_exp.weights.layout import INPUTS, Cut, file_name
-from dscoder_exp.weights.record import CHAT_TEMPLATE_FILE, CHECKPOINT_FILE, COPY_AGAIN, altered, read_record
+from dscoder_exp.weights.record import COPY_AGAIN, altered, read_record
 from dscoder_exp.weights.safetensors_file import read_header
 from dscoder_exp.weights.stored import Entry, chunks, gather, read_rows
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint, read_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 
 
 class Slice(NamedTuple):
@@ -97,7 +102,7 @@ class StoredTensors:
         return gather(self.pieces(name), self._slices[name].cut.shape, self.dtype(name))
 
     def tokenizer(self) -> Tokenizer | None:
-        file = self.beside / "tokenizer.json"
+        file = self.beside / TOKENIZER_FILE
         return read_tokenizer(file, self._key) if file.is_file() else None
 
     def fingerprint(self) -> Fingerprint | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dscoder_exp.schema.hub import CONFIG_FILE
+from dscoder_exp.schema.files import CONFIG_FILE
 from dscoder_exp.schema.hub_download import download
 from dscoder_exp.weights.hf_config import from_hf, read_json
 

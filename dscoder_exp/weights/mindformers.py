@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Literal
 
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.files import CONFIG_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.ckpt_file import read_ckpt
-from dscoder_exp.weights.directory import CONFIG_FILE, Slices, StoredTensors, index_files, places, whole
+from dscoder_exp.weights.directory import Slices, StoredTensors, index_files, places, whole
 from dscoder_exp.weights.hf_config import from_hf, read_json
 from dscoder_exp.weights.names import expected
 from dscoder_exp.weights.safetensors_file import read_header

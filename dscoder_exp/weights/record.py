@@ -16,14 +16,13 @@ from typing import Any
 
 from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.files import CHAT_TEMPLATE_FILE, CHECKPOINT_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.hf_config import from_hf, read_json
 from dscoder_exp.weights.layout import INPUTS, OUTPUTS, Cut
 from dscoder_exp.weights.tokenizer import Fingerprint
 
 FORMAT, VERSION = "dscoder_exp", 2
-CHECKPOINT_FILE = "checkpoint.json"
-CHAT_TEMPLATE_FILE = "chat_template.jinja"  # Hugging Face's name
 COPY_AGAIN = "copy the directory again"
 
 

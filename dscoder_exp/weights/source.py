@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.files import CHECKPOINT_FILE, CONFIG_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
-from dscoder_exp.weights.directory import CONFIG_FILE, HuggingFaceDirectory, NativeDirectory
+from dscoder_exp.weights.directory import HuggingFaceDirectory, NativeDirectory
 from dscoder_exp.weights.mindformers import MindFormersWeights, holds_mindformers
-from dscoder_exp.weights.record import CHECKPOINT_FILE
 from dscoder_exp.weights.tokenizer import Fingerprint
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dscoder_exp.schema.config import WeightsConfig
+from dscoder_exp.schema.files import INDEX_FILE, WEIGHTS_FILE
 from dscoder_exp.schema.size import bytes_of_size
 from dscoder_exp.weights.ckpt_file import ckpt_layout
-from dscoder_exp.weights.directory import INDEX_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.layout import INPUTS, Cut, cut_of, file_name
 from dscoder_exp.weights.mindformers import MAP_FILE, mindformers_name
 from dscoder_exp.weights.names import expected

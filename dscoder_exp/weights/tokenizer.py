@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dscoder_exp.schema.errors import Problem, refuse
+from dscoder_exp.schema.files import TOKENIZER_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
 
@@ -27,7 +28,7 @@ def load_tokenizer(path: str, key: str = "tokenizer.path") -> Tokenizer:
     """
     found = locate(path, key)
     if found.is_dir():
-        found = found / "tokenizer.json"
+        found = found / TOKENIZER_FILE
         if not found.is_file():
             raise refuse(key, f"no tokenizer.json in {path}", "give a directory with tokenizer.json, or the file")
     return read_tokenizer(found, key)

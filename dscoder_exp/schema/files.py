@@ -1,0 +1,14 @@
+"""What the files of a model's directory are called, on a disk as on the hub."""
+
+CONFIG_FILE, CHECKPOINT_FILE = "config.json", "checkpoint.json"
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tokenizer.json", "chat_template.jinja"
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    CHAT_TEMPLATE_FILE,
+)
+# The model's own, and what belongs to its tokenizer: goes with the weights, byte for byte.
+BESIDE_WEIGHTS = (*TOKENIZER_FILES, "generation_config.json")
