@@ -60,7 +60,7 @@ class Units:
         self._waits = device == "cpu"
         unit = self.unit
         forward, backward, recomputing_backward, cached_run = make_block(config, kernels)
-        self.attention_mask = unit(kernels.attention_mask, "mask")
+        self.attention_mask = kernels.attention_mask
         self.forward = unit(forward, "block forward")
         self.backward = unit(backward, "block backward")
         self.recomputing_backward = unit(recomputing_backward, "block backward")

@@ -37,29 +37,42 @@ def stand_in(name, compute):
     return StandIn
 
 
-def additive(mask):
-    """FlashAttentionScore's mask, uint8 [B, 1, T, T] with 1 where nothing counts, as the CPU column's."""
-    assert mask.dtype == ms.uint8
-    return ms.Tensor(mask.asnumpy().astype(np.float32) * cpu.MASKED)
+def documents_of(q_ends, kv_ends):
+    """TND's cumulative lengths back as documents [1, N]; documents of no length at the end change nothing."""
+    assert q_ends.dtype == ms.int64
+    assert q_ends.shape == (ascend.COUNT,)
+    ends = q_ends.asnumpy()
+    np.testing.assert_array_equal(ends, kv_ends.asnumpy())
+    assert ends[-1] == BATCH * LENGTH
+    return np.searchsorted(ends, np.arange(BATCH * LENGTH), side="right").astype(np.int32)[None]
+
+
+def checked(options, mask):
+    """What the mode needs: FlashAttentionScore's documentation on TND."""
+    assert (options["input_layout"], options["sparse_mode"], options["next_tokens"]) == ("TND", 2, 0)
+    assert options["pre_tokens"] >= LENGTH
+    assert options["head_num"] == HEADS
+    assert options["scale_value"] == SIZE**-0.5
+    assert (mask.shape, mask.dtype) == ((2048, 2048), ms.uint8)
+    assert mask[3, 3:6].asnumpy().tolist() == [0, 1, 1]
 
 
 def flash(options, a):
-    assert options["input_layout"] == "BSND"
-    assert options["head_num"] == HEADS
-    assert options["scale_value"] == SIZE**-0.5
-    out, (probabilities,) = cpu.attention(a["query"], a["key"], a["value"], additive(a["attn_mask"]))
+    checked(options, a["attn_mask"])
+    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]))
+    q, k, v = (a[name].expand_dims(0) for name in ("query", "key", "value"))
+    out, (probabilities,) = cpu.attention(q, k, v, mask)
     return probabilities, tensor(1), None, out.reshape(a["query"].shape)  # the first two are only handed on
 
 
 def flash_grad(options, a):
-    assert options["input_layout"] == "BSND"
-    dout = a["dy"].reshape(BATCH * LENGTH, -1)
-    mask = additive(a["atten_mask"])
-    gradients = cpu.attention_backward(
-        dout, a["attention_in"].reshape(dout.shape), a["query"], a["key"], a["value"], mask, (a["softmax_max"],)
-    )
-    assert a["attention_in"].shape == a["query"].shape
-    return *gradients, None
+    checked(options, a["atten_mask"])
+    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]))
+    assert a["attention_in"].shape == a["dy"].shape == a["query"].shape
+    q, k, v = (a[name].expand_dims(0) for name in ("query", "key", "value"))
+    dy, out = (a[name].reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
+    gradients = cpu.attention_backward(dy, out, q, k, v, mask, (a["softmax_max"],))
+    return *(gradient[0] for gradient in gradients), None
 
 
 @pytest.fixture
@@ -110,11 +123,11 @@ def test_rotate(column):
 
 def test_attention_over_packed_documents(column):
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-    documents = ms.Tensor(np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32))
+    documents = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)
     dout = tensor(BATCH * LENGTH, HEADS * SIZE)
-    out, kept = column.attention(q, k, v, column.attention_mask(documents))
-    mask = cpu.attention_mask(documents)
+    ends, mask = column.attention_mask(documents), cpu.attention_mask(documents)
+    out, kept = column.attention(q, k, v, ends)
     expected, kept_there = cpu.attention(q, k, v, mask)
     assert_same(out, expected)
-    gradients = column.attention_backward(dout, out, q, k, v, column.attention_mask(documents), kept)
+    gradients = column.attention_backward(dout, out, q, k, v, ends, kept)
     assert_same(gradients, cpu.attention_backward(dout, expected, q, k, v, mask, kept_there))

@@ -3,9 +3,8 @@
 A test binds every call below to the operator's signature in the installed MindSpore.
 """
 
-from typing import Any
-
 import mindspore as ms
+import numpy as np
 from mindspore import ops
 from mindspore.ops.auto_generate import (
     FlashAttentionScore,
@@ -28,7 +27,10 @@ __all__ = [
     "swiglu_backward",
 ]
 
-LAYOUT = "BSND"  # [B, T, heads, d]
+LAYOUT = "TND"  # [B * T, heads, d]; documents by their ends
+LOWER_TRIANGLE = 2  # sparse_mode: each document's queries see its keys up to their own place
+CAUSAL = ms.Tensor(np.triu(np.ones((2048, 2048), np.uint8), 1))  # the one mask that these modes take; 1: doesn't count
+COUNT = 128  # documents are filled up to a multiple of it, so that few shapes are compiled
 
 
 def rms_norm(x, weight, eps):
@@ -45,27 +47,38 @@ def rotate(x, cos, sin):
 
 
 def attention_mask(documents):
-    """uint8 [B, 1, T, T], 1 where a score must not count (FlashAttentionScore's convention)."""
-    length = documents.shape[1]
-    positions: Any = ops.arange(length)
-    later = positions.reshape(1, length, 1) < positions.reshape(1, 1, length)
-    other = documents.expand_dims(2) != documents.expand_dims(1)
-    mask: Any = ops.cast(ops.logical_or(other, later), ms.uint8)
-    return mask.expand_dims(1)
+    """int64: where each document of the batch ends, counted through all its rows; padding is one more document.
+
+    Documents of no length at the end fill the number up, as in MindSpore Transformers (eod_pad_length).
+    """
+    changes = np.ones(documents.shape, bool)
+    changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
+    ends = np.flatnonzero(changes) + 1
+    return ms.Tensor(np.pad(ends, (0, -len(ends) % COUNT), mode="edge"))
+
+
+def _flat(x):
+    return x.reshape(-1, x.shape[2], x.shape[3])
 
 
 def attention(q, k, v, mask):
     batch, length, heads, size = q.shape
-    kernel = FlashAttentionScore(head_num=heads, scale_value=size**-0.5, input_layout=LAYOUT)
-    softmax_max, softmax_sum, _, out = kernel(q, k, v, None, None, None, mask)
+    kernel = FlashAttentionScore(
+        head_num=heads, scale_value=size**-0.5, next_tokens=0, input_layout=LAYOUT, sparse_mode=LOWER_TRIANGLE
+    )
+    softmax_max, softmax_sum, _, out = kernel(_flat(q), _flat(k), _flat(v), None, None, None, CAUSAL, None, mask, mask)
     return out.reshape(batch * length, heads * size), (softmax_max, softmax_sum)
 
 
 def attention_backward(dout, out, q, k, v, mask, saved):
     _, _, heads, size = q.shape
     softmax_max, softmax_sum = saved
-    kernel = FlashAttentionScoreGrad(head_num=heads, scale_value=size**-0.5, input_layout=LAYOUT)
+    kernel = FlashAttentionScoreGrad(
+        head_num=heads, scale_value=size**-0.5, next_tokens=0, input_layout=LAYOUT, sparse_mode=LOWER_TRIANGLE
+    )
+    out, dout = out.reshape(-1, heads, size), dout.reshape(-1, heads, size)
+    q_k_v = _flat(q), _flat(k), _flat(v)
     dq, dk, dv, _ = kernel(
-        q, k, v, dout.reshape(q.shape), None, None, None, mask, softmax_max, softmax_sum, None, out.reshape(q.shape)
-    )  # fmt: skip
-    return dq, dk, dv
+        *q_k_v, dout, None, None, None, CAUSAL, softmax_max, softmax_sum, None, out, None, mask, mask
+    )
+    return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)

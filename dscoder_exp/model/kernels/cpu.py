@@ -2,7 +2,10 @@
 
 from typing import Any
 
+import mindspore as ms
 from mindspore import ops
+
+from dscoder_exp.model.kernels.windows import tiles, untile, unwindow, window_mask, windows
 
 _matmul = ops.BatchMatMul()
 _matmul_transposed = ops.BatchMatMul(transpose_b=True)
@@ -39,12 +42,8 @@ def rotate(x, cos, sin):
 
 
 def attention_mask(documents):
-    """Additive fp32 mask [B, 1, T, T]: 0 where key j <= query i lies in the same document, else MASKED."""
-    length = documents.shape[1]
-    positions: Any = ops.arange(length)
-    causal = positions.reshape(1, length, 1) >= positions.reshape(1, 1, length)
-    same = documents.expand_dims(2) == documents.expand_dims(1)
-    return ops.select(ops.logical_and(same, causal), 0.0, MASKED).expand_dims(1)
+    """Additive mask of the windows (windows.py): 0 where key j <= query i lies in the same document, else MASKED."""
+    return ms.Tensor(window_mask(documents, MASKED))
 
 
 def _heads_first(x):
@@ -58,14 +57,15 @@ def _grouped(q, key_heads):
 
 
 def attention(q, k, v, mask):
-    """Scaled dot-product attention with grouped key/value heads; keeps the probabilities [B, h, T, S]."""
+    """Scaled dot-product attention with grouped key/value heads; keeps the probabilities [B * tiles, h, S, W]."""
     batch, length, heads, size = q.shape
-    key_heads, keys = k.shape[2], k.shape[1]
-    rows = _grouped(_heads_first(q) * (size**-0.5), key_heads)
-    scores = _matmul_transposed(rows, _heads_first(k)).reshape(batch, heads, length, keys) + mask
+    key_heads, rows, tile, width = k.shape[2], mask.shape[0], mask.shape[2], mask.shape[3]
+    queries = _grouped(_heads_first(tiles(q, mask)) * (size**-0.5), key_heads)
+    scores = _matmul_transposed(queries, _heads_first(windows(k, mask))).reshape(rows, heads, tile, width) + mask
     probabilities = _softmax(scores)
-    out = _matmul(_grouped(probabilities, key_heads), _heads_first(v)).reshape(batch, heads, length, size)
-    return _heads_first(out).reshape(batch * length, heads * size), (probabilities,)
+    out = _matmul(_grouped(probabilities, key_heads), _heads_first(windows(v, mask)))
+    out = untile(_heads_first(out.reshape(rows, heads, tile, size)), batch, length)
+    return out.reshape(batch * length, heads * size), (probabilities,)
 
 
 def attention_backward(dout, out, q, k, v, mask, saved):
@@ -74,17 +74,18 @@ def attention_backward(dout, out, q, k, v, mask, saved):
     The sum over keys equals sum(dout * out) over the head's few dimensions (FlashAttention, arXiv:2205.14135).
     """
     batch, length, heads, size = q.shape
-    key_heads = k.shape[2]
-    rows = heads // key_heads * length
-    delta = _sum(dout.reshape(batch, length, heads, size) * out.reshape(batch, length, heads, size), -1)
-    delta = _heads_first(delta).reshape(batch, key_heads, rows, 1)
-    dout = _grouped(_heads_first(dout.reshape(batch, length, heads, size)), key_heads)
+    key_heads, rows, tile = k.shape[2], mask.shape[0], mask.shape[2]
+    dout = dout.reshape(q.shape)
+    delta = _grouped(_heads_first(tiles(_sum(dout * out.reshape(q.shape), -1), mask)), key_heads)
+    dout = _grouped(_heads_first(tiles(dout, mask)), key_heads)
+    queries = _grouped(_heads_first(tiles(q, mask)) * (size**-0.5), key_heads)
     probabilities = _grouped(saved[0], key_heads)
     dv = _transposed_matmul(probabilities, dout)
-    ds = probabilities * (_matmul_transposed(dout, _heads_first(v)) - delta)
-    dq = _matmul(ds, _heads_first(k) * (size**-0.5)).reshape(batch, heads, length, size)
-    dk = _transposed_matmul(ds, _grouped(_heads_first(q) * (size**-0.5), key_heads))
-    return _heads_first(dq), _heads_first(dk), _heads_first(dv)
+    ds = probabilities * (_matmul_transposed(dout, _heads_first(windows(v, mask))) - delta)
+    dq = _matmul(ds, _heads_first(windows(k, mask)) * (size**-0.5)).reshape(rows, heads, tile, size)
+    dk = _transposed_matmul(ds, queries)
+    dk, dv = unwindow(_heads_first(dk), mask, batch, length), unwindow(_heads_first(dv), mask, batch, length)
+    return untile(_heads_first(dq), batch, length), dk, dv
 
 
 def _swapped(x):
