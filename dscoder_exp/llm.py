@@ -17,8 +17,10 @@ from dscoder_exp.model.llama import NOT_COUNTED, Inputs, Llama
 from dscoder_exp.model.units import Announce
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.hub import SCHEME
+from dscoder_exp.weights.adapted import open_adapter
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.fetch import fetch
+from dscoder_exp.weights.resolve import OpenedModel
 from dscoder_exp.weights.source import open_weights
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def load(
     precision: str = "fp32",
     device: str = "cpu",
     *,
+    adapter: str | None = None,
     allow: Sequence[str] = (),
     announce: Announce = lambda name: None,
 ) -> LLM:
@@ -119,16 +122,19 @@ def load(
     Args:
         path: where it lies, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, which is downloaded if need be.
         precision: "fp32" or "bf16" (bf16 needs an NPU: the CPU has no kernels for it).
+        adapter: a LoRA adapter's directory (PEFT's format); it is merged into the weights.
         allow: patterns of tensor names that may be missing (drawn from seed 0 then) or unexpected.
         announce: called with the name of each unit of the model before it is compiled.
 
     Raises:
-        Refused: nothing that can be loaded lies there, or it can't be downloaded.
+        Refused: nothing that can be loaded lies there, or it can't be downloaded; the adapter doesn't belong to it.
     """
     if device == "cpu" and precision != "fp32":
         raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
     source = open_weights(fetch(path, "model.path") if path.startswith(SCHEME) else path)
     log.info("%s: %s", source.path, check(source, allow=allow))
+    opened = OpenedModel(source.config, source, None)
+    merged = None if adapter is None else open_adapter(adapter, "adapter.path", opened)
     start_device(device)
-    model = build(source.config, source, seed=0, device=device, precision=precision, announce=announce)
+    model = build(source.config, source, seed=0, device=device, precision=precision, adapter=merged, announce=announce)
     return LLM(model, source.tokenizer(), precision)

@@ -10,9 +10,10 @@ from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import context_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.training.resume import resume_problems
+from dscoder_exp.weights.adapted import open_adapted
 from dscoder_exp.weights.check import refuse_incomplete
 from dscoder_exp.weights.convert import open_conversion
-from dscoder_exp.weights.resolve import OpenedModel, open_model, open_text, open_tokenizer, text_setup
+from dscoder_exp.weights.resolve import OpenedModel, open_text, open_tokenizer, text_setup
 from dscoder_exp.weights.tokenizer import load_tokenizer
 
 T = TypeVar("T")
@@ -35,12 +36,13 @@ class Inputs:
         if config.task.name == "prepare":
             text, found = self._once("text", about, lambda: open_text(config.model, config.tokenizer))
             return problems + found + (context_problems(config, text.context) if text else [])
-        opened, found = self._once("model", (config.model, config.weights.allow), lambda: _open_whole_model(config))
+        model = (config.model, config.adapter, config.seed, config.task.name, config.weights.allow)
+        opened, found = self._once("model", model, lambda: _open_whole_model(config))
         problems += found
         if opened:
             problems += self._once("tokenizer", about, lambda: _check_text(config, opened))[1]
             problems += context_problems(config, opened.config.max_position_embeddings)
-            problems += resume_problems(config, opened.config)
+            problems += resume_problems(config, opened)
         elif (path := config.tokenizer.path) is not None:  # without the model at least that it is one
             problems += self._once("file", path, lambda: load_tokenizer(path))[1]
         return problems
@@ -80,7 +82,7 @@ def _check_data(data: DataConfig) -> None:
 
 def _open_whole_model(config: Config) -> OpenedModel:
     """The model, all of whose tensors are there."""
-    opened = open_model(config.model)
+    opened = open_adapted(config)
     if opened.source is not None:
         refuse_incomplete(opened.source, "model.path", config.weights.allow)
     return opened

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.model.llama import Llama
+from dscoder_exp.model.llama import Factors, Llama
 from dscoder_exp.model.units import Announce
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.adapter import Adapter
 from dscoder_exp.weights.names import expected
 from dscoder_exp.weights.random_init import random_tensor, random_weights
 from dscoder_exp.weights.source import WeightSource
@@ -20,11 +21,20 @@ def build(
     seed: int,
     device: str,
     precision: str,
+    adapter: Adapter | None = None,
+    factors: Factors | None = None,
     announce: Announce = lambda name: None,
 ) -> Llama:
-    """The model of a checked source (weights/check.py); what it lacks, or all without one, is drawn from `seed`."""
+    """The model of a checked source (weights/check.py); what it lacks, or all without one, is drawn from `seed`.
+
+    Args:
+        adapter: merged into the weights.
+        factors: LoRA's, which are trained instead of the weights.
+    """
     weights = random_weights(config, seed) if source is None else _read(config, source, seed)
-    return Llama(config, weights, device=device, precision=precision, announce=announce)
+    if adapter is not None:
+        weights = ((name, adapter.merged(name, array, 0, "F32")) for name, array in weights)
+    return Llama(config, weights, device=device, precision=precision, factors=factors, announce=announce)
 
 
 def _read(config: LlamaConfig, source: WeightSource, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:

@@ -1,6 +1,6 @@
 """The model: its weights on the device, and how its units make a pass over it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -10,9 +10,18 @@ from numpy.typing import NDArray
 from dscoder_exp.model.rotary import rotary_tables
 from dscoder_exp.model.units import Announce, Units
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes
+from dscoder_exp.schema.lora import Lora
+from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, factor_shapes
 
 NOT_COUNTED = -100  # the label of a position that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What LoRA trains, on the host: name (names.py's factor_shapes) -> array."""
+
+    lora: Lora
+    arrays: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,11 @@ class Llama:
     """Weights in groups: the embedding, one group a block, and the final norm (with the head, where it isn't tied).
 
     Attributes:
-        groups: fp32 tensors; training writes to them in place.
+        groups: fp32 tensors.
         names: Hugging Face's names, in the same groups.
+        lora: where factors beside the weights are trained instead of them.
+        trained, trained_names: the groups that training writes to, in place: the weights', or the blocks' factors.
+        blocks: what each block's units take: its weights and factors.
     """
 
     def __init__(
@@ -49,30 +61,36 @@ class Llama:
         *,
         device: str,
         precision: str,
+        factors: Factors | None = None,
         announce: Announce = lambda name: None,
     ) -> None:
         """
         Args:
             weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own.
+            factors: LoRA's; their arrays, too.
             device: "cpu" or "ascend".
             precision: "fp32" or "bf16", of the activations and what is multiplied with them.
             announce: called with the name of a unit before it is compiled.
         """
-        self.config = config
-        self.units = Units(config, device, precision, announce)
+        self.config, self.lora = config, factors and factors.lora
+        self.units = Units(config, self.lora, device, precision, announce)
         suffixes = list(block_shapes(config))
         blocks = [[block_name(layer, suffix) for suffix in suffixes] for layer in range(config.num_hidden_layers)]
         self.names = [[EMBEDDING], *blocks, [NORM] if config.tie_word_embeddings else [NORM, HEAD]]
         tensors = {name: ms.Tensor.from_numpy(array) for name, array in weights}
         self.groups = [[tensors.pop(name) for name in group] for group in self.names]
+        self.trained, self.trained_names, self.blocks = self.groups, self.names, self.groups[1:-1]
+        if factors is not None:
+            layers = range(config.num_hidden_layers)
+            self.trained_names = [list(factor_shapes(config, factors.lora, [layer])) for layer in layers]
+            self.trained = [
+                [ms.Tensor.from_numpy(factors.arrays[name]) for name in group] for group in self.trained_names
+            ]
+            self.blocks = [[*weights, *added] for weights, added in zip(self.blocks, self.trained, strict=True)]
 
     @property
     def embedding(self) -> ms.Tensor:
         return self.groups[0][0]
-
-    @property
-    def blocks(self) -> list[list[ms.Tensor]]:
-        return self.groups[1:-1]
 
     @property
     def norm(self) -> ms.Tensor:
@@ -83,9 +101,14 @@ class Llama:
         """[V, H]; a tied model's is its embedding."""
         return self.embedding if self.config.tie_word_embeddings else self.groups[-1][1]
 
+    def weight(self, name: str) -> ms.Tensor:
+        """One weight by its name."""
+        group = next(i for i, names in enumerate(self.names) if name in names)
+        return self.groups[group][self.names[group].index(name)]
+
     def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(name, array) of every weight, fetched one at a time."""
-        for names, tensors in zip(self.names, self.groups, strict=True):
+        """(name, array) of all that is trained, fetched one at a time."""
+        for names, tensors in zip(self.trained_names, self.trained, strict=True):
             for name, tensor in zip(names, tensors, strict=True):
                 yield name, tensor.asnumpy()
 

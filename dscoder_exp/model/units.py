@@ -14,6 +14,7 @@ from dscoder_exp.model.block import make_block
 from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import kernels_for
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.lora import Lora
 
 DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16}
 
@@ -48,7 +49,7 @@ class Unit:
 class Units:
     """One model's units (block.py, head.py) for a device and a precision."""
 
-    def __init__(self, config: LlamaConfig, device: str, precision: str, announce: Announce) -> None:
+    def __init__(self, config: LlamaConfig, lora: Lora | None, device: str, precision: str, announce: Announce) -> None:
         """
         Args:
             announce: called with a unit's name before it is compiled.
@@ -59,12 +60,15 @@ class Units:
         # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
         self._waits = device == "cpu"
         unit = self.unit
-        forward, backward, recomputing_backward, cached_run = make_block(config, kernels)
+        forward, backward, recomputing_backward, cached_run = make_block(config, kernels, lora)
         self.attention_mask = kernels.attention_mask
-        self.forward = unit(forward, "block forward")
+        self.forward = self.training_forward = unit(forward, "block forward")
+        self.cached_run = unit(cached_run, "blocks with cache", waits=False)
+        if lora is not None and lora.dropout > 0:
+            forward, backward, recomputing_backward, _ = make_block(config, kernels, lora, drops=True)
+            self.training_forward = unit(forward, "block forward")
         self.backward = unit(backward, "block backward")
         self.recomputing_backward = unit(recomputing_backward, "block backward")
-        self.cached_run = unit(cached_run, "blocks with cache", waits=False)
         embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, dtype)
         self.embed = unit(embed, "embedding")
         self.embed_backward = unit(embed_backward, "embedding backward")

@@ -10,6 +10,7 @@ from dscoder_exp.schema.bounds import bound
 
 WITHOUT_DEVICE = ("prepare", "convert")  # tasks that compute on no device and have no ranks
 TEMPLATES = ("deepseek_coder", "chatml", "alpaca")  # prompt formats: data/templates.py
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a block's matrices, in order
 TEMPLATE_FILE = ".jinja"  # what a prompt format in a file ends with
 
 
@@ -90,6 +91,20 @@ class OptimConfig:
 
 
 @dataclass
+class AdapterConfig:
+    """conf/adapter: LoRA's factors; null where there are none."""
+
+    type: str = field(metadata=bound(choices=("none", "lora")))
+    path: Optional[
+        str
+    ]  # an adapter in PEFT's format: training goes on from it, otherwise it is merged into the weights
+    r: Optional[int] = field(metadata=bound(ge=1))  # the factors' rank
+    alpha: Optional[float] = field(metadata=bound(gt=0))  # the factors' product counts alpha / r times
+    dropout: Optional[float] = field(metadata=bound(ge=0, lt=1))  # part of their inputs that is dropped in training
+    target_modules: Optional[list[str]] = field(metadata=bound(choices=MODULES))  # a block's matrices that have factors
+
+
+@dataclass
 class TrainConfig:
     """conf/train: how long, how much at a time, what is measured and kept on the way."""
 
@@ -129,6 +144,7 @@ class WeightsConfig:
     tensor: int = field(metadata=bound(ge=1))  # native: tensor-parallel ranks that each tensor is cut over
     max_shard_size: str  # hf, and mindformers' safetensors: the largest file, such as 5GB
     ckpt_format: str = field(metadata=bound(choices=("safetensors", "ckpt")))  # mindformers: the kind of file
+    merge_adapter: Optional[str]  # a LoRA adapter whose factors' products are added to the weights that are written
     allow: list[str]  # patterns of tensor names that may be missing or unexpected, in every task that loads a model
 
 
@@ -176,6 +192,7 @@ class Config:
     tokenizer: TokenizerConfig
     data: DataConfig
     optim: OptimConfig
+    adapter: AdapterConfig
     train: TrainConfig
     predict: PredictConfig
     weights: WeightsConfig

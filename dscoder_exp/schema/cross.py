@@ -1,6 +1,6 @@
 """Keys that must agree with each other. Needs no machine, no file: only the typed configuration."""
 
-from dscoder_exp.schema.config import WITHOUT_DEVICE, Config, ModelConfig
+from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, ModelConfig
 from dscoder_exp.schema.errors import Problem
 from dscoder_exp.schema.size import bytes_of_size
 
@@ -9,6 +9,7 @@ def cross_problems(config: Config) -> list[Problem]:
     """Every pair of keys that contradict each other; empty when all agree."""
     return [
         *_optim(config.optim.betas),
+        *_adapter(config.adapter),
         *_parallel(config),
         *_precision(config),
         *_model(config.model),
@@ -22,6 +23,20 @@ def _optim(betas: list[float]) -> list[Problem]:
     if len(betas) == 2:
         return []
     return [Problem("optim.betas", f"must have two values, got {len(betas)}", "optim.betas=[0.9,0.95]")]
+
+
+def _adapter(adapter: AdapterConfig) -> list[Problem]:
+    """A key that would have no effect is a mistake."""
+    keys = {name: getattr(adapter, name) for name in ("r", "alpha", "dropout", "target_modules")}
+    if adapter.type == "none":
+        given = [name for name, value in keys.items() if value is not None]
+        what = "is given, but adapter=none trains the weights themselves"
+        return [Problem(f"adapter.{name}", what, "adapter=lora, or leave it out") for name in given]
+    empty = [name for name, value in keys.items() if value is None or value == []]
+    return [
+        Problem(f"adapter.{name}", "adapter=lora needs a value", "leave it out: conf/adapter/lora.yaml has one")
+        for name in empty
+    ]
 
 
 def _parallel(config: Config) -> list[Problem]:

@@ -12,3 +12,5 @@ TOKENIZER_FILES = (
 )
 # The model's own, and what belongs to its tokenizer: goes with the weights, byte for byte.
 BESIDE_WEIGHTS = (*TOKENIZER_FILES, "generation_config.json")
+ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
+ADAPTER_FILE = "adapter.json"

@@ -14,6 +14,8 @@ def run(config: Config) -> None:
     conversion = open_conversion(config.weights, config.model, config.tokenizer)
     source, target, plan = conversion.source, conversion.target, conversion.plan
     screen.say(f"source   {source.path} ({source.kind}): {conversion.report}")
+    if conversion.adapter is not None:
+        screen.say(f"merging  {conversion.adapter.path}: {conversion.adapter.lora}")
     started = time.monotonic()
     with open_run(config.tracking, 0) as run:
         run.text(conversion.report.text, "weights.txt")
@@ -23,4 +25,4 @@ def run(config: Config) -> None:
     layout = f", cut over {plan.ways} ranks" if plan.ways and plan.ways > 1 else ""
     screen.say(f"target   {target} ({config.weights.format}{layout})")
     screen.say(f"written  {plan.bytes / 1e9:.2f} GB in {seconds:.1f} s, {plan.bytes / 1e9 / seconds:.2f} GB/s")
-    screen.say(f"try it   {predict_command(target)}")
+    screen.say(f"try it   {predict_command(f'model.path={target}')}")

@@ -2,15 +2,21 @@
 
 from dscoder_exp.console import Screen, Stage
 from dscoder_exp.model.build import build
-from dscoder_exp.model.llama import Llama
+from dscoder_exp.model.llama import Factors, Llama
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking.run import Run
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.resolve import OpenedModel
 
 
-def load_model(config: Config, opened: OpenedModel, run: Run, stage: Stage, screen: Screen) -> Llama:
-    """The opened model on the device, its files checked first; what was found in them is logged."""
+def load_model(
+    config: Config, opened: OpenedModel, run: Run, stage: Stage, screen: Screen, factors: Factors | None = None
+) -> Llama:
+    """The opened model on the device, its files checked first; what was found in them is logged.
+
+    Args:
+        factors: LoRA's, which are trained; without them an adapter is merged into the weights.
+    """
     if opened.source is not None:
         report = check(opened.source, allow=config.weights.allow)
         stage.note(str(report))
@@ -21,5 +27,7 @@ def load_model(config: Config, opened: OpenedModel, run: Run, stage: Stage, scre
         seed=config.seed,
         device=config.runtime.device,
         precision=config.runtime.precision,
+        adapter=None if factors else opened.adapter,
+        factors=factors,
         announce=screen.compiling,
     )

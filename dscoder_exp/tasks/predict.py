@@ -12,14 +12,15 @@ from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tasks.loading import load_model
 from dscoder_exp.tasks.summary import say_speed
 from dscoder_exp.tracking.run import open_run
-from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
+from dscoder_exp.weights.adapted import open_adapted
+from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 
 
 def run(config: Config) -> float:
     """Returns the new tokens per second. The answer alone goes to stdout."""
     predict, runtime, screen = config.predict, config.runtime, Screen(quiet=False)
     start_device(runtime.device)
-    opened = open_model(config.model)
+    opened = open_adapted(config)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
     template = template_named(chosen)

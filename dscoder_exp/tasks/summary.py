@@ -14,9 +14,11 @@ from dscoder_exp.tracking.store import ui_command
 
 if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't need
     from dscoder_exp.generation.answers import Answer
+    from dscoder_exp.model.llama import Llama
     from dscoder_exp.training.loop import Throughput
 
 COMMAND = "python -m dscoder_exp"
+PROMPT = "write a quick sort algorithm."
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,16 @@ def say_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
     screen.say(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
 
 
+def say_trained(screen: Screen, model: Llama) -> None:
+    """How much of the model is trained, where it isn't all of it."""
+    if model.lora is not None:
+        trained = sum(tensor.size for group in model.trained for tensor in group)
+        parameters = model.config.num_parameters
+        screen.say(
+            f"adapter: {model.lora}: {trained:,} values are trained beside {parameters:,} ({trained / parameters:.2%})"
+        )
+
+
 def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
     """What was learnt, how fast, and what to type next."""
     for prompt, before, after in zip(config.train.prompts, result.answers_before, result.answers_after, strict=True):
@@ -69,14 +81,22 @@ def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
             f"{speed.per_second('loss_tokens'):.0f} counted by the loss)"
         )
     screen.say(f"checkpoint   {result.checkpoint}")
-    screen.say(f"try it       {predict_command(result.checkpoint, *config.train.prompts[:1])}")
+    if (model := _model_of(config, result.checkpoint)) is not None:
+        screen.say(f"try it       {predict_command(*model, prompt=next(iter(config.train.prompts), PROMPT))}")
     if config.tracking.enabled:
         screen.say(f"see the run  {ui_command(config.tracking.uri)}")
 
 
-def predict_command(model: Path, prompt: str = "write a quick sort algorithm.") -> str:
-    """What to type to try a model."""
-    return f"{COMMAND} task=predict {shlex.join([f'model.path={model}', f'predict.prompt={prompt}'])}"
+def _model_of(config: Config, checkpoint: Path) -> list[str] | None:
+    """The overrides that name what was trained; None for an adapter beside random weights, which no path leads to."""
+    if config.adapter.type == "none":
+        return [f"model.path={checkpoint}"]
+    return [f"model.path={config.model.path}", f"adapter.path={checkpoint}"] if config.model.path else None
+
+
+def predict_command(*model: str, prompt: str = PROMPT) -> str:
+    """What to type to try a model, which the overrides name."""
+    return f"{COMMAND} task=predict {shlex.join([*model, f'predict.prompt={prompt}'])}"
 
 
 def say_speed(screen: Screen, answer: Answer) -> None:

@@ -5,21 +5,23 @@ from pathlib import Path
 from dscoder_exp.console import Screen
 from dscoder_exp.data.batches import load, train_batches
 from dscoder_exp.model.device import start_device
+from dscoder_exp.model.llama import Factors
 from dscoder_exp.parallel.topology import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.loading import load_model
 from dscoder_exp.tasks.measuring import Measuring
 from dscoder_exp.tasks.prepare import log_data, prepare_data
-from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_result
+from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_result, say_trained
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.loop import Throughput, is_due, metrics_of, take_step, total_steps
-from dscoder_exp.training.resume import find_resumed, same_run, weights_of
+from dscoder_exp.training.resume import factors_of, find_resumed, same_run, weights_of
 from dscoder_exp.training.state import TrainingState
 from dscoder_exp.training.step import NotFinite, Step
-from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
+from dscoder_exp.weights.adapted import open_adapted
+from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 
 
 def run(config: Config) -> float | None:
@@ -30,7 +32,7 @@ def run(config: Config) -> float | None:
     rank, ranks = topology.rank, topology.ranks
     screen = Screen(quiet=rank != 0)
     resumed = find_resumed(config)
-    opened = open_model(config.model)
+    opened = open_adapted(config)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
     with open_run(config.tracking, rank, ranks, left=resumed and resumed.state.waiting) as run:
@@ -39,9 +41,13 @@ def run(config: Config) -> float | None:
         say_data(screen, prepared, template)
         recipe = same_run(config, opened.config, prepared, resumed)
         with screen.stage("loading the model") as stage:
-            model = load_model(config, weights_of(opened, resumed), run, stage, screen)
+            factors = factors_of(config, opened, resumed)
+            model = load_model(
+                config, weights_of(config, opened, resumed), run, stage, screen, factors and Factors(*factors)
+            )
+        say_trained(screen, model)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
-        step = Step(model, config.optim, topology, recompute=train.recompute, resumed=resumed)
+        step = Step(model, config.optim, topology, recompute=train.recompute, seed=config.seed, resumed=resumed)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, writes=rank == 0)
 

@@ -28,13 +28,13 @@ class AdamW:
     def __init__(self, model: Llama, optim: OptimConfig, resumed: Resumed | None = None) -> None:
         """
         Args:
-            model: its weights are what `step` writes to; groups of equal shapes share one compiled update.
+            model: what is trained of it is what `step` writes to; groups of equal shapes share one compiled update.
             resumed: steps were taken before, and left moments; None: none were.
         """
-        self._groups, self._names = model.groups, [name for group in model.names for name in group]
+        self._groups, self._names = model.trained, flat(model.trained_names)
         self._optim = optim
-        moments = np.empty((2, sum(weight.size for group in model.groups for weight in group)), np.float32)
-        first, second = (_cut(row, model.groups) for row in moments)
+        moments = np.empty((2, sum(weight.size for weight in flat(model.trained))), np.float32)
+        first, second = (_cut(row, model.trained) for row in moments)
         # Memory that is new to a process costs it up to 3 s a GB; that passes while the model is measured.
         if resumed is None:
             fill = partial(moments.fill, 0)

@@ -11,6 +11,8 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import TrainingState, write_state
+from dscoder_exp.weights.adapter import TELLING, hash_of_base
+from dscoder_exp.weights.adapter_checkpoint import save_adapter
 from dscoder_exp.weights.checkpoint import save_checkpoint
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ LAST, BEST = "last", "best"
 
 
 class Checkpoints:
-    """Writes native checkpoints (weights/checkpoint.py), keeps the links, and removes what is no longer kept."""
+    """Writes checkpoints, keeps the links, and removes what is no longer kept.
+
+    They are native ones (weights/checkpoint.py), or LoRA's factors alone (weights/adapter_checkpoint.py).
+    """
 
     def __init__(
         self,
@@ -71,15 +76,13 @@ class Checkpoints:
                 best = eval_loss if self._is_best(eval_loss) else self._best_loss
                 write_state(directory, replace(state, eval_loss=eval_loss, best_loss=best), adamw.moments())
 
-        save_checkpoint(
-            target,
-            model.config,
-            model.state(),
-            tokenizer=self._tokenizer,
-            template=self._template,
-            lineage={**self._lineage, "step": step, "eval_loss": eval_loss},
-            add=add,
-        )
+        lineage = {**self._lineage, "step": step, "eval_loss": eval_loss}
+        about = {"template": self._template, "lineage": lineage, "add": add}
+        if model.lora is None:
+            save_checkpoint(target, model.config, model.state(), tokenizer=self._tokenizer, **about)
+        else:
+            base = self._lineage["base"], hash_of_base(model.weight(TELLING).asnumpy())
+            save_adapter(target, model.config, model.lora, model.state(), base=base, **about)
         _link(self._directory / LAST, target.name)
         self.judge(target, eval_loss)
         self._sweep()

@@ -1,6 +1,7 @@
 """What is known of a run that could not go on, because its numbers were none."""
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import mindspore as ms
@@ -23,12 +24,11 @@ def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int)
     """
     directory = output_dir / "diagnosis"
     directory.mkdir(parents=True, exist_ok=True)
-    names = [name for group in model.names for name in group]
     values = {
         "step": step,
         "error": str(error),
-        "weights_not_finite": _not_finite(names, model.groups),
-        "gradients_not_finite": _not_finite(names, error.gradients),
+        "weights_not_finite": _not_finite(model.names, model.groups),
+        "gradients_not_finite": _not_finite(model.trained_names, error.gradients),
     }
     write_json(directory / "numbers.json", values)
     for number, batch in enumerate(error.batches):
@@ -37,6 +37,6 @@ def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int)
     return directory
 
 
-def _not_finite(names: Iterable[str], groups: Iterable[Iterable[ms.Tensor]]) -> list[str]:
-    tensors = [tensor for group in groups for tensor in group]
-    return [name for name, tensor in zip(names, tensors, strict=True) if not np.isfinite(tensor.asnumpy()).all()]
+def _not_finite(names: Iterable[Iterable[str]], groups: Iterable[Iterable[ms.Tensor]]) -> list[str]:
+    named = zip(chain(*names), chain(*groups), strict=True)
+    return [name for name, tensor in named if not np.isfinite(tensor.asnumpy()).all()]

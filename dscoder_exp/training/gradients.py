@@ -7,22 +7,33 @@ import mindspore as ms
 from mindspore import mint, ops
 
 from dscoder_exp.data.sequences import Batch
-from dscoder_exp.model.block import WEIGHTS
 from dscoder_exp.model.llama import Inputs, Llama, chunks_of
+from dscoder_exp.training.dropout import Dropout
 
 _add: Any = ops.AssignAdd()
 
 
 @dataclass
 class Gradients:
-    """Of the summed loss, in the model's groups; blocks that no batch has reached yet are empty.
+    """Of the summed loss. The sum and not its mean: how many labels count is known only when all micro steps and ranks
+    are added up.
 
-    The sum and not its mean: how many labels count is known only when all micro steps and ranks are added up.
+    Attributes:
+        first, last: of the model's two ends; empty where they are frozen.
+        blocks: one group a block, empty until a batch has reached it.
+        loss: summed, nats.
     """
 
-    groups: list[list[ms.Tensor]]
-    loss: float = 0.0  # summed, nats
+    first: list[ms.Tensor]
+    blocks: list[list[ms.Tensor]]
+    last: list[ms.Tensor]
+    loss: float = 0.0
     loss_tokens: int = 0
+
+    @property
+    def groups(self) -> list[list[ms.Tensor]]:
+        """As the model's trained groups."""
+        return [group for group in (self.first, *self.blocks, self.last) if group]
 
 
 class Backpropagation:
@@ -39,49 +50,60 @@ class Backpropagation:
 
     def start(self) -> Gradients:
         """Zeros for the two ends of the model, which are added to in place; a block's gradients come whole."""
-        ends = (self._model.groups[0], self._model.groups[-1])
+        model = self._model
+        ends = ([], []) if model.lora else (model.groups[0], model.groups[-1])
         first, last = ([mint.zeros(tensor.shape, dtype=ms.float32) for tensor in group] for group in ends)
-        return Gradients([first, *([] for _ in self._model.blocks), last])
+        return Gradients(first, [[] for _ in model.blocks], last)
 
-    def add(self, total: Gradients, batch: Batch) -> None:
-        """Add the gradients of the batch's summed loss to `total`."""
+    def add(self, total: Gradients, batch: Batch, key: tuple[int, ...] = ()) -> None:
+        """Add the gradients of the batch's summed loss to `total`.
+
+        Args:
+            key: what the dropout of LoRA's inputs follows from; see Dropout.
+        """
         model, units = self._model, self._model.units
         inputs = model.inputs(batch.ids, batch.positions, batch.documents)
-        entering, saved, x = self._forward(inputs)
+        dropout = Dropout(model, key)
+        entering, saved, x = self._forward(inputs, dropout)
         dx = mint.zeros(x.shape, dtype=x.dtype)
-        dembedding, dnorm = total.groups[0][0], total.groups[-1][0]
-        dtable = dembedding if model.config.tie_word_embeddings else total.groups[-1][1]
+        of_head = [*total.last, *total.first] if model.config.tie_word_embeddings else total.last
         losses = [
-            units.loss_backward(x, c.rows, c.labels, c.counts, model.norm, model.head, dx, dnorm, dtable)
+            units.loss_backward(x, c.rows, c.labels, c.counts, model.norm, model.head, dx, *of_head)
             for c in chunks_of(batch.labels)
         ]
         for layer in reversed(range(len(model.blocks))):
-            weights, x = model.blocks[layer], entering.pop()
+            x = entering.pop()
+            tensors = [*model.blocks[layer], *dropout.masks(layer, x.shape[0])]
             backward = units.recomputing_backward if self._recompute else units.backward
-            dx, *gradients = backward(dx, x, inputs.cos, inputs.sin, inputs.mask, *weights, *saved.pop())
-            if total.groups[layer + 1]:
-                self._add_group(*total.groups[layer + 1], *gradients)
+            dx, *gradients = backward(dx, x, inputs.cos, inputs.sin, inputs.mask, *tensors, *saved.pop())
+            if total.blocks[layer]:
+                self._add_group(*total.blocks[layer], *gradients)
             else:
-                total.groups[layer + 1] = gradients
-        units.embed_backward(dx, inputs.ids, dembedding)
+                total.blocks[layer] = gradients
+        if total.first:
+            units.embed_backward(dx, inputs.ids, *total.first)
         total.loss += float(sum(loss.asnumpy() for loss in losses))
         total.loss_tokens += batch.loss_tokens
 
-    def _forward(self, inputs: Inputs) -> tuple[list[ms.Tensor], list[tuple[ms.Tensor, ...]], ms.Tensor]:
+    def _forward(
+        self, inputs: Inputs, dropout: Dropout
+    ) -> tuple[list[ms.Tensor], list[tuple[ms.Tensor, ...]], ms.Tensor]:
         """What enters each block, what each saved, and what leaves the last one."""
         model = self._model
         entering: list[ms.Tensor] = []
         saved: list[tuple[ms.Tensor, ...]] = []
         x = model.units.embed(inputs.ids, model.embedding)
-        for weights in model.blocks:
+        for layer, block in enumerate(model.blocks):
             entering.append(x)
-            x, *kept = model.units.forward(x, inputs.cos, inputs.sin, inputs.mask, *weights)
+            tensors = [*block, *dropout.masks(layer, x.shape[0])]
+            x, *kept = model.units.training_forward(x, inputs.cos, inputs.sin, inputs.mask, *tensors)
             saved.append(() if self._recompute else tuple(kept))
         return entering, saved, x
 
 
 def _add_pairs(*tensors):
-    """Adds the block's second nine tensors to its first nine, in place."""
-    for i in range(WEIGHTS):
-        _add(tensors[i], tensors[WEIGHTS + i])
+    """Adds the second half of the tensors to the first, in place."""
+    half = len(tensors) // 2
+    for i in range(half):
+        _add(tensors[i], tensors[half + i])
     return tensors[0]

@@ -1,14 +1,21 @@
 """Whether a run goes on from a checkpoint in its directory, and whether it is the same run. Never imports mindspore."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dscoder_exp.data.report import Prepared, read_report
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_other
+from dscoder_exp.weights.adapted import base_hash, first_factors, trained_lora
+from dscoder_exp.weights.adapter import read_adapter, refuse_other_base
 from dscoder_exp.weights.resolve import OpenedModel
 from dscoder_exp.weights.source import open_weights
 
@@ -39,7 +46,8 @@ def recipe_of(config: Config) -> dict[str, Any]:
     How long the run is, is not among it: a run may be made longer (its schedule then follows the new length). How a
     step's sequences are shared out over ranks and micro steps isn't either: the sums are the same, up to rounding.
     """
-    train, optim = config.train, asdict(config.optim)
+    train, optim, adapter = config.train, asdict(config.optim), asdict(config.adapter)
+    del adapter["path"]  # where the factors began, which the checkpoint has left behind
     return {
         "seed": config.seed,
         "seq_length": config.seq_length,
@@ -48,14 +56,16 @@ def recipe_of(config: Config) -> dict[str, Any]:
         * config.parallel.data,
         "runtime.precision": config.runtime.precision,
         **{f"optim.{name}": value for name, value in optim.items()},
+        **{f"adapter.{name}": value for name, value in adapter.items()},
     }
 
 
-def resume_problems(config: Config, model: LlamaConfig) -> list[Problem]:
+def resume_problems(config: Config, opened: OpenedModel) -> list[Problem]:
     """What keeps the run from going on, as far as it is known before the data are prepared."""
     try:
         if (resumed := find_resumed(config)) is not None:
-            refuse_other(resumed.state, recipe_of(config) | _shape(model), resumed.checkpoint)
+            refuse_other(resumed.state, recipe_of(config) | _shape(opened.config), resumed.checkpoint)
+            factors_of(config, opened, resumed)
     except Refused as refused:
         return list(refused.problems)
     return []
@@ -73,9 +83,28 @@ def same_run(config: Config, model: LlamaConfig, prepared: Prepared, resumed: Re
     return recipe
 
 
-def weights_of(opened: OpenedModel, resumed: Resumed | None) -> OpenedModel:
-    """The model with the weights that it has now."""
-    return opened if resumed is None else replace(opened, source=open_weights(str(resumed.checkpoint), RESUME))
+def weights_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> OpenedModel:
+    """The model with the weights that it has now; those beside LoRA's factors stay what they were."""
+    if resumed is None or trained_lora(config) is not None:
+        return opened
+    return replace(opened, source=open_weights(str(resumed.checkpoint), RESUME), adapter=None)
+
+
+def factors_of(
+    config: Config, opened: OpenedModel, resumed: Resumed | None
+) -> tuple[Lora, Mapping[str, NDArray[np.float32]]] | None:
+    """What LoRA trains, with the values that it has now; None where the weights are trained.
+
+    Raises:
+        Refused: the run that goes on trained beside other weights.
+    """
+    if (lora := trained_lora(config)) is None:
+        return None
+    if resumed is None:
+        return lora, first_factors(config, opened, lora)
+    adapter = read_adapter(str(resumed.checkpoint), RESUME)
+    refuse_other_base(adapter, base_hash(opened, config.seed), config.model.path or "this seed", "model.path")
+    return lora, adapter.factors
 
 
 def _whole_recipe(config: Config, model: LlamaConfig, prepared: Prepared) -> dict[str, Any]:

@@ -64,15 +64,18 @@ class Step:
         topology: Topology,
         *,
         recompute: str,
+        seed: int = 0,
         resumed: Resumed | None = None,
     ) -> None:
         """
         Args:
+            seed: of the dropout of LoRA's inputs.
             resumed: what AdamW goes on from.
         """
         self._backpropagation = Backpropagation(model, recompute)
         self.adamw = AdamW(model, optim, resumed)
         self._clip_norm = optim.clip_norm
+        self._seed, self._rank = seed, topology.rank
         self._sums = Sums(topology)
         self.done, self.skipped = (resumed.state.step, resumed.state.skipped) if resumed else (0, 0)
         self._in_a_row = 0
@@ -89,8 +92,8 @@ class Step:
         """
         started = time.perf_counter()
         total = self._backpropagation.start()
-        for batch in batches:
-            self._backpropagation.add(total, batch)
+        for number, batch in enumerate(batches):
+            self._backpropagation.add(total, batch, (self._seed, self.done, number, self._rank))
         gradients = [self._sums.tensors(group) for group in total.groups]
         tokens = sum(batch.ids.size for batch in batches)
         useful = sum(batch.useful_tokens for batch in batches)

@@ -19,6 +19,8 @@ from dscoder_exp.schema.files import BESIDE_WEIGHTS, CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.room import shortage
+from dscoder_exp.weights.adapted import open_adapter
+from dscoder_exp.weights.adapter import Adapter
 from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_other_head
 from dscoder_exp.weights.checkpoint import new_directory, target_problem, write_tokenizer
 from dscoder_exp.weights.hf_config import to_hf
@@ -51,6 +53,7 @@ class Conversion:
     Attributes:
         config: the source's shape, with the special tokens that the `model` group chose.
         tokenizer: goes with the weights; None: there is none.
+        adapter: is merged into the weights that are written.
     """
 
     source: WeightSource
@@ -59,6 +62,7 @@ class Conversion:
     tokenizer: ConvertedTokenizer | None
     target: Path
     plan: Plan
+    adapter: Adapter | None
 
 
 def open_conversion(weights: WeightsConfig, model: ModelConfig, tokenizer: TokenizerConfig) -> Conversion:
@@ -75,7 +79,9 @@ def open_conversion(weights: WeightsConfig, model: ModelConfig, tokenizer: Token
     source, config = open_source(weights.source or "", "weights.source", model)
     report = refuse_incomplete(source, "weights.source", weights.allow, dtype=None)
     found = _open_tokenizer(source, config, tokenizer)
-    conversion = Conversion(source, config, report, found, Path(weights.target or ""), plan(source, weights))
+    merged, opened = weights.merge_adapter, OpenedModel(config, source, None)
+    adapter = None if merged is None else open_adapter(merged, "weights.merge_adapter", opened)
+    conversion = Conversion(source, config, report, found, Path(weights.target or ""), plan(source, weights), adapter)
     problems = [target_problem(conversion.target, "weights.target"), disk_problem(conversion.target, conversion.plan)]
     if wrong := [problem for problem in problems if problem is not None]:
         raise Refused(wrong)
@@ -114,10 +120,10 @@ def convert(conversion: Conversion, on_tensor: Callable[[], None] = lambda: None
 
 
 def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
-    source, config, plan = conversion.source, conversion.config, conversion.plan
+    source, config, plan, adapter = conversion.source, conversion.config, conversion.plan, conversion.adapter
     refuse_other_head(source, "weights.source")
     with new_directory(conversion.target, "weights.target") as directory:
-        hashes = _write_tensors(source, directory, plan, on_tensor)
+        hashes = _write_tensors(conversion, directory, on_tensor)
         dtypes = [item.dtype for item in plan.tensors.values()]
         written = to_hf(config, max(dtypes, key=dtypes.count))
         write_json(directory / CONFIG_FILE, written)
@@ -134,9 +140,13 @@ def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
                 written,
                 tensors,
                 ways=plan.ways,
-                template=source.template,
+                template=(adapter and adapter.template) or source.template,
                 tokenizer=conversion.tokenizer and fingerprint(conversion.tokenizer.tokenizer),
-                lineage={"converted_from": str(source.path), "format": source.kind},
+                lineage={
+                    "converted_from": str(source.path),
+                    "format": source.kind,
+                    "merged_adapter": adapter and str(adapter.path),
+                },
             )
 
 
@@ -147,11 +157,9 @@ def disk_problem(target: Path, plan: Plan) -> Problem | None:
     return Problem("weights.target", what, "make room, or name a directory on another disk")
 
 
-def _write_tensors(
-    source: WeightSource, directory: Path, plan: Plan, on_tensor: Callable[[], None]
-) -> dict[str, dict[str, str]]:
+def _write_tensors(conversion: Conversion, directory: Path, on_tensor: Callable[[], None]) -> dict[str, dict[str, str]]:
     """File -> tensor -> SHA-256 of what the file holds of it; empty where no record wants them."""
-    bad = []
+    source, plan, adapter, bad = conversion.source, conversion.plan, conversion.adapter, []
     with ExitStack() as stack, ThreadPoolExecutor(1) as background:
         writers = {
             file: stack.enter_context(TensorWriter(directory / file, layout, hashed=plan.ways is not None))
@@ -166,6 +174,8 @@ def _write_tensors(
         for name, item in plan.tensors.items():
             finite, first = True, 0
             for rows in source.pieces(name):
+                if adapter is not None:
+                    rows = adapter.merged(name, rows, first, item.dtype)
                 finite = finite and _finite(rows, item.dtype)
                 writing.result()  # one piece is written and hashed while the next is read
                 writing = background.submit(write, item, rows, first)

@@ -1,6 +1,9 @@
 """The names and shapes of a Llama's tensors, as Hugging Face has them: the one spelling used everywhere."""
 
+from collections.abc import Iterable
+
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.lora import Lora
 
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"
@@ -39,4 +42,27 @@ def expected(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     shapes[NORM] = (config.hidden_size,)
     if not config.tie_word_embeddings:
         shapes[HEAD] = table
+    return shapes
+
+
+def target_name(layer: int, module: str) -> str:
+    """Of a matrix that may have factors: `model.layers.3.mlp.up_proj.weight` for 3 and `up_proj`."""
+    part = "self_attn" if module in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+    return block_name(layer, f"{part}.{module}.weight")
+
+
+def factor_names(target: str) -> tuple[str, str]:
+    """Of A and B beside a matrix; PEFT's names, without its prefix."""
+    stem = target.removesuffix(".weight")
+    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"
+
+
+def factor_shapes(config: LlamaConfig, lora: Lora, layers: Iterable[int] | None = None) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the factors, layer by layer (None: of all), each target's A [r, in] and B [out, r]."""
+    matrices, shapes = expected(config), {}
+    for layer in range(config.num_hidden_layers) if layers is None else layers:
+        for module in lora.target_modules:
+            target = target_name(layer, module)
+            (outputs, inputs), (a, b) = matrices[target], factor_names(target)
+            shapes |= {a: (lora.r, inputs), b: (outputs, lora.r)}
     return shapes

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.names import expected
+from dscoder_exp.schema.lora import Lora
+from dscoder_exp.weights.names import expected, factor_shapes
 
 STANDARD_DEVIATION = 0.02
 
@@ -23,3 +24,13 @@ def random_tensor(config: LlamaConfig, seed: int, name: str) -> np.ndarray:
         return np.ones(shapes[name], np.float32)
     generator = np.random.default_rng([seed, list(shapes).index(name)])
     return generator.standard_normal(shapes[name], np.float32) * np.float32(STANDARD_DEVIATION)
+
+
+def random_factors(config: LlamaConfig, lora: Lora, seed: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (name, float32 array) of fresh LoRA factors, as PEFT has them: A uniform(-1, 1) / sqrt(in), B zeros."""
+    for number, (name, shape) in enumerate(factor_shapes(config, lora).items()):
+        if "lora_B" in name:
+            yield name, np.zeros(shape, np.float32)
+            continue
+        generator = np.random.default_rng([seed, number, 1])  # another stream than the weights'
+        yield name, (generator.random(shape, np.float32) * 2 - 1) * np.float32(shape[1] ** -0.5)

@@ -9,6 +9,7 @@ from dscoder_exp.schema.config import ModelConfig, TokenizerConfig
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
 from dscoder_exp.schema.locate import locate
+from dscoder_exp.weights.adapter import Adapter
 from dscoder_exp.weights.hf_config import read_json
 from dscoder_exp.weights.source import WeightSource, open_weights
 from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabulary_problem
@@ -31,11 +32,13 @@ class OpenedModel:
         config: the shape, and the special tokens that hold.
         source: where the weights lie; None: they are drawn from the seed.
         template: the prompt format that the model follows, None where it isn't known.
+        adapter: one that belongs to it.
     """
 
     config: LlamaConfig
     source: WeightSource | None
     template: str | None
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.schema.files import CHECKPOINT_FILE, CONFIG_FILE
+from dscoder_exp.schema.files import ADAPTER_CONFIG_FILE, CHECKPOINT_FILE, CONFIG_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
 from dscoder_exp.weights.directory import HuggingFaceDirectory, NativeDirectory
@@ -91,6 +91,9 @@ def open_weights(path: str, key: str = "model.path", shape: LlamaConfig | None =
     if found.is_dir():
         if (found / CHECKPOINT_FILE).is_file():
             return NativeDirectory(found, key)
+        if (found / ADAPTER_CONFIG_FILE).is_file():
+            remedy = f"{key}=BASE with the model that it was trained beside, and adapter.path={path}"
+            raise refuse(key, f"{found} holds a LoRA adapter, no model of its own", remedy)
         if holds_mindformers(found):
             return MindFormersWeights(found, key, shape)
         if (found / CONFIG_FILE).is_file():

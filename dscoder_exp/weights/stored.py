@@ -71,6 +71,14 @@ def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
     return raw.astype(np.float32, copy=False)
 
 
+def from_float32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float32 values as they are stored, rounded to nearest even."""
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        return ((bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+    return values.astype(STORED[dtype], copy=False)
+
+
 def gather(pieces: Iterator[np.ndarray], shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """A whole tensor in float32 from its stored rows, some at a time; the very array where one piece holds all."""
     values, first = None, 0

@@ -1,0 +1,80 @@
+"""A block's matrix products, plain or with LoRA's factors beside them (schema/lora.py)."""
+
+from mindspore import ops
+
+from dscoder_exp.model.linear import linear, linear_dweight, linear_dx
+from dscoder_exp.schema.lora import MODULES, Lora
+
+WEIGHTS = 9  # of a block, in the order of weights/names.py
+Q, K, V, O, GATE, UP, DOWN = PLACES = (1, 2, 3, 4, 6, 7, 8)  # noqa: E741  # of the matrices among them
+READ = (0, 0, 0, 1, 2, 2, 3)  # which of the four arrays that a block's matrices read is each one's
+INPUTS = 4
+
+
+def tensors_of(lora: Lora | None, *, drops: bool = False) -> int:
+    """Tensors that a block takes: its weights, each target's A and B, and where inputs are dropped a mask of each."""
+    factors = 0 if lora is None else 2 * len(lora.target_modules)
+    return WEIGHTS + factors + (INPUTS if drops else 0)
+
+
+def make_projections(lora: Lora | None, *, drops: bool = False):
+    """apply, apply_dx and apply_gradients of a block's matrices. All take the block's tensors and the matrix's place.
+
+    Args:
+        drops: whether A reads x times a mask (0, or 1 / (1 - dropout)), which comes with the tensors.
+    """
+    if lora is None:
+        return _plain, _plain_dx, _plain_gradients
+    scale, targets = lora.scale, lora.target_modules
+    factors, masks = [0] * WEIGHTS, [0] * WEIGHTS
+    for module, place, read in zip(MODULES, PLACES, READ, strict=True):
+        if module in targets:
+            factors[place] = WEIGHTS + 2 * targets.index(module)
+            masks[place] = WEIGHTS + 2 * len(targets) + read
+    first, mask = tuple(factors), tuple(masks)  # 0: the matrix has no factors
+
+    def dropped(x, tensors, place):
+        if drops:
+            return x * ops.cast(tensors[mask[place]], x.dtype)
+        return x
+
+    def inner_dx(dy, tensors, place):
+        return linear_dx(dy, tensors[first[place] + 1]) * scale
+
+    def apply(x, tensors, place):
+        y = linear(x, tensors[place])
+        if first[place] == 0:
+            return y
+        inner = linear(dropped(x, tensors, place), tensors[first[place]])
+        return y + linear(inner, tensors[first[place] + 1]) * scale
+
+    def apply_dx(dy, tensors, place):
+        dx = linear_dx(dy, tensors[place])
+        if first[place] == 0:
+            return dx
+        return dx + dropped(linear_dx(inner_dx(dy, tensors, place), tensors[first[place]]), tensors, place)
+
+    def apply_gradients(dy, x, tensors, place):
+        """(dA, dB); the matrix itself is frozen."""
+        if first[place] == 0:
+            return ()
+        a, b = tensors[first[place]], tensors[first[place] + 1]
+        seen = dropped(x, tensors, place)
+        return linear_dweight(inner_dx(dy, tensors, place), seen, a), linear_dweight(dy, linear(seen, a) * scale, b)
+
+    return apply, apply_dx, apply_gradients
+
+
+def _plain(x, tensors, place):
+    """x [N, in] -> [N, out]."""
+    return linear(x, tensors[place])
+
+
+def _plain_dx(dy, tensors, place):
+    """dy [N, out] -> dx [N, in]."""
+    return linear_dx(dy, tensors[place])
+
+
+def _plain_gradients(dy, x, tensors, place):
+    """The gradients of what is trained of this matrix, as a tuple."""
+    return (linear_dweight(dy, x, tensors[place]),)

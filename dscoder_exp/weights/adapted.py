@@ -1,0 +1,93 @@
+"""From the `adapter` group to what becomes of a model: factors to train, or an adapter to merge into its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.lora import Lora, lora_of
+from dscoder_exp.weights.adapter import (
+    TELLING,
+    Adapter,
+    hash_of_base,
+    read_adapter,
+    refuse_other_base,
+    refuse_unfitting,
+)
+from dscoder_exp.weights.random_init import random_factors, random_tensor
+from dscoder_exp.weights.resolve import OpenedModel, open_model
+
+PATH = "adapter.path"
+
+
+def trained_lora(config: Config) -> Lora | None:
+    """What is trained instead of the weights, if the task trains and adapter=lora."""
+    return lora_of(config.adapter) if config.task.name == "train" else None
+
+
+def open_adapted(config: Config) -> OpenedModel:
+    """The model of the `model` group, with the adapter of adapter.path, if one is given.
+
+    Raises:
+        Refused: as `open_model` and `read_adapter` do; or the adapter belongs to another model, or has other factors
+            than those that are to be trained.
+    """
+    opened = open_model(config.model)
+    if config.adapter.path is None:
+        return opened
+    adapter = open_adapter(config.adapter.path, PATH, opened, config.seed)
+    if (lora := trained_lora(config)) is not None:
+        _refuse_other_factors(adapter, lora)
+    return replace(opened, adapter=adapter, template=config.model.template or adapter.template or opened.template)
+
+
+def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Adapter:
+    """An adapter that belongs to a model.
+
+    Args:
+        key: the config key that held `path`.
+        seed: of a model without weights of its own.
+
+    Raises:
+        Refused: as `read_adapter` does; or its factors don't fit the model, or were trained beside other weights.
+    """
+    adapter = read_adapter(path, key)
+    refuse_unfitting(adapter, opened.config, key)
+    base = opened.source.path if opened.source else f"random weights of seed {seed}"
+    refuse_other_base(adapter, base_hash(opened, seed), str(base), key)
+    return adapter
+
+
+def base_hash(opened: OpenedModel, seed: int) -> str:
+    """What tells the model's weights from others; see `hash_of_base`."""
+    if opened.source is None or TELLING not in opened.source.shapes():
+        return hash_of_base(random_tensor(opened.config, seed, TELLING))
+    return hash_of_base(opened.source.tensor(TELLING))
+
+
+def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Mapping[str, NDArray[np.float32]]:
+    """Those of adapter.path, else fresh ones: A random, B zero, so that the model computes what its base does."""
+    if opened.adapter is not None:
+        return opened.adapter.factors
+    return dict(random_factors(opened.config, lora, config.seed))
+
+
+def _refuse_other_factors(adapter: Adapter, lora: Lora) -> None:
+    theirs = {name: getattr(adapter.lora, name) for name in ("r", "alpha", "target_modules")}
+    problems = [
+        Problem(f"adapter.{name}", f"{_shown(getattr(lora, name))}, but {adapter.path} has {_shown(value)}")
+        for name, value in theirs.items()
+        if value != getattr(lora, name)
+    ]
+    if problems:
+        remedy = " ".join(f"adapter.{name}={_shown(value)}" for name, value in theirs.items())
+        raise Refused([*problems[:-1], replace(problems[-1], remedy=remedy)])
+
+
+def _shown(value: object) -> str:
+    return f"[{','.join(value)}]" if isinstance(value, tuple) else f"{value:g}"
