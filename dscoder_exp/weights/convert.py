@@ -62,7 +62,7 @@ class Conversion:
     tokenizer: ConvertedTokenizer | None
     target: Path
     plan: Plan
-    adapter: Adapter | None
+    adapter: Adapter | None = None
 
 
 def open_conversion(weights: WeightsConfig, model: ModelConfig, tokenizer: TokenizerConfig) -> Conversion:

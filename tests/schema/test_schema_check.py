@@ -71,12 +71,14 @@ def test_every_limit_holds_at_its_edge(with_values: Any, key: str, hint: Any, na
 
 
 @pytest.mark.parametrize(
-    ("key", "choices"), [(key, limits["choices"]) for key, _, limits in LEAVES if "choices" in limits]
+    ("key", "hint", "choices"), [(key, hint, limits["choices"]) for key, hint, limits in LEAVES if "choices" in limits]
 )
-def test_a_choice_is_one_of_those_named(with_values: Any, key: str, choices: tuple[str, ...]) -> None:
+def test_a_choice_is_one_of_those_named(with_values: Any, key: str, hint: Any, choices: tuple[str, ...]) -> None:
+    in_list = list[str] in get_args(hint)
     for choice in choices:
-        to_config(with_values({key: choice}))
-    problem = problems(with_values({key: choices[0] + "x"}))[key]
+        to_config(with_values({key: [choice] if in_list else choice}))
+    wrong = choices[0] + "x"
+    problem = problems(with_values({key: [choices[1], wrong] if in_list else wrong}))[key]
     assert all(choice in problem.what for choice in choices)
     assert problem.remedy.startswith(f"did you mean `{choices[0]}`")
 

@@ -44,7 +44,7 @@ NO_PATH = TokenizerConfig(path=None)
 
 def weights_config(source: Path, target: Path, **options: Any) -> WeightsConfig:
     """conf/weights/default.yaml with these values."""
-    values = WeightsConfig(str(source), str(target), "hf", 1, "5GB", "safetensors", [])
+    values = WeightsConfig(str(source), str(target), "hf", 1, "5GB", "safetensors", None, [])
     return replace(values, **options)
 
 

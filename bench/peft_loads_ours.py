@@ -1,0 +1,88 @@
+"""Whether PEFT loads an adapter of ours and computes our logits: python bench/peft_loads_ours.py --torch-python PYTHON
+
+PYTHON is an interpreter that has torch, transformers and peft. LoRA is trained beside a small random model (twenty
+steps, dropout on), saved, and loaded there both ways, beside the base and merged; so is what task=convert merged.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from dscoder_exp import load
+from dscoder_exp.data.sequences import Batch
+from dscoder_exp.model.build import build
+from dscoder_exp.model.device import start_device
+from dscoder_exp.model.llama import Factors
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.config import MODULES, OptimConfig
+from dscoder_exp.schema.lora import Lora
+from dscoder_exp.training.step import Step
+from dscoder_exp.weights.adapter import TELLING, hash_of_base
+from dscoder_exp.weights.adapter_checkpoint import save_adapter
+from dscoder_exp.weights.random_init import random_factors
+from dscoder_exp.weights.source import open_weights
+
+BASE = Path(__file__).parents[1] / "tests" / "reference" / "tiny_gqa"
+LORA = Lora(r=4, alpha=12.0, dropout=0.1, target_modules=MODULES)
+OPTIM = OptimConfig(0.01, [0.9, 0.95], 1e-8, 0.0, False, 1.0, "constant", 0.0, None, 0.2, 0.1)
+THERE = """
+import sys, numpy, torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+base, adapter, merged, ids, out = sys.argv[1:]
+ids = torch.from_numpy(numpy.load(ids)).long()
+with torch.no_grad():
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter).eval()
+    beside = model(ids).logits
+    numpy.savez(out, beside=beside, merged=model.merge_and_unload()(ids).logits,
+                converted=AutoModelForCausalLM.from_pretrained(merged).eval()(ids).logits)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch-python", required=True)
+    interpreter = parser.parse_args().torch_python
+    ids = np.random.default_rng(0).integers(3, 120, (4, 64)).astype(np.int32)
+    with tempfile.TemporaryDirectory() as room:
+        adapter, merged, asked, answer = (
+            str(Path(room) / name) for name in ("adapter", "merged", "ids.npy", "out.npz")
+        )
+        ours = train(ids, Path(adapter))
+        convert = [
+            "task=convert",
+            f"weights.source={BASE}",
+            f"weights.target={merged}",
+            f"weights.merge_adapter={adapter}",
+        ]
+        subprocess.run([sys.executable, "-m", "dscoder_exp", *convert, f"hydra.sweep.dir={room}/job"], check=True)
+        np.save(asked, ids)
+        subprocess.run([interpreter, "-c", THERE, str(BASE), adapter, merged, asked, answer], check=True)
+        with np.load(answer) as there:
+            for name in there:
+                print(f"{name:10} largest difference of logits from ours: {np.abs(there[name] - ours).max():.1e}")
+        base = load(str(BASE)).logits(ids)
+        print(f"{'base':10} {np.abs(base - ours).max():.1e}: what the adapter changes")
+
+
+def train(ids: np.ndarray, target: Path) -> np.ndarray:
+    """Save an adapter; returns the logits [B, T, V] of the model with it."""
+    start_device("cpu")
+    source = open_weights(str(BASE))
+    factors = Factors(LORA, dict(random_factors(source.config, LORA, seed=0)))
+    model = build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors)
+    positions, documents = np.broadcast_to(np.arange(64, dtype=np.int32), ids.shape), np.zeros_like(ids)
+    step = Step(model, OPTIM, Topology(0, 1), recompute="none")
+    for _ in range(20):
+        step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
+    base = str(BASE), hash_of_base(model.weight(TELLING).asnumpy())
+    save_adapter(target, source.config, LORA, model.state(), base=base, template=None, lineage={})
+    return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
+
+
+if __name__ == "__main__":
+    main()
