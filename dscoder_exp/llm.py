@@ -37,11 +37,11 @@ class LLM:
         config: its LlamaConfig.
     """
 
-    def __init__(self, model: Llama, tokenizer: Tokenizer | None, precision: str) -> None:
+    def __init__(self, model: Llama, tokenizer: Tokenizer | None) -> None:
         self.model = model
         self.config = model.config
         self.tokenizer = tokenizer
-        self._engine = Engine(model, precision)
+        self._engine = Engine(model)
 
     def logits(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> NDArray[np.float32]:
         """Next-token logits, float32 [B, T, vocab_size].
@@ -121,7 +121,7 @@ def load(
 
     Args:
         path: where it lies, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, which is downloaded if need be.
-        precision: "fp32" or "bf16" (bf16 needs an NPU: the CPU has no kernels for it).
+        precision: "fp32", "fp16", or "bf16" (which needs an NPU: the CPU has no kernels for it).
         adapter: a LoRA adapter's directory (PEFT's format); it is merged into the weights.
         allow: patterns of tensor names that may be missing (drawn from seed 0 then) or unexpected.
         announce: called with the name of each unit of the model before it is compiled.
@@ -129,7 +129,7 @@ def load(
     Raises:
         Refused: nothing that can be loaded lies there, or it can't be downloaded; the adapter doesn't belong to it.
     """
-    if device == "cpu" and precision != "fp32":
+    if device == "cpu" and precision == "bf16":
         raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
     source = open_weights(fetch(path, "model.path") if path.startswith(SCHEME) else path)
     log.info("%s: %s", source.path, check(source, allow=allow))
@@ -137,4 +137,4 @@ def load(
     merged = None if adapter is None else open_adapter(adapter, "adapter.path", opened)
     start_device(device)
     model = build(source.config, source, seed=0, device=device, precision=precision, adapter=merged, announce=announce)
-    return LLM(model, source.tokenizer(), precision)
+    return LLM(model, source.tokenizer())

@@ -25,9 +25,9 @@ class Engine:
     The caches are kept from one prompt to the next: what an earlier one left in them is masked until overwritten.
     """
 
-    def __init__(self, model: Llama, precision: str) -> None:
+    def __init__(self, model: Llama) -> None:
         self._model = model
-        self._dtype = DTYPES[precision]
+        self._dtype = DTYPES[model.precision]
         self._capacity = 0
         self._runs: list[list[ms.Tensor]] = []  # k_cache, v_cache and weights of a call's blocks, end to end
 

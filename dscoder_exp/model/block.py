@@ -11,9 +11,12 @@ from dscoder_exp.model.projections import DOWN, GATE, UP, K, O, Q, V, make_proje
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
 
+# How many of the arrays that `forward` saves, its first ones, each way's backward takes; None: all.
+SAVED = {"none": None, "selective": 7, "full": 0}
+
 
 def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, *, drops: bool = False):
-    """forward, backward, recomputing_backward and cached_run of a block of this shape, on this table of kernels.
+    """forward, its backward for each way to recompute, and cached_run of a block of this shape, on these kernels.
 
     They are closures over numbers and functions, and take and return flat lists of arrays: what MindSpore's graph
     parser can read, and what it doesn't compile anew at each call (a tuple of arrays counts as a constant).
@@ -53,13 +56,12 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
         normed, rstd, q, k, v = project(x, cos, sin, tensors)
         attended, kept = attention(q, k, v, mask)
         y, middle, normed2, rstd2, gate, up = finish(x, attended, tensors)
-        return (y, normed, rstd, q, k, v, attended, middle, normed2, rstd2, gate, up, *kept)
+        return (y, q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept)
 
     def backward(dy, x, cos, sin, mask, *tensors_and_saved):
         """dy [N, H] -> dx [N, H], followed by the gradients of what is trained, in the tensors' order."""
         tensors = tensors_and_saved[:count]
-        normed, rstd, q, k, v, attended, middle, normed2, rstd2, gate, up = tensors_and_saved[count : count + 11]
-        kept = tensors_and_saved[count + 11 :]
+        q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept = tensors_and_saved[count:]
         dgate, dup, activation = swiglu_backward(apply_dx(dy, tensors, DOWN), gate, up)
         of_down = apply_gradients(dy, activation, tensors, DOWN)
         of_gate = apply_gradients(dgate, normed2, tensors, GATE)
@@ -83,6 +85,14 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
             return (dx, dnorm, *of_q, *of_k, *of_v, *of_o, dnorm2, *of_gate, *of_up, *of_down)
         return (dx, *of_q, *of_k, *of_v, *of_o, *of_gate, *of_up, *of_down)
 
+    def selective_backward(dy, x, cos, sin, mask, *tensors_and_products):
+        """`backward` that saved what matrix products gave: norms and the attention's inside are computed again."""
+        tensors = tensors_and_products[:count]
+        q, k, v, _, middle, _, _ = tensors_and_products[count:]
+        normed, normed2 = rms_norm(x, tensors[0], eps), rms_norm(middle, tensors[5], eps)
+        _, kept = attention(q, k, v, mask)
+        return backward(dy, x, cos, sin, mask, *tensors_and_products, *normed, *normed2, *kept)
+
     def recomputing_backward(dy, x, cos, sin, mask, *tensors):
         """`backward` that saved nothing but the block's input."""
         saved = forward(x, cos, sin, mask, *tensors)[1:]
@@ -104,4 +114,5 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
             x = cached_forward(x, cos, sin, mask, places, *caches_and_tensors[first : first + size])
         return x
 
-    return forward, backward, recomputing_backward, cached_run
+    backwards = {"none": backward, "selective": selective_backward, "full": recomputing_backward}
+    return forward, backwards, cached_run

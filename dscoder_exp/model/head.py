@@ -59,10 +59,10 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         """Sum of -log p[label] over the chunk: rows, labels int32 [C]; counts fp32 [C], 0 for a filler."""
         return chunk(x, rows, labels, counts, norm, table)[4]
 
-    def loss_backward(x, rows, labels, counts, norm, table, dx, *trained):
-        """As `loss`; its gradients are added in place to dx [N, H], and to trained: dnorm [H] and dtable [V, H]."""
+    def loss_backward(x, rows, labels, counts, factor, norm, table, dx, *trained):
+        """As `loss`; its gradients times factor are added to dx [N, H] and trained (dnorm [H], dtable [V, H]), in place."""
         taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
-        weights = ops.cast(counts.reshape(-1, 1), y.dtype)
+        weights: Any = ops.cast((counts * factor).reshape(-1, 1), y.dtype)
         p = ops.cast(p, y.dtype)
         dy = (linear_dx(p, table) - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
         drows, dweight = rms_norm_backward(dy, taken, rstd, norm)

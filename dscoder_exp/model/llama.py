@@ -69,10 +69,10 @@ class Llama:
             weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own.
             factors: LoRA's; their arrays, too.
             device: "cpu" or "ascend".
-            precision: "fp32" or "bf16", of the activations and what is multiplied with them.
+            precision: "fp32", "bf16" or "fp16", of the activations and what is multiplied with them.
             announce: called with the name of a unit before it is compiled.
         """
-        self.config, self.lora = config, factors and factors.lora
+        self.config, self.precision, self.lora = config, precision, factors and factors.lora
         self.units = Units(config, self.lora, device, precision, announce)
         suffixes = list(block_shapes(config))
         blocks = [[block_name(layer, suffix) for suffix in suffixes] for layer in range(config.num_hidden_layers)]

@@ -5,6 +5,7 @@ are plain tensors here, arguments are flat, and operators that write in place (S
 plain tensors too.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,13 +17,18 @@ from dscoder_exp.model.kernels import kernels_for
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
 
-DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16}
+DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
 Announce = Callable[[str], None]
+TELLING = 5  # of a unit's arguments, whose shapes tell those of the others
 
 
 class Unit:
-    """A compiled function that says so before a call that compiles."""
+    """A compiled function that says so before a call that compiles.
+
+    Attributes:
+        compile_seconds: of the calls that did, the computing in them included.
+    """
 
     def __init__(self, function: Callable[..., Any], name: str, announce: Announce, *, waits: bool) -> None:
         """
@@ -34,12 +40,20 @@ class Unit:
         self._announce = announce
         self._waits = waits
         self._seen: set[tuple[Any, ...]] = set()
+        self.compile_seconds = 0.0
 
     def __call__(self, *arguments: ms.Tensor) -> Any:
-        shapes = tuple(argument.shape for argument in arguments[:4])
-        if shapes not in self._seen:
-            self._announce(self._name)
-            self._seen.add(shapes)
+        shapes = tuple(argument.shape for argument in arguments[:TELLING])
+        if shapes in self._seen:
+            return self._call(*arguments)
+        self._seen.add(shapes)
+        self._announce(self._name)
+        started = time.perf_counter()
+        result = self._call(*arguments)
+        self.compile_seconds += time.perf_counter() - started
+        return result
+
+    def _call(self, *arguments: ms.Tensor) -> Any:
         result = self._compiled(*arguments)
         if self._waits:
             (result[0] if isinstance(result, (tuple, list)) else result).wait_pipeline()
@@ -55,20 +69,20 @@ class Units:
             announce: called with a unit's name before it is compiled.
         """
         kernels, dtype = kernels_for(device), DTYPES[precision]
+        self._all: list[Unit] = []
         self._announce = announce
         # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
         # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
         self._waits = device == "cpu"
         unit = self.unit
-        forward, backward, recomputing_backward, cached_run = make_block(config, kernels, lora)
+        forward, backwards, cached_run = make_block(config, kernels, lora)
         self.attention_mask = kernels.attention_mask
         self.forward = self.training_forward = unit(forward, "block forward")
         self.cached_run = unit(cached_run, "blocks with cache", waits=False)
         if lora is not None and lora.dropout > 0:
-            forward, backward, recomputing_backward, _ = make_block(config, kernels, lora, drops=True)
+            forward, backwards, _ = make_block(config, kernels, lora, drops=True)
             self.training_forward = unit(forward, "block forward")
-        self.backward = unit(backward, "block backward")
-        self.recomputing_backward = unit(recomputing_backward, "block backward")
+        self.backward = {how: unit(backward, "block backward") for how, backward in backwards.items()}
         embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, dtype)
         self.embed = unit(embed, "embedding")
         self.embed_backward = unit(embed_backward, "embedding backward")
@@ -78,4 +92,10 @@ class Units:
 
     def unit(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> Unit:
         """One more unit, such as the optimizer's, that announces itself like the model's own."""
-        return Unit(function, name, self._announce, waits=waits and self._waits)
+        self._all.append(Unit(function, name, self._announce, waits=waits and self._waits))
+        return self._all[-1]
+
+    @property
+    def compile_seconds(self) -> float:
+        """Spent so far in calls that compiled."""
+        return sum(unit.compile_seconds for unit in self._all)

@@ -112,7 +112,7 @@ class TrainConfig:
     max_steps: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; wins over epochs
     batch_size: int = field(metadata=bound(ge=1))  # sequences a data-parallel rank takes per micro step
     accumulate: int = field(metadata=bound(ge=1))  # micro steps an optimizer step adds up
-    recompute: str = field(metadata=bound(choices=("none", "full")))  # full: the backward computes the forward again
+    recompute: str = field(metadata=bound(choices=("none", "selective", "full")))  # of a block, in its backward
     eval_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only before and after
     max_eval_sequences: Optional[int] = field(metadata=bound(ge=1))
     save_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only the weights, at the end
@@ -163,7 +163,7 @@ class RuntimeConfig:
     """conf/runtime: the device and how it computes."""
 
     device: str = field(metadata=bound(choices=("cpu", "ascend")))
-    precision: str = field(metadata=bound(choices=("fp32", "bf16")))
+    precision: str = field(metadata=bound(choices=("fp32", "bf16", "fp16")))
     threads: Optional[int] = field(metadata=bound(ge=1))  # of a rank, on the CPU; null: the cores over the local ranks
     cache_dir: str  # prepared data
 

@@ -43,7 +43,7 @@ class Measuring:
         form = template_named(template)
         rendered = [form.render_prompt(prompt) for prompt in self._prompts]
         self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id, text.eos_token_id)
-        self._engine = Engine(model, config.runtime.precision)
+        self._engine = Engine(model)
         self._prompt_tokens = train.prompt_tokens
 
     def eval_loss(self, when: str, step: int) -> float | None:

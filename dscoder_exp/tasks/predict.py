@@ -34,7 +34,7 @@ def run(config: Config) -> float:
         with screen.stage("loading the model") as stage:
             model = load_model(config, opened, run, stage, screen)
         result = answer(
-            Engine(model, runtime.precision),
+            Engine(model),
             text.tokenizer,
             prompt,
             max_new_tokens=min(predict.max_new_tokens, room),

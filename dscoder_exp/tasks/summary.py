@@ -31,6 +31,7 @@ class TrainingResult:
     answers_before: list[str]
     answers_after: list[str]
     throughput: Throughput
+    compile_seconds: float
     checkpoint: Path
 
 
@@ -80,6 +81,7 @@ def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
             f"({speed.per_second('useful_tokens'):.0f} of text, "
             f"{speed.per_second('loss_tokens'):.0f} counted by the loss)"
         )
+    screen.say(f"compiling    {result.compile_seconds:.1f} s in all")
     screen.say(f"checkpoint   {result.checkpoint}")
     if (model := _model_of(config, result.checkpoint)) is not None:
         screen.say(f"try it       {predict_command(*model, prompt=next(iter(config.train.prompts), PROMPT))}")

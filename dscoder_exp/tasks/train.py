@@ -63,10 +63,8 @@ def run(config: Config) -> float | None:
         throughput = Throughput()
 
         def save(loss: float | None, *, resumable: bool) -> Path:
-            before = loss_before, answers_before
-            state = TrainingState(
-                step.done, step.skipped, recipe, config.tracking.run_id, None, None, *before, run.waiting()
-            )
+            so_far = loss_before, answers_before, run.waiting(), step.loss_scale.state
+            state = TrainingState(step.done, step.skipped, recipe, config.tracking.run_id, None, None, *so_far)
             return checkpoints.save(model, step.done, loss, (state, step.adamw) if resumable else None)
 
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
@@ -82,7 +80,8 @@ def run(config: Config) -> float | None:
                 run.metrics(metrics_of(result, ranks), step.done)
                 throughput.add(result)
                 speed = throughput.per_second("tokens")
-                stage.advance(f"loss {result.loss:.3f}, lr {result.lr:.2e}, {speed:.0f} tokens/s")
+                compiled = f", {result.compile_seconds:.1f} s of compiling" if result.compile_seconds else ""
+                stage.advance(f"loss {result.loss:.3f}, lr {result.lr:.2e}, {speed:.0f} tokens/s{compiled}")
                 if result.stop:
                     screen.remark(f"asked to stop: saved as {save(None, resumable=True)}; train.resume=auto goes on")
                     raise SystemExit(TERMINATED)
@@ -96,6 +95,7 @@ def run(config: Config) -> float | None:
             checkpoint = save(loss_after, resumable=train.save_every is not None)
         log_data(run, config, prepared)
         run.tags({"checkpoint": str(checkpoint)})
-    result = TrainingResult(steps, loss_before, loss_after, answers_before, answers_after, throughput, checkpoint)
+    answers, compile_seconds = (answers_before, answers_after), model.units.compile_seconds
+    result = TrainingResult(steps, loss_before, loss_after, *answers, throughput, compile_seconds, checkpoint)
     say_result(screen, config, result)
     return loss_after

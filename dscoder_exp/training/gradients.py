@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import mint, ops
 
 from dscoder_exp.data.sequences import Batch
+from dscoder_exp.model.block import SAVED
 from dscoder_exp.model.llama import Inputs, Llama, chunks_of
 from dscoder_exp.training.dropout import Dropout
 
@@ -15,15 +17,17 @@ _add: Any = ops.AssignAdd()
 
 @dataclass
 class Gradients:
-    """Of the summed loss. The sum and not its mean: how many labels count is known only when all micro steps and ranks
-    are added up.
+    """Of the summed loss, times a factor. The sum and not its mean: how many labels count is known only when all micro
+    steps and ranks are added up.
 
     Attributes:
+        factor: fp32 scalar.
         first, last: of the model's two ends; empty where they are frozen.
         blocks: one group a block, empty until a batch has reached it.
         loss: summed, nats.
     """
 
+    factor: ms.Tensor
     first: list[ms.Tensor]
     blocks: list[list[ms.Tensor]]
     last: list[ms.Tensor]
@@ -42,18 +46,19 @@ class Backpropagation:
     def __init__(self, model: Llama, recompute: str) -> None:
         """
         Args:
-            recompute: "none" keeps what a block's backward needs; "full" keeps its input alone.
+            recompute: "none" keeps what a block's backward needs, "selective" what its matrix products gave, "full"
+                its input alone.
         """
         self._model = model
-        self._recompute = recompute == "full"
+        self._backward, self._saved = model.units.backward[recompute], SAVED[recompute]
         self._add_group = model.units.unit(_add_pairs, "gradient sum")
 
-    def start(self) -> Gradients:
+    def start(self, factor: float = 1.0) -> Gradients:
         """Zeros for the two ends of the model, which are added to in place; a block's gradients come whole."""
         model = self._model
         ends = ([], []) if model.lora else (model.groups[0], model.groups[-1])
         first, last = ([mint.zeros(tensor.shape, dtype=ms.float32) for tensor in group] for group in ends)
-        return Gradients(first, [[] for _ in model.blocks], last)
+        return Gradients(ms.Tensor(np.float32(factor)), first, [[] for _ in model.blocks], last)
 
     def add(self, total: Gradients, batch: Batch, key: tuple[int, ...] = ()) -> None:
         """Add the gradients of the batch's summed loss to `total`.
@@ -68,14 +73,13 @@ class Backpropagation:
         dx = mint.zeros(x.shape, dtype=x.dtype)
         of_head = [*total.last, *total.first] if model.config.tie_word_embeddings else total.last
         losses = [
-            units.loss_backward(x, c.rows, c.labels, c.counts, model.norm, model.head, dx, *of_head)
+            units.loss_backward(x, c.rows, c.labels, c.counts, total.factor, model.norm, model.head, dx, *of_head)
             for c in chunks_of(batch.labels)
         ]
         for layer in reversed(range(len(model.blocks))):
             x = entering.pop()
             tensors = [*model.blocks[layer], *dropout.masks(layer, x.shape[0])]
-            backward = units.recomputing_backward if self._recompute else units.backward
-            dx, *gradients = backward(dx, x, inputs.cos, inputs.sin, inputs.mask, *tensors, *saved.pop())
+            dx, *gradients = self._backward(dx, x, inputs.cos, inputs.sin, inputs.mask, *tensors, *saved.pop())
             if total.blocks[layer]:
                 self._add_group(*total.blocks[layer], *gradients)
             else:
@@ -97,7 +101,7 @@ class Backpropagation:
             entering.append(x)
             tensors = [*block, *dropout.masks(layer, x.shape[0])]
             x, *kept = model.units.training_forward(x, inputs.cos, inputs.sin, inputs.mask, *tensors)
-            saved.append(() if self._recompute else tuple(kept))
+            saved.append(tuple(kept[: self._saved]))
         return entering, saved, x
 
 

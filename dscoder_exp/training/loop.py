@@ -31,8 +31,12 @@ def is_due(every: int | None, number: int, steps: int) -> bool:
 
 def metrics_of(result: StepResult, ranks: int) -> dict[str, float]:
     """A step's metrics by the names of tracking/metrics.py."""
-    skipped = {"train/skipped_steps": float(result.skipped_steps)} if result.skipped_steps else {}
-    return skipped | {
+    now_and_then = {
+        "train/skipped_steps": result.skipped_steps,
+        "train/loss_scale": result.loss_scale if result.loss_scale != 1 else 0,
+        "perf/compile_time_s": result.compile_seconds,
+    }
+    return {name: float(value) for name, value in now_and_then.items() if value} | {
         "train/loss": result.loss,
         "train/grad_norm": result.grad_norm,
         "train/lr": result.lr,

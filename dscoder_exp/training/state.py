@@ -41,6 +41,7 @@ class TrainingState:
         best_loss: the lowest eval loss so far.
         loss_before, answers_before: of the model before training.
         waiting: metrics that MLflow had not taken.
+        loss_scale: its value and the steps since it was changed; None: the precision needs none.
     """
 
     step: int
@@ -52,6 +53,7 @@ class TrainingState:
     loss_before: float | None
     answers_before: list[str]
     waiting: list[MetricValue]
+    loss_scale: tuple[float, int] | None
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
@@ -86,6 +88,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     try:
         values.pop("optimizer")
         values["waiting"] = [MetricValue(*item) for item in values["waiting"]]
+        values["loss_scale"] = values["loss_scale"] and tuple(values["loss_scale"])
         return TrainingState(**values)
     except (KeyError, TypeError) as error:
         raise refuse(str(file), f"damaged: {error!r}", "take an earlier checkpoint") from error

@@ -14,6 +14,7 @@ from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.gradients import Backpropagation
+from dscoder_exp.training.loss_scale import LossScale
 from dscoder_exp.training.resume import Resumed
 
 MOST_IN_A_ROW = 3
@@ -27,11 +28,13 @@ class StepResult:
     loss: float  # mean over the step's counted tokens, nats
     grad_norm: float  # before clipping
     lr: float
-    seconds: float
+    seconds: float  # without those of compiling
+    compile_seconds: float
     tokens: int  # positions, padding too
     useful_tokens: int  # positions that aren't padding
     loss_tokens: int  # positions that the loss counts
     skipped_steps: int  # of the run so far: their loss or gradient was no number, and they changed nothing
+    loss_scale: float  # that the step was taken with
     stop: bool  # a rank was asked to stop
 
 
@@ -54,7 +57,7 @@ class Step:
     Attributes:
         done: optimizer steps that were taken, before a resumption too, and those that were skipped.
         skipped: those whose loss or gradient was no number.
-        adamw: its state is what a run that goes on needs of this.
+        adamw, loss_scale: their states are what a run that goes on needs of this.
     """
 
     def __init__(
@@ -70,13 +73,14 @@ class Step:
         """
         Args:
             seed: of the dropout of LoRA's inputs.
-            resumed: what AdamW goes on from.
+            resumed: what AdamW and the loss scale go on from.
         """
         self._backpropagation = Backpropagation(model, recompute)
         self.adamw = AdamW(model, optim, resumed)
+        self.loss_scale = LossScale(model.precision, resumed and resumed.state.loss_scale)
         self._clip_norm = optim.clip_norm
         self._seed, self._rank = seed, topology.rank
-        self._sums = Sums(topology)
+        self._sums, self._units = Sums(topology), model.units
         self.done, self.skipped = (resumed.state.step, resumed.state.skipped) if resumed else (0, 0)
         self._in_a_row = 0
 
@@ -90,20 +94,26 @@ class Step:
             NotFinite: the loss or its gradient is not a number for the third time in a row. Such a step leaves the
                 weights and the moments as they were.
         """
-        started = time.perf_counter()
-        total = self._backpropagation.start()
+        started, compiled = time.perf_counter(), self._units.compile_seconds
+        tokens = sum(batch.ids.size for batch in batches)
+        scale = self.loss_scale.value
+        factor = self.loss_scale.factor(tokens)
+        total = self._backpropagation.start(factor)
         for number, batch in enumerate(batches):
             self._backpropagation.add(total, batch, (self._seed, self.done, number, self._rank))
         gradients = [self._sums.tensors(group) for group in total.groups]
-        tokens = sum(batch.ids.size for batch in batches)
         useful = sum(batch.useful_tokens for batch in batches)
         own = (total.loss, total.loss_tokens, tokens, useful, float(stop()))
         loss, counted, tokens, useful, asked = self._sums.numbers(*own)
-        norm = self.adamw.norm(gradients) / counted
+        factor *= counted
+        norm = self.adamw.norm(gradients) / factor
         if math.isfinite(loss) and math.isfinite(norm):
             self._in_a_row = 0
             clip = 1.0 if self._clip_norm is None else min(1.0, self._clip_norm / (norm + CLIP_EPS))
-            self.adamw.step(gradients, lr, clip / counted)
+            self.adamw.step(gradients, lr, clip / factor)
+            self.loss_scale.succeed()
+        elif math.isfinite(loss) and self.loss_scale.overflow():
+            self.skipped += 1
         else:
             self._in_a_row += 1
             if self._in_a_row == MOST_IN_A_ROW:
@@ -112,6 +122,7 @@ class Step:
             self.skipped += 1
             loss = math.nan  # where only the gradient was lost, it is no number to believe either
         self.done += 1
-        seconds = time.perf_counter() - started
+        compiling = self._units.compile_seconds - compiled
+        seconds = time.perf_counter() - started - compiling
         counts = int(tokens), int(useful), int(counted)
-        return StepResult(loss / counted, norm, lr, seconds, *counts, self.skipped, stop=asked > 0)
+        return StepResult(loss / counted, norm, lr, seconds, compiling, *counts, self.skipped, scale, stop=asked > 0)

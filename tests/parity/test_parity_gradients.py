@@ -31,7 +31,7 @@ def assert_gradients_equal(model, batch, recompute, expected, loss):
         assert relative < TOLERANCE, f"{name}: {relative:.1e}"
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("folder", reference_folders("reference.npz", "grads.npz", "config.json"))
 def test_gradients(folder, recompute):
     reference = arrays(folder, "reference.npz")
@@ -41,7 +41,7 @@ def test_gradients(folder, recompute):
     assert_gradients_equal(loaded(folder).model, batch, recompute, arrays(folder, "grads.npz"), reference["loss"])
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
 @pytest.mark.parametrize("folder", reference_folders("packed.npz", "packed_grads.npz", "config.json"))
 def test_gradients_of_packed_documents(folder, recompute):
     packed = arrays(folder, "packed.npz")

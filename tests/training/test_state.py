@@ -20,7 +20,7 @@ from dscoder_exp.training.state import (
 
 RECIPE = {"seed": 0, "optim.lr": 1e-3, "optim.betas": [0.9, 0.95], "model.rope_scaling": None}
 LEFT = [MetricValue("train/loss", 0.1 + 0.2, 1764000000123, 7)]
-STATE = TrainingState(7, 1, RECIPE, "abc", 1.25, 1.0, None, ["an answer\n"], LEFT)
+STATE = TrainingState(7, 1, RECIPE, "abc", 1.25, 1.0, None, ["an answer\n"], LEFT, (1024.0, 3))
 NAMES = ["a.weight", "b.weight"]
 
 
@@ -59,7 +59,7 @@ def test_damage_is_refused(written: Path) -> None:
     assert f"{file} holds no first.c.weight of this model" in refusal(read_moments, written, ["c.weight"], *into)
     turned = [array.T for array in moments(0)]
     assert f"{file} holds no first.a.weight of this model" in refusal(read_moments, written, NAMES, turned, turned)
-    state.write_text(json.dumps({"step": 3, "optimizer": {}, "waiting": []}))
+    state.write_text(json.dumps({"step": 3, "optimizer": {}, "waiting": [], "loss_scale": None}))
     assert f"{state}: damaged: TypeError" in refusal(read_state, written)
     state.unlink()
     assert f"train.resume: {written} holds weights alone" in refusal(read_state, written)

@@ -38,7 +38,7 @@ def rms_norm_backward(dy, x, rstd, weight):
 def rotate(x, cos, sin):
     """Rotary position embedding in the half-split layout of Hugging Face's Llama (RoFormer, arXiv:2104.09864)."""
     first, second = _halves(x)
-    return x * cos + ops.concat((-second, first), -1) * sin
+    return ops.cast(x * cos + ops.concat((-second, first), -1) * sin, x.dtype)
 
 
 def attention_mask(documents):
@@ -62,7 +62,7 @@ def attention(q, k, v, mask):
     key_heads, rows, tile, width = k.shape[2], mask.shape[0], mask.shape[2], mask.shape[3]
     queries = _grouped(_heads_first(tiles(q, mask)) * (size**-0.5), key_heads)
     scores = _matmul_transposed(queries, _heads_first(windows(k, mask))).reshape(rows, heads, tile, width) + mask
-    probabilities = _softmax(scores)
+    probabilities = ops.cast(_softmax(scores), q.dtype)
     out = _matmul(_grouped(probabilities, key_heads), _heads_first(windows(v, mask)))
     out = untile(_heads_first(out.reshape(rows, heads, tile, size)), batch, length)
     return out.reshape(batch * length, heads * size), (probabilities,)
@@ -102,8 +102,9 @@ def cached_attention(q, k, v, k_cache, v_cache, places, mask):
     all_k = _write_rows(k_cache, places, _swapped(k.reshape(new_rows)).reshape(-1, size))
     all_v = _write_rows(v_cache, places, _swapped(v.reshape(new_rows)).reshape(-1, size))
     rows = (_swapped(q.reshape(length, heads, size)) * (size**-0.5)).reshape(key_heads, group, size)
-    scores = _matmul_transposed(rows, all_k).reshape(heads, length, keys) + ops.cast(mask, q.dtype)
-    out = _matmul(_softmax(scores).reshape(key_heads, group, keys), all_v)
+    scores = _matmul_transposed(rows, all_k).reshape(heads, length, keys) + mask
+    probabilities: Any = ops.cast(_softmax(scores), q.dtype)
+    out = _matmul(probabilities.reshape(key_heads, group, keys), all_v)
     return _swapped(out.reshape(heads, length, size)).reshape(length, heads * size)
 
 

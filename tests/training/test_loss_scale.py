@@ -1,0 +1,69 @@
+"""fp16 with dynamic loss scaling: the scale's own life, and a model that trains as in fp32."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_schedule import optim
+from test_step import sequences
+
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.training.loss_scale import FIRST, WINDOW, LossScale
+from dscoder_exp.training.step import Step
+
+REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
+
+
+def test_it_is_halved_by_overflow_and_doubled_after_a_while_without():
+    scale = LossScale("fp16")
+    assert (scale.value, scale.factor(512)) == (FIRST, FIRST / 512)
+    assert scale.overflow()
+    for _ in range(WINDOW - 1):
+        scale.succeed()
+    assert scale.state == (FIRST / 2, WINDOW - 1)
+    scale.succeed()
+    assert scale.state == (FIRST, 0)
+    scale = LossScale("fp16", (2.0, 5))
+    assert scale.overflow()
+    assert scale.state == (1.0, 0)
+    assert not scale.overflow()  # a smaller one wouldn't help
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_others_need_none(precision):
+    scale = LossScale(precision)
+    for _ in range(WINDOW):
+        scale.succeed()
+    assert (scale.value, scale.factor(512), scale.state, scale.overflow()) == (1.0, 1.0, None, False)
+
+
+def step_in(precision):
+    from dscoder_exp import load
+
+    model = load(str(REFERENCE), precision).model
+    return Step(model, optim(clip_norm=1.0), Topology(0, 1), recompute="none"), model
+
+
+def test_fp16_trains_as_fp32():
+    batch, steps = sequences(2), {precision: step_in(precision)[0] for precision in ("fp32", "fp16")}
+    curves = {precision: [step([batch], 1e-3) for _ in range(5)] for precision, step in steps.items()}
+    for half, single in zip(curves["fp16"], curves["fp32"], strict=True):
+        assert half.loss == pytest.approx(single.loss, abs=2e-3)
+        assert half.grad_norm == pytest.approx(single.grad_norm, rel=2e-3)
+    assert {result.loss_scale for result in curves["fp16"]} == {FIRST}
+    assert {result.loss_scale for result in curves["fp32"]} == {1.0}
+
+
+def test_a_scale_that_is_too_large_is_found_out_and_costs_steps_alone():
+    step, model = step_in("fp16")
+    step.loss_scale.value = 2.0**24  # 2**24 / 96 positions is above fp16's largest number
+    before = {name: array.copy() for name, array in model.state()}
+    results = [step([sequences(2)], 1e-3)]
+    assert all(np.array_equal(array, before[name]) for name, array in model.state())
+    while results[-1].skipped_steps == len(results):
+        results.append(step([sequences(2)], 1e-3))
+    assert 3 < results[-1].skipped_steps < 20  # more in a row than a loss that is no number is given
+    assert [result.loss_scale for result in results] == [2.0**24 / 2**number for number in range(len(results))]
+    assert np.isfinite([result.loss for result in results]).all()
+    assert np.isfinite(results[-1].grad_norm)
+    assert step.adamw.steps == 1
