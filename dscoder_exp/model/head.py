@@ -60,7 +60,7 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         return chunk(x, rows, labels, counts, norm, table)[4]
 
     def loss_backward(x, rows, labels, counts, factor, norm, table, dx, *trained):
-        """As `loss`; its gradients times factor are added to dx [N, H] and trained (dnorm [H], dtable [V, H]), in place."""
+        """As `loss`; its gradients times factor are added in place to dx [N, H], dnorm [H] and dtable [V, H]."""
         taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
         weights: Any = ops.cast((counts * factor).reshape(-1, 1), y.dtype)
         p = ops.cast(p, y.dtype)
