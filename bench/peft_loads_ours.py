@@ -16,12 +16,11 @@ from dscoder_exp import load
 from dscoder_exp.data.sequences import Batch
 from dscoder_exp.model.build import build
 from dscoder_exp.model.device import start_device
-from dscoder_exp.model.llama import Factors
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter import TELLING, hash_of_base
+from dscoder_exp.weights.adapter import TELLING, Factors, hash_of_base
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights

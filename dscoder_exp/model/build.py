@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.model.llama import Factors, Llama
+from dscoder_exp.model.llama import Llama
 from dscoder_exp.model.units import Announce
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.adapter import Adapter
+from dscoder_exp.weights.adapter import Adapter, Factors
 from dscoder_exp.weights.names import expected
 from dscoder_exp.weights.random_init import random_tensor, random_weights
 from dscoder_exp.weights.source import WeightSource

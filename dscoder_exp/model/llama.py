@@ -1,6 +1,6 @@
 """The model: its weights on the device, and how its units make a pass over it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -10,18 +10,10 @@ from numpy.typing import NDArray
 from dscoder_exp.model.rotary import rotary_tables
 from dscoder_exp.model.units import Announce, Units
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.weights.adapter import Factors
 from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, factor_shapes
 
 NOT_COUNTED = -100  # the label of a position that the loss leaves out
-
-
-@dataclass(frozen=True)
-class Factors:
-    """What LoRA trains, on the host: name (names.py's factor_shapes) -> array."""
-
-    lora: Lora
-    arrays: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

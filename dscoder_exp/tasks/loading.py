@@ -2,9 +2,10 @@
 
 from dscoder_exp.console import Screen, Stage
 from dscoder_exp.model.build import build
-from dscoder_exp.model.llama import Factors, Llama
+from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking.run import Run
+from dscoder_exp.weights.adapter import Factors
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.resolve import OpenedModel
 

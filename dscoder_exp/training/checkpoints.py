@@ -1,10 +1,17 @@
 """Where a run's checkpoints lie: checkpoints/step-000123, with `last` and `best` as relative links."""
 
+import logging
 import os
 import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config
@@ -18,6 +25,7 @@ from dscoder_exp.weights.checkpoint import save_checkpoint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
 
 
@@ -25,6 +33,7 @@ class Checkpoints:
     """Writes checkpoints, keeps the links, and removes what is no longer kept.
 
     They are native ones (weights/checkpoint.py), or LoRA's factors alone (weights/adapter_checkpoint.py).
+    A thread writes them, while training goes on. What was begun in a `with` is whole when that is left.
     """
 
     def __init__(
@@ -49,6 +58,8 @@ class Checkpoints:
         self._writes, self._keep = writes, config.train.keep
         self._there = resumed and resumed.checkpoint
         self._best_loss = resumed.state.best_loss if resumed else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._begun: Future[None] | None = None  # until it was waited for
         if resumed is not None and writes:  # a kill may have come between a checkpoint and its links
             _link(self._directory / LAST, resumed.checkpoint.name)
             if resumed.state.eval_loss is not None and resumed.state.eval_loss == resumed.state.best_loss:
@@ -61,35 +72,88 @@ class Checkpoints:
         eval_loss: float | None,
         resumable: tuple[TrainingState, AdamW] | None,
     ) -> Path:
-        """Write the weights after optimizer step `step`; it becomes `last`, and `best` where no loss was lower.
+        """Begin to write the weights after optimizer step `step`; until `wait` neither they nor the moments may change.
+
+        Once whole it becomes `last`, and `best` where no loss was lower.
 
         Args:
             resumable: what a run needs to go on from here; None: the weights alone.
+
+        Returns:
+            Where it will lie.
+
+        Raises:
+            Refused, OSError: of the checkpoint before, as `wait` does.
         """
         target = self._directory / f"step-{step:06d}"
-        if not self._writes or target.resolve() == self._there:
-            return target
+        if self._writes and target.resolve() != self._there:
+            self.wait()
+            state = resumable and (resumable[0], list(resumable[1].moments()))
+            self._begun = self._thread.submit(self._write, target, step, eval_loss, self._writer(model), state)
+        return target
+
+    def wait(self) -> None:
+        """Return when what was begun is whole and linked.
+
+        Raises:
+            Refused: its directory exists already, or can't be made.
+            OSError: it could not be written, such as on a full disk. Nothing is left of it.
+        """
+        if self._begun is not None:
+            failure = self._begun.exception()  # a signal may break this off; then it is still to be waited for
+            self._begun = None
+            if failure is not None:
+                raise failure
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            log.error("a checkpoint was not written: %s", failure)  # the first error is the one to raise
+
+    def _writer(self, model: Llama) -> Callable[..., None]:
+        """What writes the model as it is now.
+
+        The thread gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an array is
+        its tensor's own memory, no copy.
+        """
+        tensors = list(model.state())
+        if model.lora is None:
+            return partial(save_checkpoint, config=model.config, tensors=tensors, tokenizer=self._tokenizer)
+        base = self._lineage["base"], hash_of_base(model.weight(TELLING).asnumpy())
+        return partial(save_adapter, config=model.config, lora=model.lora, factors=tensors, base=base)
+
+    def _write(
+        self,
+        target: Path,
+        step: int,
+        eval_loss: float | None,
+        write: Callable[..., None],
+        resumable: tuple[TrainingState, Sequence[tuple[str, Sequence[NDArray]]]] | None,
+    ) -> None:
+        """Runs in the thread."""
 
         def add(directory: Path) -> None:
             if resumable is not None:
-                state, adamw = resumable
+                state, moments = resumable
                 best = eval_loss if self._is_best(eval_loss) else self._best_loss
-                write_state(directory, replace(state, eval_loss=eval_loss, best_loss=best), adamw.moments())
+                write_state(directory, replace(state, eval_loss=eval_loss, best_loss=best), moments)
 
         lineage = {**self._lineage, "step": step, "eval_loss": eval_loss}
-        about = {"template": self._template, "lineage": lineage, "add": add}
-        if model.lora is None:
-            save_checkpoint(target, model.config, model.state(), tokenizer=self._tokenizer, **about)
-        else:
-            base = self._lineage["base"], hash_of_base(model.weight(TELLING).asnumpy())
-            save_adapter(target, model.config, model.lora, model.state(), base=base, **about)
+        write(target, template=self._template, lineage=lineage, add=add)
         _link(self._directory / LAST, target.name)
         self.judge(target, eval_loss)
         self._sweep()
-        return target
 
     def judge(self, checkpoint: Path, eval_loss: float | None) -> None:
-        """It becomes `best` where no loss was lower."""
+        """It becomes `best` where no loss was lower. Not to be called while another one is being written."""
         if self._writes and self._is_best(eval_loss):
             self._best_loss = eval_loss
             _link(self._directory / BEST, checkpoint.name)

@@ -1,21 +1,16 @@
 """Whether a run goes on from a checkpoint in its directory, and whether it is the same run. Never imports mindspore."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dscoder_exp.data.report import Prepared, read_report
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_other
 from dscoder_exp.weights.adapted import base_hash, first_factors, trained_lora
-from dscoder_exp.weights.adapter import read_adapter, refuse_other_base
+from dscoder_exp.weights.adapter import Factors, read_adapter, refuse_other_base
 from dscoder_exp.weights.resolve import OpenedModel
 from dscoder_exp.weights.source import open_weights
 
@@ -90,9 +85,7 @@ def weights_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> 
     return replace(opened, source=open_weights(str(resumed.checkpoint), RESUME), adapter=None)
 
 
-def factors_of(
-    config: Config, opened: OpenedModel, resumed: Resumed | None
-) -> tuple[Lora, Mapping[str, NDArray[np.float32]]] | None:
+def factors_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> Factors | None:
     """What LoRA trains, with the values that it has now; None where the weights are trained.
 
     Raises:
@@ -101,10 +94,10 @@ def factors_of(
     if (lora := trained_lora(config)) is None:
         return None
     if resumed is None:
-        return lora, first_factors(config, opened, lora)
+        return first_factors(config, opened, lora)
     adapter = read_adapter(str(resumed.checkpoint), RESUME)
     refuse_other_base(adapter, base_hash(opened, config.seed), config.model.path or "this seed", "model.path")
-    return lora, adapter.factors
+    return Factors(lora, adapter.factors)
 
 
 def _whole_recipe(config: Config, model: LlamaConfig, prepared: Prepared) -> dict[str, Any]:

@@ -69,16 +69,19 @@ class Step:
         recompute: str,
         seed: int = 0,
         resumed: Resumed | None = None,
+        before_update: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             seed: of the dropout of LoRA's inputs.
             resumed: what AdamW and the loss scale go on from.
+            before_update: called before weights and moments change; until it returns, others may read them.
         """
         self._backpropagation = Backpropagation(model, recompute)
         self.adamw = AdamW(model, optim, resumed)
         self.loss_scale = LossScale(model.precision, resumed and resumed.state.loss_scale)
         self._clip_norm = optim.clip_norm
+        self._before_update = before_update
         self._seed, self._rank = seed, topology.rank
         self._sums, self._units = Sums(topology), model.units
         self.done, self.skipped = (resumed.state.step, resumed.state.skipped) if resumed else (0, 0)
@@ -93,6 +96,7 @@ class Step:
         Raises:
             NotFinite: the loss or its gradient is not a number for the third time in a row. Such a step leaves the
                 weights and the moments as they were.
+            Exception: what `before_update` raises, before anything has changed.
         """
         started, compiled = time.perf_counter(), self._units.compile_seconds
         tokens = sum(batch.ids.size for batch in batches)
@@ -110,6 +114,7 @@ class Step:
         if math.isfinite(loss) and math.isfinite(norm):
             self._in_a_row = 0
             clip = 1.0 if self._clip_norm is None else min(1.0, self._clip_norm / (norm + CLIP_EPS))
+            self._before_update()
             self.adamw.step(gradients, lr, clip / factor)
             self.loss_scale.succeed()
         elif math.isfinite(loss) and self.loss_scale.overflow():

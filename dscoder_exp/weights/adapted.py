@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
@@ -14,6 +10,7 @@ from dscoder_exp.schema.lora import Lora, lora_of
 from dscoder_exp.weights.adapter import (
     TELLING,
     Adapter,
+    Factors,
     hash_of_base,
     read_adapter,
     refuse_other_base,
@@ -70,11 +67,11 @@ def base_hash(opened: OpenedModel, seed: int) -> str:
     return hash_of_base(opened.source.tensor(TELLING))
 
 
-def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Mapping[str, NDArray[np.float32]]:
+def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Factors:
     """Those of adapter.path, else fresh ones: A random, B zero, so that the model computes what its base does."""
     if opened.adapter is not None:
-        return opened.adapter.factors
-    return dict(random_factors(opened.config, lora, config.seed))
+        return Factors(lora, opened.adapter.factors)
+    return Factors(lora, dict(random_factors(opened.config, lora, config.seed)))
 
 
 def _refuse_other_factors(adapter: Adapter, lora: Lora) -> None:

@@ -48,6 +48,14 @@ PLAIN: Mapping[str, tuple[Any, ...]] = {
 
 
 @dataclass(frozen=True)
+class Factors:
+    """What LoRA trains, on the host: name (names.py's `factor_shapes`) -> array."""
+
+    lora: Lora
+    arrays: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class Adapter:
     """One that was read.
 

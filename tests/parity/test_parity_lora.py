@@ -25,8 +25,7 @@ def adapted(folder: Path):
     """The base with the initial adapter beside it, and the adapter as it was read."""
     from dscoder_exp.model.build import build
     from dscoder_exp.model.device import start_device
-    from dscoder_exp.model.llama import Factors
-    from dscoder_exp.weights.adapter import read_adapter
+    from dscoder_exp.weights.adapter import Factors, read_adapter
     from dscoder_exp.weights.source import open_weights
 
     hyper = json.loads((folder / "hparams_and_curve.json").read_text())

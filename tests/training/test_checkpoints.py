@@ -1,0 +1,163 @@
+"""A checkpoint is written while training goes on, and is whole before anything that it holds changes."""
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from safetensors.numpy import load_file
+from test_schedule import optim
+from test_step import fresh_model, sequences, weights
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from dscoder_exp.app import config_directory
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.check import to_config
+from dscoder_exp.schema.config import Config
+from dscoder_exp.training import checkpoints as module
+from dscoder_exp.training.checkpoints import Checkpoints
+from dscoder_exp.training.state import TrainingState
+from dscoder_exp.training.step import Step
+from dscoder_exp.weights.checkpoint import save_checkpoint
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Of four steps from random weights, with a checkpoint after each."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
+        recipe = ["+experiment=tiny", "tracking=off", "train.max_steps=4", "optim.lr=1e-3", "train.save_every=1"]
+        own = [f"output_dir={tmp_path}/run", f"runtime.cache_dir={tmp_path}/cache", "train.keep=null"]
+        return to_config(compose("config", [*recipe, *own]))
+
+
+class Training:
+    """A model, its optimizer and its checkpoints; the next step waits where training does."""
+
+    def __init__(self, config: Config, before_update: Callable[[], None] = lambda: None) -> None:
+        self.model = fresh_model()
+        self.checkpoints = Checkpoints(config, Tokenizer(BPE()), None, {}, None, writes=True)
+        self._before_update = before_update
+        self.step = Step(self.model, optim(), Topology(0, 1), recompute="none", before_update=self._wait)
+        self.step([sequences(1)], 1e-3)  # so that there are moments
+
+    def _wait(self) -> None:
+        self._before_update()
+        self.checkpoints.wait()
+
+    def save(self) -> Path:
+        state = TrainingState(self.step.done, 0, {}, None, None, None, None, [], [], None)
+        return self.checkpoints.save(self.model, self.step.done, None, (state, self.step.adamw))
+
+    def now(self) -> dict[str, np.ndarray]:
+        """Weights and moments, copied."""
+        moments = {
+            f"{which}.{name}": moment.copy()
+            for name, both in self.step.adamw.moments()
+            for which, moment in zip(("first", "second"), both, strict=True)
+        }
+        return weights(self.model) | moments
+
+
+def held(checkpoint: Path) -> dict[str, np.ndarray]:
+    return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    return found.keys() == expected.keys() and all(found[name].tobytes() == expected[name].tobytes() for name in found)
+
+
+def test_a_checkpoint_is_whole_before_the_weights_change(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing begins only when the next step's gradients are there: what it writes is the state of before."""
+    gradients_are_there = threading.Event()
+
+    def late(*arguments, **named) -> None:
+        assert gradients_are_there.wait(60)
+        save_checkpoint(*arguments, **named)
+
+    training = Training(config, gradients_are_there.set)
+    gradients_are_there.clear()
+    monkeypatch.setattr(module, "save_checkpoint", late)
+    before = training.now()
+    saved = training.save()
+    assert not saved.exists()
+    training.step([sequences(1)], 1e-3)
+    assert same(held(saved), before)
+    assert not same(training.now(), before)
+    assert (saved.parent / "last").resolve() == saved
+
+
+def test_an_error_surfaces_before_the_weights_change(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(config)
+    good = training.save()
+    training.step([sequences(1)], 1e-3)
+
+    def full(*arguments, **named) -> None:
+        raise NO_SPACE
+
+    monkeypatch.setattr(module, "write_state", full)  # the weights are written by then
+    before = training.now()
+    training.save()
+    with pytest.raises(OSError, match="No space left on device"):
+        training.step([sequences(1)], 1e-3)
+    assert same(training.now(), before)
+    assert {path.name for path in good.parent.iterdir()} == {good.name, "last"}
+    assert (good.parent / "last").resolve() == good
+    training.checkpoints.wait()  # told once
+    monkeypatch.undo()
+    assert training.save() == good.with_name("step-000002")
+    training.checkpoints.wait()
+    assert same(held(good.with_name("step-000002")), before)
+
+
+def leave(training: Training, error: Exception | None = None) -> None:
+    """Begin a checkpoint in a `with` that is left at once, with the error if one is given."""
+    with training.checkpoints:
+        training.save()
+        if error is not None:
+            raise error
+
+
+def test_the_end_of_a_with_waits(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(config)
+    with pytest.raises(KeyError):
+        leave(training, KeyError())
+    last = Path(config.output_dir) / "checkpoints" / "last"
+    assert same(held(last), training.now())
+
+    def fails(*arguments, **named) -> None:
+        raise NO_SPACE
+
+    monkeypatch.setattr(module, "save_checkpoint", fails)
+    training.step([sequences(1)], 1e-3)
+    with pytest.raises(OSError, match="No space left"):
+        leave(training)
+    with pytest.raises(KeyError):  # the first error is the one to know
+        leave(training, KeyError())
+    assert "a checkpoint was not written: [Errno 28] No space left on device" in caplog.text
+
+
+def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole task, with a writer that is slower than its steps."""
+    from dscoder_exp.tasks.train import run
+
+    at_save: dict[Path, dict[str, np.ndarray]] = {}
+
+    def slow(directory, config, tensors, **named) -> None:
+        at_save[directory] = {name: array.copy() for name, array in tensors}
+        time.sleep(1)
+        save_checkpoint(directory, config, tensors, **named)
+
+    monkeypatch.setattr(module, "save_checkpoint", slow)
+    run(config)
+    assert sorted(path.name for path in at_save) == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
+    for directory, arrays in at_save.items():
+        assert same(load_file(directory / "model.safetensors"), arrays), directory
