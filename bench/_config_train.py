@@ -1,0 +1,40 @@
+"""The optimizer steps of task=train, by its own data, batches and Step, and nothing else of it: OVERRIDE…"""
+
+import json
+import sys
+
+from _machine import peak_memory
+from hydra import compose, initialize_config_dir
+
+from dscoder_exp.app import config_directory
+from dscoder_exp.data.batches import load, train_batches
+from dscoder_exp.model.build import build
+from dscoder_exp.model.device import start_device
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.check import to_config
+from dscoder_exp.tasks.prepare import prepare_data
+from dscoder_exp.training.loop import take_step, total_steps
+from dscoder_exp.training.step import Step
+from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
+
+
+def main() -> None:
+    with initialize_config_dir(str(config_directory()), version_base="1.3"):
+        config = to_config(compose("config", sys.argv[1:]))
+    start_device(config.runtime.device)
+    opened = open_model(config.model)
+    text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
+    prepared = prepare_data(config, text, config.data.template or opened.template)
+    sequences = load(prepared, "train")
+    runtime = config.runtime
+    model = build(opened.config, opened.source, seed=config.seed, device=runtime.device, precision=runtime.precision)
+    step = Step(model, config.optim, Topology(0, 1), recompute=config.train.recompute)
+    batches = train_batches(sequences, config.train.batch_size, seed=config.seed)
+    steps = total_steps(config.train, len(sequences), 1)
+    seconds = [take_step(step, batches, config, steps, lambda: False).seconds for _ in range(steps)]
+    report = {"sequences": len(sequences), "text": prepared.report.useful_fraction, "seconds": seconds}
+    print(json.dumps(report | {"peak": peak_memory()}))
+
+
+if __name__ == "__main__":
+    main()
