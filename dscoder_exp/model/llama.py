@@ -107,7 +107,7 @@ class Llama:
     def inputs(self, ids: NDArray[np.int32], positions: NDArray[np.int32], documents: NDArray[np.int32]) -> Inputs:
         """A batch on the device; all [B, T]. Attention stays within one document number."""
         cos, sin = rotary_tables(self.config, positions)
-        mask = self.units.attention_mask(documents)
+        mask = self.units.attention_mask(documents, self.config.num_attention_heads)
         return Inputs(ms.Tensor(ids.reshape(-1)), ms.Tensor(cos), ms.Tensor(sin), mask)
 
     def hidden(self, inputs: Inputs) -> ms.Tensor:

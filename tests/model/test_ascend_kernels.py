@@ -59,7 +59,7 @@ def checked(options, mask):
 
 def flash(options, a):
     checked(options, a["attn_mask"])
-    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]))
+    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]), HEADS)
     q, k, v = (a[name].expand_dims(0) for name in ("query", "key", "value"))
     out, (probabilities,) = cpu.attention(q, k, v, mask)
     return probabilities, tensor(1), None, out.reshape(a["query"].shape)  # the first two are only handed on
@@ -67,7 +67,7 @@ def flash(options, a):
 
 def flash_grad(options, a):
     checked(options, a["atten_mask"])
-    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]))
+    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]), HEADS)
     assert a["attention_in"].shape == a["dy"].shape == a["query"].shape
     q, k, v = (a[name].expand_dims(0) for name in ("query", "key", "value"))
     dy, out = (a[name].reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
@@ -125,7 +125,7 @@ def test_attention_over_packed_documents(column):
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     documents = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)
     dout = tensor(BATCH * LENGTH, HEADS * SIZE)
-    ends, mask = column.attention_mask(documents), cpu.attention_mask(documents)
+    ends, mask = column.attention_mask(documents, HEADS), cpu.attention_mask(documents, HEADS)
     out, kept = column.attention(q, k, v, ends)
     expected, kept_there = cpu.attention(q, k, v, mask)
     assert_same(out, expected)

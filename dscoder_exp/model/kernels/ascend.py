@@ -46,7 +46,7 @@ def rotate(x, cos, sin):
     return RotaryPositionEmbedding()(x, ops.cast(cos, x.dtype), ops.cast(sin, x.dtype), 0)
 
 
-def attention_mask(documents):
+def attention_mask(documents, heads):
     """int64: where each document of the batch ends, counted through all its rows; padding is one more document.
 
     Documents of no length at the end fill the number up, as in MindSpore Transformers (eod_pad_length).

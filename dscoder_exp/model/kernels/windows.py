@@ -9,6 +9,7 @@ import numpy as np
 from mindspore import ops
 from numpy.typing import NDArray
 
+_slice = ops.Slice()
 BACK = 4  # tiles before a query's own that its window holds
 SMALLEST_TILE = 64  # smaller products don't use the matrix units well
 
@@ -58,8 +59,16 @@ def tiles(x, mask):
 
 def untile(x, batch, length):
     """The inverse of `tiles`."""
-    heads, size = x.shape[2], x.shape[3]
-    return x.reshape(batch, -1, heads, size)[:, :length]
+    rows, tile, heads, size = x.shape
+    whole = x.reshape(batch, rows // batch * tile, heads, size)
+    return whole if whole.shape[1] == length else _from(whole, 0, length)
+
+
+def _from(x, first, count):
+    """x[:, first : first + count]; on the CPU an index is far slower."""
+    begin, size = [0] * len(x.shape), list(x.shape)
+    begin[1], size[1] = first, count
+    return _slice(x, tuple(begin), tuple(size))
 
 
 def windows(x, mask):
@@ -72,7 +81,7 @@ def windows(x, mask):
     count = x.shape[0] // batch
     x = x.reshape(batch, count, tile, heads, size)
     x = ops.concat((ops.zeros((batch, back, tile, heads, size), x.dtype), x), 1)
-    parts = [x[:, i : i + count] for i in range(back + 1)]
+    parts = [_from(x, i, count) for i in range(back + 1)]
     return ops.concat(parts, 2).reshape(batch * count, (back + 1) * tile, heads, size)
 
 
@@ -80,11 +89,13 @@ def unwindow(dx, mask, batch, length):
     """The gradient of `windows`: each position's sum over the windows that hold it. dx [B * tiles, W, n, d]."""
     rows, heads, size = dx.shape[0], dx.shape[2], dx.shape[3]
     tile, back = mask.shape[2], mask.shape[3] // mask.shape[2] - 1
+    if back == 0:
+        return untile(dx, batch, length)
     count = rows // batch
-    parts = dx.reshape(batch, count, back + 1, tile, heads, size)
-    total = parts[:, :, back]
+    parts = ops.Split(2, back + 1)(dx.reshape(batch, count, back + 1, tile, heads * size))
+    total = parts[back]
     for i in range(back):
-        later = min(back - i, count)  # part i of a window is the tile that lies so many before its own
-        missing = ops.zeros((batch, later, tile, heads, size), dx.dtype)
-        total = total + ops.concat((parts[:, later:, i], missing), 1)
+        later = back - i  # part i of a window is the tile that lies so many before its own
+        missing = ops.zeros((batch, later, 1, tile, heads * size), dx.dtype)
+        total = total + ops.concat((_from(parts[i], later, count - later), missing), 1)
     return untile(total.reshape(rows, tile, heads, size), batch, length)
