@@ -26,7 +26,6 @@ STEP_METRICS = {
     "train/grad_norm",
     "train/lr",
     "perf/step_time_s",
-    "perf/compile_time_s",
     "perf/tokens_per_s",
     "perf/tokens_per_s_per_device",
     "perf/useful_tokens_per_s",

@@ -84,7 +84,7 @@ def test_the_run_is_recorded(room: Room, first: Ended, checkpoint: Path, recorde
 
 
 def test_every_step_is_measured(recorded: Recorded) -> None:
-    assert recorded.metrics.keys() == STEP_METRICS | {"eval/loss"}
+    assert recorded.metrics.keys() == STEP_METRICS | {"eval/loss", "perf/compile_time_s"}
     assert all(recorded.metrics[name].keys() == {1, 2, 3} for name in STEP_METRICS)
     assert recorded.metrics["eval/loss"].keys() == {0, 3}
     assert all(math.isfinite(value) for values in recorded.metrics.values() for value in values.values())
