@@ -1,4 +1,4 @@
-"""Our side of train_vs_torch.py: DIRECTORY."""
+"""Our side of train_vs_torch.py: DIRECTORY [lora]; with `lora`, rank 16 beside all matrices."""
 
 import json
 import sys
@@ -10,10 +10,16 @@ from _machine import peak_memory
 
 from dscoder_exp import load
 from dscoder_exp.data.sequences import Batch
-from dscoder_exp.model.llama import NOT_COUNTED
+from dscoder_exp.model.build import build
+from dscoder_exp.model.device import start_device
+from dscoder_exp.model.llama import NOT_COUNTED, Llama
 from dscoder_exp.parallel.topology import Topology
-from dscoder_exp.schema.config import OptimConfig
+from dscoder_exp.schema.config import MODULES, OptimConfig
+from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
+from dscoder_exp.weights.adapter import Factors
+from dscoder_exp.weights.random_init import random_factors
+from dscoder_exp.weights.source import open_weights
 
 
 def main() -> None:
@@ -28,7 +34,8 @@ def main() -> None:
         "min_lr_ratio": 1.0,
     }
     optim = OptimConfig(**numbers, **schedule, decay_norms=True)
-    step = Step(load(str(directory)).model, optim, Topology(0, 1), recompute="none")
+    model = with_lora(directory) if "lora" in sys.argv[2:] else load(str(directory)).model
+    step = Step(model, optim, Topology(0, 1), recompute="none")
     seconds, losses = [], []
     for ids in np.load(directory / "ids.npy"):
         labels = np.append(ids[1:], np.int32(NOT_COUNTED))
@@ -38,6 +45,13 @@ def main() -> None:
         losses.append(step([batch], optim.lr).loss)
         seconds.append(time.perf_counter() - started)
     print(json.dumps({"seconds": seconds, "losses": losses, "peak": peak_memory()}))
+
+
+def with_lora(directory: Path) -> Llama:
+    start_device("cpu")
+    source, lora = open_weights(str(directory)), Lora(r=16, alpha=32.0, dropout=0.0, target_modules=MODULES)
+    factors = Factors(lora, dict(random_factors(source.config, lora, seed=0)))
+    return build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors)
 
 
 if __name__ == "__main__":

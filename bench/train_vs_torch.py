@@ -4,6 +4,7 @@ SmolLM2-135M's shape in fp32 with random weights, a sequence of 512 tokens a ste
 to norm 1: ours through Step, theirs as transformers' LlamaForCausalLM with torch.optim.AdamW. All start at the same
 weights and meet the same ids, so equal losses show that they do the same work. The sides take turns, each time in a
 fresh process, so that whatever else the machine does meets them alike. A side's step is the median over its turns.
+LoRA's row trains factors of rank 16 beside the same weights.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from dscoder_exp.weights.random_init import random_weights
 TOKENS = 512
 WARM_UP = 2  # steps: the first compiles, both touch memory that is new
 OPTIM = {"lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "clip_norm": 1.0}
-OURS, EAGER, SDPA = SIDES = ("dscoder_exp", "torch, eager", "torch, sdpa")
+OURS, LORA, EAGER, SDPA = SIDES = ("dscoder_exp", "the same, LoRA", "torch, eager", "torch, sdpa")
 
 
 def main() -> None:
@@ -44,16 +45,16 @@ def main() -> None:
         make(Path(directory), WARM_UP + arguments.steps)
         ours = [sys.executable, str(here / "_own_train.py"), directory]
         theirs = [arguments.torch_python, str(here / "_torch_train.py"), directory]
-        commands = {OURS: ours, EAGER: [*theirs, "eager"], SDPA: [*theirs, "sdpa"]}
+        commands = {OURS: ours, LORA: [*ours, "lora"], EAGER: [*theirs, "eager"], SDPA: [*theirs, "sdpa"]}
         plain = dict(os.environ)
         set_environment()  # as the command line does for the processes it starts
-        environments = {OURS: dict(os.environ), EAGER: plain, SDPA: plain}
+        environments = {OURS: dict(os.environ), LORA: dict(os.environ), EAGER: plain, SDPA: plain}
         turns: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
         for number in range(arguments.turns):
             for side in SIDES:
                 turn = report_of(commands[side], environments[side])
                 turns[side].append(turn)
-                print(f"turn {number + 1}, {side:12} {step_of([turn]):6.2f} s a step", flush=True)
+                print(f"turn {number + 1}, {side:14} {step_of([turn]):6.2f} s a step", flush=True)
     print(f"\n{machine()}; PyTorch uses {turns[SDPA][0]['threads']} threads")
     print(f"{'':14}{'s a step':>10}{'tokens/s':>10}{'of ours':>9}{'peak memory':>13}   losses, first and last")
     for side in SIDES:

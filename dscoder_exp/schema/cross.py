@@ -123,6 +123,8 @@ def _convert(config: Config) -> list[Problem]:
     if config.task.name != "convert":
         return []
     weights, problems = config.weights, []
+    if config.adapter.path is not None:
+        problems.append(Problem("adapter.path", "task=convert doesn't read it", "weights.merge_adapter=DIR"))
     if not weights.source:
         remedy = "weights.source=DIR (Hugging Face or native directory, .gguf or .ckpt file)"
         problems.append(Problem("weights.source", "task=convert has no weights to read", remedy))
