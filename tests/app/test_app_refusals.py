@@ -77,8 +77,8 @@ def test_types_and_files_are_told_together_where_the_types_allow(refusing: Comma
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("+experiment=finetune", "Available options in 'experiment': finetune_8k, quickstart, tiny"),
-        ("+experiment=finetune", "did you mean `+experiment=finetune_8k`?"),
+        ("+experiment=fintune_8k", "Available options in 'experiment': finetune_8k, finetune_lora, quickstart, tiny"),
+        ("+experiment=fintune_8k", "did you mean `+experiment=finetune_8k`"),
         ("model=7", "Config group override must be a string"),
         ("model=7B", "Available options in 'model': 7b, 7b_instruct, from_path, smollm2_135m, tiny"),
         ("experiment=tiny", "To append to your default list use +experiment=tiny"),
