@@ -86,16 +86,16 @@ def test_stopped_and_taken_up_again_it_is_the_same_bit_by_bit(room: Room, base: 
 def test_predict_takes_it_and_convert_merges_it(room: Room, base: str, adapter: str) -> None:
     beside = done(room("task=predict", f"model.path={base}", f"adapter.path={adapter}", *ASK))
     converted = done(
-        room("task=convert", f"weights.source={base}", "weights.target=merged", f"weights.merge_adapter={adapter}")
+        room("task=convert", f"weights.source={base}", "weights.target=runs/merged", f"weights.merge_adapter={adapter}")
     )
     assert "merging  " in converted.out
-    merged = done(room("task=predict", "model.path=merged", *ASK))
+    merged = done(room("task=predict", "model.path=runs/merged", *ASK))
     assert merged.out == beside.out
     assert beside.out != done(room("task=predict", f"model.path={base}", *ASK)).out
 
     weights, factors = (
         load_file(room.directory / file)
-        for file in ("merged/model.safetensors", f"{adapter}/adapter_model.safetensors")
+        for file in ("runs/merged/model.safetensors", f"{adapter}/adapter_model.safetensors")
     )
     before = load_file(room.directory / base / "model.safetensors")
     name = "model.layers.1.mlp.up_proj"
