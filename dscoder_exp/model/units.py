@@ -31,9 +31,7 @@ class Unit:
         compile_seconds: of the calls that did, the computing in them included.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], name: str, announce: Announce, *, waits: bool, on_cpu: bool
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], name: str, announce: Announce, *, waits: bool) -> None:
         """
         Args:
             waits: return only when the result is there.
@@ -41,7 +39,7 @@ class Unit:
         self._compiled: Any = ms.jit(function)
         self._name = name
         self._announce = announce
-        self._waits, self._on_cpu = waits, on_cpu
+        self._waits = waits
         self._seen: set[tuple[Any, ...]] = set()
         self.compile_seconds = 0.0
 
@@ -53,8 +51,6 @@ class Unit:
         self._announce(self._name)
         started = time.perf_counter()
         result = self._call(*arguments)
-        if self._on_cpu:
-            calm_dispatcher()  # which is there by now
         self.compile_seconds += time.perf_counter() - started
         return result
 
@@ -78,7 +74,7 @@ class Units:
         self._announce = announce
         # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
         # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
-        self._on_cpu = device == "cpu"
+        self._waits = device == "cpu"
         unit = self.unit
         forward, backwards, cached_run = make_block(config, kernels, lora)
         self.attention_mask = kernels.attention_mask
@@ -97,10 +93,15 @@ class Units:
 
     def unit(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> Unit:
         """One more unit, such as the optimizer's, that announces itself like the model's own."""
-        self._all.append(Unit(function, name, self._announce, waits=waits and self._on_cpu, on_cpu=self._on_cpu))
+        self._all.append(Unit(function, name, self._announce, waits=waits and self._waits))
         return self._all[-1]
 
     @property
     def compile_seconds(self) -> float:
         """Spent so far in calls that compiled."""
         return sum(unit.compile_seconds for unit in self._all)
+
+    def calm(self) -> None:
+        """For training on the CPU, once something has computed; decoding would be a tenth slower."""
+        if self._waits:
+            calm_dispatcher()
