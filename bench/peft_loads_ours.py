@@ -20,7 +20,7 @@ from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter import TELLING, Factors, hash_of_base
+from dscoder_exp.weights.adapter import TELLING, Factors, sha256_of
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
@@ -78,7 +78,7 @@ def train(ids: np.ndarray, target: Path) -> np.ndarray:
     step = Step(model, OPTIM, Topology(0, 1), recompute="none")
     for _ in range(20):
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
-    base = str(BASE), hash_of_base(model.weight(TELLING).asnumpy())
+    base = str(BASE), sha256_of(model.weight(TELLING).asnumpy())
     save_adapter(target, source.config, LORA, model.state(), base=base, template=None, lineage={})
     return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
 

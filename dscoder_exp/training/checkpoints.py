@@ -18,7 +18,7 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import TrainingState, write_state
-from dscoder_exp.weights.adapter import TELLING, hash_of_base
+from dscoder_exp.weights.adapter import TELLING, sha256_of
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
 from dscoder_exp.weights.checkpoint import save_checkpoint
 
@@ -127,7 +127,7 @@ class Checkpoints:
         tensors = list(model.state())
         if model.lora is None:
             return partial(save_checkpoint, config=model.config, tensors=tensors, tokenizer=self._tokenizer)
-        base = self._lineage["base"], hash_of_base(model.weight(TELLING).asnumpy())
+        base = self._lineage["base"], sha256_of(model.weight(TELLING).asnumpy())
         return partial(save_adapter, config=model.config, lora=model.lora, factors=tensors, base=base)
 
     def _write(

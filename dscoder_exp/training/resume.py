@@ -9,8 +9,8 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_other
-from dscoder_exp.weights.adapted import base_hash, first_factors, trained_lora
-from dscoder_exp.weights.adapter import Factors, read_adapter, refuse_other_base
+from dscoder_exp.weights.adapted import first_factors, refuse_other_base, trained_lora
+from dscoder_exp.weights.adapter import Factors, read_adapter
 from dscoder_exp.weights.resolve import OpenedModel
 from dscoder_exp.weights.source import open_weights
 
@@ -96,7 +96,7 @@ def factors_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> 
     if resumed is None:
         return first_factors(config, opened, lora)
     adapter = read_adapter(str(resumed.checkpoint), RESUME)
-    refuse_other_base(adapter, base_hash(opened, config.seed), config.model.path or "this seed", "model.path")
+    refuse_other_base(adapter, opened, config.seed, "model.path")
     return Factors(lora, adapter.factors)
 
 

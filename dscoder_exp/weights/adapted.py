@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dscoder_exp.schema.config import Config
-from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.files import ADAPTER_FILE
 from dscoder_exp.schema.lora import Lora, lora_of
-from dscoder_exp.weights.adapter import (
-    TELLING,
-    Adapter,
-    Factors,
-    hash_of_base,
-    read_adapter,
-    refuse_other_base,
-    refuse_unfitting,
-)
+from dscoder_exp.weights.adapter import TELLING, Adapter, Factors, read_adapter, refuse_unfitting, sha256_of
 from dscoder_exp.weights.random_init import random_factors, random_tensor
 from dscoder_exp.weights.resolve import OpenedModel, open_model
 
@@ -55,16 +48,23 @@ def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Ada
     """
     adapter = read_adapter(path, key)
     refuse_unfitting(adapter, opened.config, key)
-    base = opened.source.path if opened.source else f"random weights of seed {seed}"
-    refuse_other_base(adapter, base_hash(opened, seed), str(base), key)
+    refuse_other_base(adapter, opened, seed, key)
     return adapter
 
 
-def base_hash(opened: OpenedModel, seed: int) -> str:
-    """What tells the model's weights from others; see `hash_of_base`."""
-    if opened.source is None or TELLING not in opened.source.shapes():
-        return hash_of_base(random_tensor(opened.config, seed, TELLING))
-    return hash_of_base(opened.source.tensor(TELLING))
+def refuse_other_base(adapter: Adapter, opened: OpenedModel, seed: int, key: str) -> None:
+    """Raise Refused where the adapter says that it was trained beside other weights; reads one tensor of them."""
+    if adapter.base is None:
+        return
+    source = opened.source
+    if source is None or TELLING not in source.shapes():
+        base = sha256_of(random_tensor(opened.config, seed, TELLING))
+    else:
+        base = sha256_of(source.tensor(TELLING))
+    if adapter.base != base:
+        weights = source.path if source else f"random weights of seed {seed}"
+        what = f"{adapter.path} was trained beside other weights than those of {weights}"
+        raise refuse(key, what, f"give the model that its {ADAPTER_FILE} names as base")
 
 
 def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Factors:

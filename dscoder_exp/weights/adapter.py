@@ -18,20 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.schema.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE, CHAT_TEMPLATE_FILE
+from dscoder_exp.schema.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.lora import MODULES, Lora
+from dscoder_exp.weights.chat_template import kept
 from dscoder_exp.weights.hf_config import read_json
 from dscoder_exp.weights.names import factor_names, factor_shapes, target_name
+from dscoder_exp.weights.record import COPY_AGAIN, refuse_other_format
 from dscoder_exp.weights.safetensors_file import read_header
 from dscoder_exp.weights.stored import STORED, from_float32, read_rows, to_float32
 
 FORMAT, VERSION = "dscoder_exp adapter", 1
-TELLING = target_name(0, "k_proj")
+TELLING = target_name(0, "k_proj")  # one matrix, which any training changes: its SHA-256 tells a base from others
 PREFIX = "base_model.model."  # PEFT's, before the name that a module has in the model
 SHOWN = 3  # names in a message
-COPY_AGAIN = "copy the directory again"
 # Keys of adapter_config.json that would change what is computed, and the values under which they don't.
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -61,7 +62,7 @@ class Adapter:
 
     Attributes:
         factors: name (names.py) -> float32 array.
-        base: SHA-256 of the weights that it was trained on (`hash_of_base`); None: it isn't known.
+        base: SHA-256 of TELLING of the weights beside which it was trained; None: it isn't known.
         template: the prompt format that it was trained with.
     """
 
@@ -82,18 +83,6 @@ class Adapter:
             return rows
         added = (b[first : first + len(rows)] * np.float32(self.lora.scale)) @ a
         return from_float32(to_float32(rows, dtype) + added, dtype)
-
-
-def hash_of_base(values: NDArray[np.float32]) -> str:
-    """What tells one base from another: the SHA-256 of one matrix, TELLING, which any training changes."""
-    return sha256_of(values)
-
-
-def refuse_other_base(adapter: Adapter, base: str, path: str, key: str) -> None:
-    """Raise Refused where the adapter says that it was trained beside other weights than those of `path`."""
-    if adapter.base is not None and adapter.base != base:
-        what = f"{adapter.path} was trained beside other weights than those of {path}"
-        raise refuse(key, what, f"give the model that its {ADAPTER_FILE} names as base")
 
 
 def read_adapter(path: str, key: str) -> Adapter:
@@ -140,9 +129,7 @@ def _recorded(directory: Path, factors: Mapping[str, NDArray], key: str) -> tupl
     if not file.is_file():
         return None, None
     values = read_json(file, key)
-    if (values.get("format"), values.get("version")) != (FORMAT, VERSION):
-        what = f"format {values.get('format')!r} version {values.get('version')!r}; this is {FORMAT!r} {VERSION}"
-        raise refuse(str(file), what, "use the release of dscoder_exp that wrote it")
+    refuse_other_format(file, values, FORMAT, VERSION)
     try:
         hashes, base, template = values["tensors"], values["base"]["sha256"], values["template"]
         changed = [name for name, array in factors.items() if hashes.get(PREFIX + name) != sha256_of(array)]
@@ -151,7 +138,7 @@ def _recorded(directory: Path, factors: Mapping[str, NDArray], key: str) -> tupl
     if changed or len(hashes) != len(factors):
         what = f"{directory / ADAPTER_WEIGHTS_FILE} isn't what was written (SHA-256; {', '.join(changed[:SHOWN])})"
         raise refuse(key, what, COPY_AGAIN)
-    return base, str(directory / CHAT_TEMPLATE_FILE) if template == CHAT_TEMPLATE_FILE else template
+    return base, kept(directory, template)
 
 
 def sha256_of(array: NDArray[np.float32]) -> str:

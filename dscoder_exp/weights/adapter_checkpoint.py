@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dscoder_exp.schema.config import TEMPLATE_FILE
-from dscoder_exp.schema.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE, CHAT_TEMPLATE_FILE
+from dscoder_exp.schema.files import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
 from dscoder_exp.schema.hub import SCHEME
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.weights.adapter import FORMAT, PREFIX, VERSION
+from dscoder_exp.weights.chat_template import keep, recorded
 from dscoder_exp.weights.checkpoint import new_directory
 from dscoder_exp.weights.names import factor_shapes
 from dscoder_exp.weights.record import write_json
@@ -39,7 +37,7 @@ def save_adapter(
     Args:
         directory: the target; its parents are made.
         factors: (name, fp32 array) of each that `factor_shapes` names.
-        base: model.path and `hash_of_base` of the weights beside which they were trained.
+        base: model.path and the SHA-256 of TELLING of the weights beside which they were trained.
         template: the prompt format that it was trained with; a file goes along.
         lineage: where it came from (JSON values).
         add: writes more files into the directory.
@@ -49,19 +47,17 @@ def save_adapter(
     """
     path, sha256 = base
     shapes = {PREFIX + name: ("F32", shape) for name, shape in factor_shapes(config, lora).items()}
-    template_file = template if template is not None and template.endswith(TEMPLATE_FILE) else None
     with new_directory(directory, "output_dir") as unfinished:
         with TensorWriter(unfinished / ADAPTER_WEIGHTS_FILE, safetensors_layout(shapes)) as writer:
             for name, array in factors:
                 writer.write(PREFIX + name, np.ascontiguousarray(array, np.float32))
         write_json(unfinished / ADAPTER_CONFIG_FILE, _peft_config(lora, path))
-        if template_file is not None:
-            shutil.copyfile(locate(template_file, "data.template"), unfinished / CHAT_TEMPLATE_FILE)
+        keep(unfinished, template)
         record = {
             "format": FORMAT,
             "version": VERSION,
             "base": {"path": path, "sha256": sha256},
-            "template": CHAT_TEMPLATE_FILE if template_file else template,
+            "template": recorded(template),
             "tensors": writer.hashes(),
             "lineage": lineage,
         }

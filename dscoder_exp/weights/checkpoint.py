@@ -6,7 +6,6 @@ record (record.py).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import Problem, Refused
-from dscoder_exp.schema.files import CHAT_TEMPLATE_FILE, CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from dscoder_exp.schema.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.making import making
+from dscoder_exp.weights.chat_template import keep
 from dscoder_exp.weights.hf_config import to_hf
 from dscoder_exp.weights.layout import Cut
 from dscoder_exp.weights.names import expected
@@ -73,8 +71,7 @@ def save_checkpoint(
         write_json(unfinished / CONFIG_FILE, written)
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, config)
-        if template is not None and template.endswith(TEMPLATE_FILE):
-            shutil.copyfile(locate(template, "data.template"), unfinished / CHAT_TEMPLATE_FILE)
+        keep(unfinished, template)
         hashes = writer.hashes()
         write_record(
             unfinished,

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import Problem, Refused, refuse
-from dscoder_exp.schema.files import CHAT_TEMPLATE_FILE, CHECKPOINT_FILE
+from dscoder_exp.schema.files import CHECKPOINT_FILE
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.chat_template import kept, recorded
 from dscoder_exp.weights.hf_config import from_hf, read_json
 from dscoder_exp.weights.layout import INPUTS, OUTPUTS, Cut
 from dscoder_exp.weights.tokenizer import Fingerprint
@@ -63,13 +63,13 @@ def write_record(
 
     Args:
         config: the content of config.json.
-        template: the prompt format; one in a file lies in the directory as CHAT_TEMPLATE_FILE.
+        template: the prompt format; one in a file lies in the directory (chat_template.py's `keep`).
     """
     record = {
         "format": FORMAT,
         "version": VERSION,
         "config": config,
-        "template": CHAT_TEMPLATE_FILE if template and template.endswith(TEMPLATE_FILE) else template,
+        "template": recorded(template),
         "tokenizer": tokenizer and asdict(tokenizer),
         "layout": {"tensor": ways},
         "tensors": {
@@ -94,9 +94,7 @@ def read_record(path: Path, key: str) -> Record:
     """
     file = path / CHECKPOINT_FILE
     values = read_json(file, key)
-    if values.get("format") != FORMAT or values.get("version") != VERSION:
-        what = f"format {values.get('format')!r} version {values.get('version')!r}; this is {FORMAT!r} {VERSION}"
-        raise refuse(str(file), what, "use the release of dscoder_exp that wrote it")
+    refuse_other_format(file, values, FORMAT, VERSION)
     try:
         ways = _typed(values["layout"]["tensor"], int)
         if not 0 < ways <= len(values["files"]):
@@ -112,9 +110,14 @@ def read_record(path: Path, key: str) -> Record:
         raise refuse(str(file), f"damaged: {error!r}", COPY_AGAIN) from error
     if problems:
         raise Refused(problems)
-    if template == CHAT_TEMPLATE_FILE:
-        template = str(path / CHAT_TEMPLATE_FILE)
-    return Record(config, template, found, ways, tensors)
+    return Record(config, kept(path, template), found, ways, tensors)
+
+
+def refuse_other_format(file: Path, values: Mapping[str, Any], name: str, version: int) -> None:
+    """Raise Refused where a record isn't of this format and version."""
+    if (values.get("format"), values.get("version")) != (name, version):
+        what = f"format {values.get('format')!r} version {values.get('version')!r}; this is {name!r} {version}"
+        raise refuse(str(file), what, "use the release of dscoder_exp that wrote it")
 
 
 def _tensor(item: dict[str, Any], ways: int) -> RecordedTensor:

@@ -46,7 +46,7 @@ def test_curve(folder, tmp_path):
     from dscoder_exp import load
     from dscoder_exp.parallel.topology import Topology
     from dscoder_exp.training.step import Step
-    from dscoder_exp.weights.adapter import TELLING, hash_of_base, read_adapter
+    from dscoder_exp.weights.adapter import TELLING, read_adapter, sha256_of
     from dscoder_exp.weights.adapter_checkpoint import save_adapter
 
     curve = arrays(folder, "curve.npz")
@@ -68,7 +68,7 @@ def test_curve(folder, tmp_path):
     ids = curve["final_input_ids"].astype(np.int32)
     np.testing.assert_allclose(logits_of(model, ids), curve["final_logits"], atol=TOLERANCE)
     saved = tmp_path / "adapter"
-    base = "tiny", hash_of_base(model.weight(TELLING).asnumpy())
+    base = "tiny", sha256_of(model.weight(TELLING).asnumpy())
     save_adapter(saved, model.config, adapter.lora, model.state(), base=base, template=None, lineage={})
     merged = load(str(base_of(folder)), adapter=str(saved))
     np.testing.assert_allclose(merged.logits(ids), curve["merged_logits"], atol=TOLERANCE)
