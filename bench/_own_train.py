@@ -21,6 +21,8 @@ from dscoder_exp.weights.adapter import Factors
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 
+LORA = Lora(r=16, alpha=32.0, dropout=0.0, target_modules=MODULES)
+
 
 def main() -> None:
     directory = Path(sys.argv[1])
@@ -34,7 +36,7 @@ def main() -> None:
         "min_lr_ratio": 1.0,
     }
     optim = OptimConfig(**numbers, **schedule, decay_norms=True)
-    model = with_lora(directory) if "lora" in sys.argv[2:] else load(str(directory)).model
+    model = with_lora(directory, LORA) if "lora" in sys.argv[2:] else load(str(directory)).model
     step = Step(model, optim, Topology(0, 1), recompute="none")
     seconds, losses = [], []
     for ids in np.load(directory / "ids.npy"):
@@ -47,9 +49,10 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "losses": losses, "peak": peak_memory()}))
 
 
-def with_lora(directory: Path) -> Llama:
+def with_lora(directory: Path, lora: Lora) -> Llama:
+    """A model with fresh factors beside its weights."""
     start_device("cpu")
-    source, lora = open_weights(str(directory)), Lora(r=16, alpha=32.0, dropout=0.0, target_modules=MODULES)
+    source = open_weights(str(directory))
     factors = Factors(lora, dict(random_factors(source.config, lora, seed=0)))
     return build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors)
 

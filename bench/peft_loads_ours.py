@@ -11,19 +11,16 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from _own_train import with_lora
 
 from dscoder_exp import load
 from dscoder_exp.data.sequences import Batch
-from dscoder_exp.model.build import build
-from dscoder_exp.model.device import start_device
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter import TELLING, Factors, sha256_of
+from dscoder_exp.weights.adapter import TELLING, sha256_of
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
-from dscoder_exp.weights.random_init import random_factors
-from dscoder_exp.weights.source import open_weights
 
 BASE = Path(__file__).parents[1] / "tests" / "reference" / "tiny_gqa"
 LORA = Lora(r=4, alpha=12.0, dropout=0.1, target_modules=MODULES)
@@ -70,16 +67,13 @@ def main() -> None:
 
 def train(ids: np.ndarray, target: Path) -> np.ndarray:
     """Save an adapter; returns the logits [B, T, V] of the model with it."""
-    start_device("cpu")
-    source = open_weights(str(BASE))
-    factors = Factors(LORA, dict(random_factors(source.config, LORA, seed=0)))
-    model = build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors)
+    model = with_lora(BASE, LORA)
     positions, documents = np.broadcast_to(np.arange(64, dtype=np.int32), ids.shape), np.zeros_like(ids)
     step = Step(model, OPTIM, Topology(0, 1), recompute="none")
     for _ in range(20):
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
     base = str(BASE), sha256_of(model.weight(TELLING).asnumpy())
-    save_adapter(target, source.config, LORA, model.state(), base=base, template=None, lineage={})
+    save_adapter(target, model.config, LORA, model.state(), base=base, template=None, lineage={})
     return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
 
 

@@ -95,13 +95,11 @@ class _Walk:
         if bounds.get("filled") and not self.launched:
             return Problem(key, "is filled in at launch", "leave it out")
         choices, file = bounds.get("choices", ()), bounds.get("file")
-        elements = value if isinstance(value, list) else [value]
-        for element in elements if choices else []:
-            if element not in choices and not (file and element.endswith(file)):
+        for element in value if isinstance(value, list) else [value]:
+            if choices and element not in choices and not (file and element.endswith(file)):
                 remedy = did_you_mean(nearest(str(element), choices))
                 or_file = f", or a {file} file" if file else ""
                 return Problem(key, f"must be one of {', '.join(choices)}{or_file}; got {element!r}", remedy)
-        for element in elements:
             if isinstance(element, float) and not math.isfinite(element):
                 return Problem(key, f"must be a finite number, got {element}")
             if broken := _broken(element, bounds):

@@ -95,9 +95,7 @@ class AdapterConfig:
     """conf/adapter: LoRA's factors; null where there are none."""
 
     type: str = field(metadata=bound(choices=("none", "lora")))
-    path: Optional[
-        str
-    ]  # an adapter in PEFT's format: training goes on from it, otherwise it is merged into the weights
+    path: Optional[str]  # of an adapter in PEFT's format; with lora it is trained on, else merged into the weights
     r: Optional[int] = field(metadata=bound(ge=1))  # the factors' rank
     alpha: Optional[float] = field(metadata=bound(gt=0))  # the factors' product counts alpha / r times
     dropout: Optional[float] = field(metadata=bound(ge=0, lt=1))  # part of their inputs that is dropped in training

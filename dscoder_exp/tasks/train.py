@@ -42,8 +42,15 @@ def run(config: Config) -> float | None:
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, writes=rank == 0)
-        how = {"recompute": train.recompute, "seed": config.seed, "resumed": resumed}
-        step = Step(model, config.optim, topology, before_update=checkpoints.wait, **how)
+        step = Step(
+            model,
+            config.optim,
+            topology,
+            recompute=train.recompute,
+            seed=config.seed,
+            resumed=resumed,
+            before_update=checkpoints.wait,
+        )
 
         if resumed is None:
             before = Before(measuring.eval_loss("before", 0), measuring.answers("before"))

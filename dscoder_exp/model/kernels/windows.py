@@ -26,9 +26,9 @@ def longest_document(documents: NDArray[np.int32]) -> int:
 
 def tile_length(documents: NDArray[np.int32]) -> int:
     """S for a batch [B, T]; T where windows would be as wide as the sequence."""
-    length = documents.shape[1]
+    length, longest = documents.shape[1], longest_document(documents)
     tile = SMALLEST_TILE
-    while tile * BACK < longest_document(documents):
+    while tile * BACK < longest:
         tile *= 2
     return tile if tile * (BACK + 1) < length else length
 
