@@ -21,6 +21,7 @@ from dscoder_exp.schema.locate import locate
 from dscoder_exp.schema.room import shortage
 from dscoder_exp.weights.adapted import open_adapter
 from dscoder_exp.weights.adapter import Adapter
+from dscoder_exp.weights.chat_template import keep
 from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_other_head
 from dscoder_exp.weights.checkpoint import new_directory, target_problem, write_tokenizer
 from dscoder_exp.weights.hf_config import to_hf
@@ -128,6 +129,7 @@ def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
         written = to_hf(config, max(dtypes, key=dtypes.count))
         write_json(directory / CONFIG_FILE, written)
         _keep_files(conversion, directory)
+        keep(directory, adapter and adapter.template)
         if plan.index is not None:
             _write_index(directory, plan)
         if plan.ways is not None:

@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from weights_support import NO_PATH, NOTHING, weights_config
 
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.weights.adapter import read_adapter, refuse_unfitting
+from dscoder_exp.schema.lora import Lora
+from dscoder_exp.weights.adapter import TELLING, read_adapter, refuse_unfitting, sha256_of
+from dscoder_exp.weights.adapter_checkpoint import save_adapter
+from dscoder_exp.weights.convert import convert, open_conversion
+from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 from dscoder_exp.weights.stored import from_float32, to_float32
 
@@ -113,3 +118,22 @@ def test_an_older_record_is_refused(copy: Path) -> None:
     assert "version 0; this is 'dscoder_exp adapter' 1" in refusal(copy)
     (copy / "adapter.json").write_text(json.dumps({"format": "dscoder_exp adapter", "version": 1, "base": 3}))
     assert "damaged: " in refusal(copy)
+
+
+def test_a_format_in_a_file_goes_with_the_adapter_and_into_what_it_is_merged_into(tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text("{{ messages[0]['content'] }}")
+    source, lora = open_weights(str(REFERENCE / "tiny_gqa")), Lora(2, 4.0, 0.0, ("q_proj",))
+    base = "tiny_gqa", sha256_of(source.tensor(TELLING))
+    factors = random_factors(source.config, lora, 0)
+    save_adapter(tmp_path / "adapter", source.config, lora, factors, base=base, template=str(template), lineage={})
+    kept = tmp_path / "adapter" / "chat_template.jinja"
+    assert read_adapter(str(tmp_path / "adapter"), "adapter.path").template == str(kept)
+    assert kept.read_text() == template.read_text()
+    wanted = weights_config(
+        REFERENCE / "tiny_gqa", tmp_path / "merged", format="native", merge_adapter=str(tmp_path / "adapter")
+    )
+    convert(open_conversion(wanted, NOTHING, NO_PATH))
+    merged = tmp_path / "merged" / "chat_template.jinja"
+    assert open_weights(str(tmp_path / "merged")).template == str(merged)
+    assert merged.read_text() == template.read_text()
