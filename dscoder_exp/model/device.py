@@ -34,10 +34,17 @@ def start_device(device: str) -> None:
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target=TARGETS[device])
 
 
+def host_threads() -> int:
+    """CPU threads that this process computes with, as MindSpore's matrix products do."""
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+
+
 def calm_dispatcher() -> None:
     """Let MindSpore's dispatching thread have only what those that compute leave of the CPU.
 
-    It spins while it waits for them (2.10.0), which takes up to a third of two cores from them.
+    It spins while it waits for them (2.10.0), which takes up to a third of two cores from them. Beside another program
+    that keeps all cores busy it gets little; workers have a session of their own, and Linux shares out the CPU over
+    sessions first (sched_autogroup_enabled).
     """
     for thread in Path("/proc/self/task").iterdir():
         if (thread / "comm").read_text().strip() == DISPATCHER:

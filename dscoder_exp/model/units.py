@@ -62,7 +62,11 @@ class Unit:
 
 
 class Units:
-    """One model's units (block.py, head.py) for a device and a precision."""
+    """One model's units (block.py, head.py) for a device and a precision.
+
+    Attributes:
+        device: "cpu" or "ascend".
+    """
 
     def __init__(self, config: LlamaConfig, lora: Lora | None, device: str, precision: str, announce: Announce) -> None:
         """
@@ -70,6 +74,7 @@ class Units:
             announce: called with a unit's name before it is compiled.
         """
         kernels, dtype = kernels_for(device), DTYPES[precision]
+        self.device = device
         self._all: list[Unit] = []
         self._announce = announce
         # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
@@ -103,5 +108,5 @@ class Units:
 
     def calm(self) -> None:
         """For training on the CPU, once something has computed; decoding would be a tenth slower."""
-        if self._waits:
+        if self.device == "cpu":
             calm_dispatcher()

@@ -15,8 +15,8 @@ from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import read_moments
+from dscoder_exp.training.update import Numbers, make_update
 
-_adam: Any = ops.AdamWeightDecay()
 _half_square: Any = ops.L2Loss()
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class AdamW:
             fill = partial(read_moments, resumed.checkpoint, self._names, flat(first), flat(second))
         self._filling = ThreadPoolExecutor(1, "moments").submit(fill)
         self._first, self._second = (_tensors(arrays) for arrays in (first, second))
-        self._update = model.units.unit(_make_update(optim.betas, optim.decay_norms), "optimizer")
+        self._update = make_update(optim, model.units)
         self._square = model.units.unit(_sum_of_squares, "gradient norm")
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
@@ -60,21 +60,9 @@ class AdamW:
         """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
         self._filling.result()
         self.steps += 1
-        hyper = self._hyperparameters(lr, scale)
-        for weights, first, second, grads in zip(self._groups, self._first, self._second, gradients, strict=True):
-            self._update(*hyper, *weights, *first, *second, *grads)
-
-    def _hyperparameters(self, lr: float, scale: float) -> list[ms.Tensor]:
-        """lr, eps and decay for an operator that corrects no bias: its three numbers can hold the correction.
-
-        lr m / c1 / (sqrt(v / c2) + eps) = (lr sqrt(c2) / c1) m / (sqrt(v) + eps sqrt(c2)), where c1 = 1 - beta1^t and
-        c2 = 1 - beta2^t; the decay is divided by what the learning rate gained.
-        """
-        beta1, beta2 = self._optim.betas
-        ratio = math.sqrt(1 - beta2**self.steps) / (1 - beta1**self.steps)
-        eps = self._optim.eps * math.sqrt(1 - beta2**self.steps)
-        values = (lr * ratio, eps, self._optim.weight_decay / ratio, scale)
-        return [ms.Tensor(np.float32(value)) for value in values]
+        numbers = Numbers.of(self._optim, self.steps, lr, scale)
+        for groups in zip(self._groups, self._first, self._second, gradients, strict=True):
+            self._update(numbers, *groups)
 
 
 def flat(groups: Iterable[Iterable[T]]) -> list[T]:
@@ -90,24 +78,6 @@ def _cut(row: NDArray[np.float32], groups: Sequence[Sequence[ms.Tensor]]) -> lis
 def _tensors(groups: Sequence[Sequence[NDArray[np.float32]]]) -> list[list[ms.Tensor]]:
     """Tensors that share the arrays' memory."""
     return [[ms.Tensor.from_numpy(array) for array in group] for group in groups]
-
-
-def _make_update(betas: Sequence[float], decay_norms: bool):
-    beta1, beta2 = betas
-
-    def update(lr, eps, decay, scale, *tensors):
-        """tensors: weights, first moments, second moments, gradients: four runs of equal length."""
-        count = len(tensors) // 4
-        for i in range(count):
-            weight, first, second = tensors[i], tensors[count + i], tensors[2 * count + i]
-            gradient = tensors[3 * count + i] * scale
-            if decay_norms or len(weight.shape) > 1:
-                _adam(weight, first, second, lr, beta1, beta2, eps, decay, gradient)
-            else:
-                _adam(weight, first, second, lr, beta1, beta2, eps, 0.0, gradient)
-        return lr
-
-    return update
 
 
 def _sum_of_squares(*tensors):
