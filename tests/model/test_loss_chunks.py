@@ -27,6 +27,6 @@ def test_no_counted_row_costs_nothing():
     assert list(chunks_of(np.full((2, 8), NOT_COUNTED, np.int32))) == []
 
 
-@pytest.mark.parametrize(("length", "rows"), [(64, 128), (512, 128), (2048, 512), (65536, 1024)])
+@pytest.mark.parametrize(("length", "rows"), [(64, 128), (200, 200), (512, 256), (2048, 512), (65536, 1024)])
 def test_chunk_size(length, rows):
     assert next(chunks_of(np.zeros(length, np.int32))).rows.shape == (rows,)
