@@ -36,7 +36,8 @@ def start_device(device: str) -> None:
 
 def host_threads() -> int:
     """CPU threads that this process computes with, as MindSpore's matrix products do."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has one number a nesting level
+    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
 
 
 def calm_dispatcher() -> None:

@@ -1,10 +1,13 @@
 """AdamW's arithmetic on either device against the paper's, written down in fp64 (arXiv:1711.05101, algorithm 2)."""
 
+import os
+
 import mindspore as ms
 import numpy as np
 import pytest
 from test_schedule import optim
 
+from dscoder_exp.model.device import host_threads
 from dscoder_exp.model.units import Units
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.update import PIECE, Numbers, make_update
@@ -47,3 +50,9 @@ def test_a_few_steps_are_adamws(device, threads, decay_norms, monkeypatch):
         expected = by_the_paper(settings, start[i], [group[i] for group in gradients], 0.01)
         for tensor, array in zip((weights[i], first[i], second[i]), expected, strict=True):
             np.testing.assert_allclose(tensor.asnumpy(), array, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("", None), ("all", None)])
+def test_threads_are_those_of_openmps_first_level_or_the_cores(asked, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert host_threads() == (threads or len(os.sched_getaffinity(0)))
