@@ -77,9 +77,6 @@ class Units:
         self.device = device
         self._all: list[Unit] = []
         self._announce = announce
-        # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
-        # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
-        self._waits = device == "cpu"
         unit = self.unit
         forward, backwards, cached_run = make_block(config, kernels, lora)
         self.attention_mask = kernels.attention_mask
@@ -98,7 +95,9 @@ class Units:
 
     def unit(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> Unit:
         """One more unit, such as the optimizer's, that announces itself like the model's own."""
-        self._all.append(Unit(function, name, self._announce, waits=waits and self._waits))
+        # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
+        # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
+        self._all.append(Unit(function, name, self._announce, waits=waits and self.device == "cpu"))
         return self._all[-1]
 
     @property

@@ -28,7 +28,7 @@ class AdamW:
     def __init__(self, model: Llama, optim: OptimConfig, resumed: Resumed | None = None) -> None:
         """
         Args:
-            model: what is trained of it is what `step` writes to; groups of equal shapes share one compiled update.
+            model: what is trained of it is what `step` writes to.
             resumed: steps were taken before, and left moments; None: none were.
         """
         self._groups, self._names = model.trained, flat(model.trained_names)

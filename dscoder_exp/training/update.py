@@ -105,10 +105,8 @@ def _compiled(optim: OptimConfig, units: Units) -> Update:
         for i in range(count):
             weight, first, second = tensors[i], tensors[count + i], tensors[2 * count + i]
             gradient = tensors[3 * count + i] * scale
-            if _decayed(weight, optim):
-                _adam(weight, first, second, lr, beta1, beta2, eps, decay, gradient)
-            else:
-                _adam(weight, first, second, lr, beta1, beta2, eps, 0.0, gradient)
+            own_decay = decay if _decayed(weight, optim) else 0.0
+            _adam(weight, first, second, lr, beta1, beta2, eps, own_decay, gradient)
         return lr
 
     unit = units.unit(compiled, "optimizer")
