@@ -10,6 +10,7 @@ from typing import Any
 from dscoder_exp.console import Screen
 from dscoder_exp.data.sequences import Batch
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.parallel.collectives import meet
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.measuring import Measuring
@@ -110,4 +111,5 @@ class Fitting:
             if self._topology.rank == 0:
                 directory = write_diagnosis(Path(self._config.output_dir), self._model, error, self._step.done + 1)
                 self._run.artifact(directory, "diagnosis")
+            meet(self._topology)  # all came here; the first to fail has the others stopped, whatever they are writing
             raise
