@@ -1,8 +1,9 @@
 """Training speed and memory by sequence length: python bench/attention_lengths.py code_alpaca_20k.json.
 
-model=tiny, on the file's rows, packed, a sequence a step, each length in a process of its own. The model is so small
-that attention is most of a long step's work: tokens/s would stay the same from length to length, if its cost grew with
-the documents, which stay as they are, and not with the sequence that they are packed into.
+model=tiny, on the file's rows, packed, each length in a process of its own. The model is so small that attention is
+most of a long step's work. Its cost should grow with the documents, which stay as they are, and not with the sequence
+that they are packed into. With as many tokens in every step, tokens/s then are the same from length to length. With one
+sequence in every step short ones have fewer, because a step has a fixed cost too; memory shows what a length takes.
 """
 
 import argparse
@@ -22,15 +23,18 @@ def main() -> None:
     arguments = parser.parse_args()
     data = ["model=tiny", "data=code_alpaca", f"data.source={arguments.source.resolve()}"]
     print(machine())
-    print(f"{'seq_length':>10}{'sequences':>11}{'text':>8}{'ms a step':>11}{'tokens/s':>10}{'peak memory':>13}")
+    print(f"{'seq_length':>10}{'batch_size':>12}{'ms a step':>11}{'tokens/s':>10}{'peak memory':>13}")
     with tempfile.TemporaryDirectory() as directory:
-        for length in LENGTHS:
-            run = measure(Path(directory), *data, f"seq_length={length}", f"train.max_steps={arguments.steps}")
-            print(
-                f"{length:10}{run.sequences:11}{run.text:8.1%}{run.step * 1000:11.0f}{length / run.step:10.0f}"
-                f"{run.peak / 1e9:10.2f} GB",
-                flush=True,
-            )
+        for tokens in (max(LENGTHS), None):
+            for length in LENGTHS:
+                batch = tokens // length if tokens else 1
+                settings = [f"seq_length={length}", f"train.batch_size={batch}", f"train.max_steps={arguments.steps}"]
+                run = measure(Path(directory), *data, *settings)
+                print(
+                    f"{length:10}{batch:12}{run.step * 1000:11.0f}{batch * length / run.step:10.0f}"
+                    f"{run.peak / 1e9:10.2f} GB",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
