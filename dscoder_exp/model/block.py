@@ -31,7 +31,7 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
     attention, attention_backward = kernels.attention, kernels.attention_backward
     swiglu, swiglu_backward = kernels.swiglu, kernels.swiglu_backward
     cached_attention = kernels.cached_attention
-    apply, apply_dx, apply_gradients = make_projections(lora, drops=drops)
+    apply, apply_dx, apply_gradients = make_projections(kernels, lora, drops=drops)
     count, trains_weights = tensors_of(lora, drops=drops), lora is None
 
     def project(x, cos, sin, tensors):

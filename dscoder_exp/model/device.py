@@ -1,11 +1,8 @@
 """Starting MindSpore on the device that a run asks for."""
 
 import os
-from pathlib import Path
 
 TARGETS = {"cpu": "CPU", "ascend": "Ascend"}
-DISPATCHER = "frontend_queue"  # MindSpore's thread that hands calls over to those that compute
-LOWEST = 19  # priority, as nice(1) has it
 
 
 def set_environment(threads: int | None = None, ranks: int = 1) -> None:
@@ -32,21 +29,3 @@ def start_device(device: str) -> None:
     import mindspore as ms
 
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target=TARGETS[device])
-
-
-def host_threads() -> int:
-    """CPU threads that this process computes with, as MindSpore's matrix products do."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a list has one number a nesting level
-    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
-
-
-def calm_dispatcher() -> None:
-    """Let MindSpore's dispatching thread have only what those that compute leave of the CPU.
-
-    It spins while it waits for them (2.10.0), which takes up to a third of two cores from them. Beside another program
-    that keeps all cores busy it gets little; workers have a session of their own, and Linux shares out the CPU over
-    sessions first (sched_autogroup_enabled).
-    """
-    for thread in Path("/proc/self/task").iterdir():
-        if (thread / "comm").read_text().strip() == DISPATCHER:
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), LOWEST)

@@ -12,7 +12,6 @@ import mindspore as ms
 from mindspore import ops
 
 from dscoder_exp.model.kernels import Kernels
-from dscoder_exp.model.linear import linear, linear_dweight, linear_dx
 from dscoder_exp.schema.llama import LlamaConfig
 
 TINY = 1e-37  # keeps log finite where a probability underflowed
@@ -31,6 +30,7 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         dtype: what activations are computed in.
     """
     eps = config.rms_norm_eps
+    linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
     rms_norm, rms_norm_backward = kernels.rms_norm, kernels.rms_norm_backward
 
     def embed(ids, embedding):

@@ -2,7 +2,7 @@
 
 from mindspore import ops
 
-from dscoder_exp.model.linear import linear, linear_dweight, linear_dx
+from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.schema.lora import MODULES, Lora
 
 WEIGHTS = 9  # of a block, in the order of weights/names.py
@@ -17,14 +17,29 @@ def tensors_of(lora: Lora | None, *, drops: bool = False) -> int:
     return WEIGHTS + factors + (INPUTS if drops else 0)
 
 
-def make_projections(lora: Lora | None, *, drops: bool = False):
+def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False):
     """apply, apply_dx and apply_gradients of a block's matrices. All take the block's tensors and the matrix's place.
 
     Args:
         drops: whether A reads x times a mask (0, or 1 / (1 - dropout)), which comes with the tensors.
     """
+    linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
+    adapted, adapted_dx = kernels.adapted, kernels.adapted_dx
     if lora is None:
-        return _plain, _plain_dx, _plain_gradients
+
+        def plain(x, tensors, place):
+            """x [N, in] -> [N, out]."""
+            return linear(x, tensors[place])
+
+        def plain_dx(dy, tensors, place):
+            """dy [N, out] -> dx [N, in]."""
+            return linear_dx(dy, tensors[place])
+
+        def plain_gradients(dy, x, tensors, place):
+            """The gradients of what is trained of this matrix, as a tuple."""
+            return (linear_dweight(dy, x, tensors[place]),)
+
+        return plain, plain_dx, plain_gradients
     scale, targets = lora.scale, lora.target_modules
     factors, masks = [0] * WEIGHTS, [0] * WEIGHTS
     for module, place, read in zip(MODULES, PLACES, READ, strict=True):
@@ -42,17 +57,18 @@ def make_projections(lora: Lora | None, *, drops: bool = False):
         return linear_dx(dy, tensors[first[place] + 1]) * scale
 
     def apply(x, tensors, place):
-        y = linear(x, tensors[place])
         if first[place] == 0:
-            return y
-        inner = linear(dropped(x, tensors, place), tensors[first[place]])
-        return y + linear(inner, tensors[first[place] + 1]) * scale
+            return linear(x, tensors[place])
+        a, b = tensors[first[place]], tensors[first[place] + 1]
+        return adapted(x, dropped(x, tensors, place), tensors[place], a, b, scale)
 
     def apply_dx(dy, tensors, place):
-        dx = linear_dx(dy, tensors[place])
         if first[place] == 0:
-            return dx
-        return dx + dropped(linear_dx(inner_dx(dy, tensors, place), tensors[first[place]]), tensors, place)
+            return linear_dx(dy, tensors[place])
+        inner, a = inner_dx(dy, tensors, place), tensors[first[place]]
+        if drops:
+            return linear_dx(dy, tensors[place]) + dropped(linear_dx(inner, a), tensors, place)
+        return adapted_dx(dy, inner, tensors[place], a)
 
     def apply_gradients(dy, x, tensors, place):
         """(dA, dB); the matrix itself is frozen."""
@@ -63,18 +79,3 @@ def make_projections(lora: Lora | None, *, drops: bool = False):
         return linear_dweight(inner_dx(dy, tensors, place), seen, a), linear_dweight(dy, linear(seen, a) * scale, b)
 
     return apply, apply_dx, apply_gradients
-
-
-def _plain(x, tensors, place):
-    """x [N, in] -> [N, out]."""
-    return linear(x, tensors[place])
-
-
-def _plain_dx(dy, tensors, place):
-    """dy [N, out] -> dx [N, in]."""
-    return linear_dx(dy, tensors[place])
-
-
-def _plain_gradients(dy, x, tensors, place):
-    """The gradients of what is trained of this matrix, as a tuple."""
-    return (linear_dweight(dy, x, tensors[place]),)

@@ -12,7 +12,6 @@ from typing import Any
 import mindspore as ms
 
 from dscoder_exp.model.block import make_block
-from dscoder_exp.model.device import calm_dispatcher
 from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import kernels_for
 from dscoder_exp.schema.llama import LlamaConfig
@@ -73,7 +72,7 @@ class Units:
         Args:
             announce: called with a unit's name before it is compiled.
         """
-        kernels, dtype = kernels_for(device), DTYPES[precision]
+        kernels, dtype = kernels_for(device, precision), DTYPES[precision]
         self.device = device
         self._all: list[Unit] = []
         self._announce = announce
@@ -104,8 +103,3 @@ class Units:
     def compile_seconds(self) -> float:
         """Spent so far in calls that compiled."""
         return sum(unit.compile_seconds for unit in self._all)
-
-    def calm(self) -> None:
-        """For training on the CPU, once something has computed; decoding would be a tenth slower."""
-        if self.device == "cpu":
-            calm_dispatcher()

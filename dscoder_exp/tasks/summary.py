@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.console import Screen
 from dscoder_exp.data.report import Prepared
-from dscoder_exp.schema.config import Config
+from dscoder_exp.native.library import library
+from dscoder_exp.schema.config import Config, RuntimeConfig
 from dscoder_exp.tracking.store import ui_command
 
 if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't need
@@ -55,6 +56,14 @@ def say_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
         f"{report.eval_sequences:,} held out"
     )
     screen.say(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
+
+
+def say_kernels(screen: Screen, runtime: RuntimeConfig) -> None:
+    """What computes on a CPU, and why."""
+    if runtime.device == "cpu" and runtime.precision == "fp32":
+        built = library()
+        kind = "C++" if built.path else "MindSpore's operators, which take two thirds longer"
+        screen.remark(f"kernels: {kind} ({built.why})")
 
 
 def say_trained(screen: Screen, model: Llama) -> None:

@@ -9,7 +9,7 @@ from dscoder_exp.tasks.fitting import Before, Fitting
 from dscoder_exp.tasks.loading import load_model
 from dscoder_exp.tasks.measuring import Measuring
 from dscoder_exp.tasks.prepare import log_data, prepare_data
-from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_result, say_trained
+from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_kernels, say_result, say_trained
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.loop import is_due, total_steps
@@ -38,6 +38,7 @@ def run(config: Config) -> float | None:
         with screen.stage("loading the model") as stage:
             factors = factors_of(config, opened, resumed)
             model = load_model(config, weights_of(config, opened, resumed), run, stage, screen, factors)
+        say_kernels(screen, config.runtime)
         say_trained(screen, model)
         measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
         lineage = lineage_of(config, prepared)

@@ -4,20 +4,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
 from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import read_moments
-from dscoder_exp.training.update import Numbers, make_update
-
-_half_square: Any = ops.L2Loss()
+from dscoder_exp.training.update import Numbers, arithmetic_for
 
 T = TypeVar("T")
 
@@ -42,8 +39,7 @@ class AdamW:
             fill = partial(read_moments, resumed.checkpoint, self._names, flat(first), flat(second))
         self._filling = ThreadPoolExecutor(1, "moments").submit(fill)
         self._first, self._second = (_tensors(arrays) for arrays in (first, second))
-        self._update = make_update(optim, model.units)
-        self._square = model.units.unit(_sum_of_squares, "gradient norm")
+        self._arithmetic = arithmetic_for(optim, model.units)
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
     def moments(self) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
@@ -54,15 +50,14 @@ class AdamW:
 
     def norm(self, gradients: Sequence[Sequence[ms.Tensor]]) -> float:
         """The global L2 norm over all groups."""
-        return math.sqrt(sum(float(self._square(*group).asnumpy()) for group in gradients))
+        return math.sqrt(self._arithmetic.sum_of_squares(gradients))
 
     def step(self, gradients: Sequence[Sequence[ms.Tensor]], lr: float, scale: float) -> None:
         """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
         self._filling.result()
         self.steps += 1
         numbers = Numbers.of(self._optim, self.steps, lr, scale)
-        for groups in zip(self._groups, self._first, self._second, gradients, strict=True):
-            self._update(numbers, *groups)
+        self._arithmetic.update(numbers, self._groups, self._first, self._second, gradients)
 
 
 def flat(groups: Iterable[Iterable[T]]) -> list[T]:
@@ -78,10 +73,3 @@ def _cut(row: NDArray[np.float32], groups: Sequence[Sequence[ms.Tensor]]) -> lis
 def _tensors(groups: Sequence[Sequence[NDArray[np.float32]]]) -> list[list[ms.Tensor]]:
     """Tensors that share the arrays' memory."""
     return [[ms.Tensor.from_numpy(array) for array in group] for group in groups]
-
-
-def _sum_of_squares(*tensors):
-    total = _half_square(tensors[0])
-    for tensor in tensors[1:]:
-        total = total + _half_square(tensor)
-    return total * 2.0

@@ -128,8 +128,6 @@ class Step:
             loss = math.nan  # where only the gradient was lost, it is no number to believe either
         self.done += 1
         compiling = self._units.compile_seconds - compiled
-        if compiling:  # as the first step does
-            self._units.calm()
         seconds = time.perf_counter() - started - compiling
         counts = int(tokens), int(useful), int(counted)
         return StepResult(loss / counted, norm, lr, seconds, compiling, *counts, self.skipped, scale, stop=asked > 0)

@@ -1,30 +1,28 @@
-"""AdamW's arithmetic on a group of weights, in place: a fused operator on an NPU, NumPy on the CPU.
+"""The arithmetic on all gradients: their norm, and AdamW's in place. By operators of MindSpore, or in C++ on the CPU.
 
-On the CPU MindSpore's AdamWeightDecay (2.10.0) runs on one thread, at 6 GB/s. Here all threads take pieces small enough
-for a core's cache to keep between the passes.
+MindSpore's AdamWeightDecay (2.10.0) runs on one thread of the CPU, at 6 GB/s.
 """
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import ops
-from numpy.typing import NDArray
 
-from dscoder_exp.model.device import host_threads
 from dscoder_exp.model.units import Units
+from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import OptimConfig
 
-PIECE = 2**17  # elements; of 2^13 to 2^21 the fastest, with 2 MB of L2 cache a core
-
 _adam: Any = ops.AdamWeightDecay()
+_half_square: Any = ops.L2Loss()
 
 Group = Sequence[ms.Tensor]
-Update = Callable[["Numbers", Group, Group, Group, Group], None]  # (…, weights, first, second moments, gradients)
+Groups = Sequence[Group]
 
 
 @dataclass(frozen=True)
@@ -52,54 +50,55 @@ class Numbers:
         return cls(lr * ratio, optim.eps * root, optim.weight_decay / ratio, scale)
 
 
-def make_update(optim: OptimConfig, units: Units) -> Update:
-    """The update for the device of these units."""
-    return _on_host(optim) if units.device == "cpu" else _compiled(optim, units)
+@dataclass(frozen=True)
+class Arithmetic:
+    """
+    Attributes:
+        sum_of_squares: of all gradients.
+        update: (numbers, weights, first moments, second moments, gradients); writes to all but the last.
+    """
+
+    sum_of_squares: Callable[[Groups], float]
+    update: Callable[[Numbers, Groups, Groups, Groups, Groups], None]
 
 
-def _on_host(optim: OptimConfig) -> Update:
-    threads = host_threads()
-    pool = ThreadPoolExecutor(threads, "optimizer")
+def arithmetic_for(optim: OptimConfig, units: Units) -> Arithmetic:
+    """In C++ where it could be compiled and the units are on the CPU."""
+    compiled = library().path if units.device == "cpu" else None
+    return _with_operators(optim, units) if compiled is None else _in_cpp(optim, compiled)
+
+
+def _in_cpp(optim: OptimConfig, path: Path) -> Arithmetic:
+    functions = ctypes.CDLL(str(path))  # a call lets other threads of Python run
+    functions.sum_of_squares.restype = ctypes.c_double
+
+    def sum_of_squares(gradients: Groups) -> float:
+        return functions.sum_of_squares(*_sizes(gradients), _addresses(gradients))
+
+    def update(numbers: Numbers, *tensors: Groups) -> None:
+        decays = [numbers.lr * numbers.decay * _decayed(weight, optim) for group in tensors[0] for weight in group]
+        values = (ctypes.c_float(value) for value in (numbers.lr, numbers.eps, numbers.scale, *optim.betas))
+        arrays = (_addresses(groups) for groups in tensors)
+        functions.adamw(*_sizes(tensors[0]), (ctypes.c_float * len(decays))(*decays), *arrays, *values)
+
+    return Arithmetic(sum_of_squares, update)
+
+
+def _sizes(groups: Groups) -> tuple[ctypes.c_int64, Any]:
+    sizes = [tensor.size for group in groups for tensor in group]
+    return ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes)
+
+
+def _addresses(groups: Groups) -> Any:
+    """Where the tensors' memory lies: an array of it shares it, and what is written there the next unit reads."""
+    found = [tensor.asnumpy().ctypes.data for group in groups for tensor in group]
+    return (ctypes.c_void_p * len(found))(*found)
+
+
+def _with_operators(optim: OptimConfig, units: Units) -> Arithmetic:
     beta1, beta2 = optim.betas
 
-    def update(numbers: Numbers, *groups: Group) -> None:
-        # A tensor's array is its memory, not a copy, and what is written to it is what the next unit reads.
-        pieces = [
-            (*(array.reshape(-1)[start : start + PIECE] for array in arrays), _decayed(arrays[0], optim))
-            for arrays in ([tensor.asnumpy() for tensor in tensors] for tensors in zip(*groups, strict=True))
-            for start in range(0, arrays[0].size, PIECE)
-        ]
-        shares = [pieces[thread::threads] for thread in range(threads)]
-        for done in [pool.submit(take, numbers, share) for share in shares if share]:
-            done.result()
-
-    def take(numbers: Numbers, pieces: Sequence[tuple[Any, ...]]) -> None:
-        scratch = np.empty(max(piece[0].size for piece in pieces), np.float32)
-        for weight, first, second, gradient, decayed in pieces:
-            change: NDArray[np.float32] = scratch[: weight.size]
-            np.multiply(gradient, numbers.scale * (1 - beta1), out=change)
-            first *= beta1
-            first += change
-            np.multiply(gradient, numbers.scale, out=change)
-            change *= change
-            change *= 1 - beta2
-            second *= beta2
-            second += change
-            np.sqrt(second, out=change)
-            change += numbers.eps
-            np.divide(first, change, out=change)
-            change *= numbers.lr
-            if decayed:
-                weight *= 1 - numbers.lr * numbers.decay
-            weight -= change
-
-    return update
-
-
-def _compiled(optim: OptimConfig, units: Units) -> Update:
-    beta1, beta2 = optim.betas
-
-    def compiled(lr, eps, decay, scale, *tensors):
+    def adamw(lr, eps, decay, scale, *tensors):
         """tensors: weights, first moments, second moments, gradients: four runs of equal length."""
         count = len(tensors) // 4
         for i in range(count):
@@ -109,13 +108,23 @@ def _compiled(optim: OptimConfig, units: Units) -> Update:
             _adam(weight, first, second, lr, beta1, beta2, eps, own_decay, gradient)
         return lr
 
-    unit = units.unit(compiled, "optimizer")
+    def squares(*tensors):
+        total = _half_square(tensors[0])
+        for tensor in tensors[1:]:
+            total = total + _half_square(tensor)
+        return total * 2.0
 
-    def update(numbers: Numbers, *groups: Group) -> None:
-        values = (ms.Tensor(np.float32(value)) for value in astuple(numbers))
-        unit(*values, *(tensor for group in groups for tensor in group))
+    adamw_unit, squares_unit = units.unit(adamw, "optimizer"), units.unit(squares, "gradient norm")
 
-    return update
+    def sum_of_squares(gradients: Groups) -> float:
+        return sum(float(squares_unit(*group).asnumpy()) for group in gradients)
+
+    def update(numbers: Numbers, *tensors: Groups) -> None:
+        values = [ms.Tensor(np.float32(value)) for value in astuple(numbers)]
+        for groups in zip(*tensors, strict=True):
+            adamw_unit(*values, *(tensor for group in groups for tensor in group))
+
+    return Arithmetic(sum_of_squares, update)
 
 
 def _decayed(weight: Any, optim: OptimConfig) -> bool:

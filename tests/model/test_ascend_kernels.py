@@ -105,7 +105,7 @@ def assert_same(result, expected):
 
 def test_columns_have_the_same_functions(column):
     for name in Kernels.__dataclass_fields__:
-        mine, theirs = (inspect.signature(getattr(table, name)) for table in (column, kernels_for("cpu")))
+        mine, theirs = (inspect.signature(getattr(table, name)) for table in (column, cpu))
         assert list(mine.parameters) == list(theirs.parameters), name
 
 

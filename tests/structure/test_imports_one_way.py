@@ -19,18 +19,19 @@ SERVICES = {"training", "generation", "model", "data", "weights", "tracking"}
 MAY_IMPORT = {
     FRONT: {"door", "tasks", "console", *SERVICES, "parallel", "schema"},
     "door": {"tasks", *SERVICES, "parallel", "schema"},
-    "tasks": {"console", *SERVICES, "parallel", "schema"},
-    "training": {"generation", "model", "data", "weights", "tracking", "parallel", "schema"},
+    "tasks": {"console", *SERVICES, "parallel", "native", "schema"},
+    "training": {"generation", "model", "data", "weights", "tracking", "parallel", "native", "schema"},
     "generation": {"model", "data", "weights", "parallel", "schema"},
-    "model": {"weights", "parallel", "schema"},
+    "model": {"weights", "parallel", "native", "schema"},
     "data": {"weights", "parallel", "schema"},
     "weights": {"schema"},
     "tracking": {"schema"},
     "parallel": {"schema"},
     "console": set(),
+    "native": set(),
     "schema": set(),
 }
-NEVER_MINDSPORE = {"schema", "weights", "tracking", "door"}
+NEVER_MINDSPORE = {"schema", "weights", "tracking", "door", "native"}
 MINDSPORE_IN_FUNCTIONS = {FRONT, "tasks", "data"}
 LIGHT = {"schema", "weights", "door"}  # packages that may be imported before it is known whether a device is needed
 LIGHT_MODULES = {

@@ -1,11 +1,13 @@
 """However a step is shared out, it comes to the same; and what is measured and saved on the way."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tasks_support import RECIPE, STEP_METRICS, Ended, Recorded, Room, done, runs_in
+from tasks_support import FIVE_STEPS, RECIPE, STEP_METRICS, Ended, Recorded, Room, done, runs_in
 
 SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
 
@@ -24,9 +26,9 @@ def links_of(checkpoints: Path) -> dict[str, str]:
     return {path.name: str(path.readlink()) if path.is_symlink() else "" for path in checkpoints.iterdir()}
 
 
-def assert_same(found: Recorded, reference: Recorded) -> None:
+def assert_same(found: Recorded, reference: Recorded, names: Sequence[str] = SAME) -> None:
     """Sums in another order: fp32 rounds at 6e-8, and five steps at 1e-3 add up to some 1e-6."""
-    for name in SAME:
+    for name in names:
         for step, value in reference.metrics[name].items():
             assert found.metrics[name][step] == pytest.approx(value, rel=1e-5), f"{name} at step {step}"
 
@@ -93,6 +95,18 @@ def test_what_is_due_on_the_way_is_done(room: Room, reference: Recorded, parts: 
     assert losses[2] > losses[4] > losses[5]
     early, late = (load_file(checkpoints / name / "model.safetensors") for name in ("step-000002", "step-000005"))
     assert any(np.abs(early[key] - late[key]).max() > 1e-4 for key in early)
+
+
+def test_without_a_compiler_it_says_so_and_comes_to_the_same(room: Room, reference: Recorded) -> None:
+    own = ["parallel=single", "train.batch_size=2", "name=operators", "output_dir=runs/operators"]
+    command = ["python", "-m", "dscoder_exp", *FIVE_STEPS, *own]
+    ended = done(room.type(f"CXX=no-such-compiler {shlex.join(command)}"))
+    assert (
+        "kernels: MindSpore's operators, which take two thirds longer (there is no C++ compiler 'no-such-compiler': "
+        "install one (g++), or name it in CXX)\n"
+    ) in ended.err
+    assert_same(room.run("operators"), reference, ["train/loss", "eval/loss"])  # L2Loss is right to 1e-5 to 1e-4
+    assert_same_weights(room, "operators")
 
 
 @pytest.fixture(scope="session")

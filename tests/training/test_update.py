@@ -1,18 +1,17 @@
-"""AdamW's arithmetic on either device against the paper's, written down in fp64 (arXiv:1711.05101, algorithm 2)."""
-
-import os
+"""AdamW's arithmetic, in C++ and by operators, against the paper's in fp64 (arXiv:1711.05101, algorithm 2)."""
 
 import mindspore as ms
 import numpy as np
 import pytest
 from test_schedule import optim
 
-from dscoder_exp.model.device import host_threads
 from dscoder_exp.model.units import Units
+from dscoder_exp.native.library import Library, library
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.training.update import PIECE, Numbers, make_update
+from dscoder_exp.training import update
+from dscoder_exp.training.update import Numbers, arithmetic_for
 
-SHAPES = [(3, PIECE // 2 + 5), (7,), (2, 3)]  # one is more than a piece and no whole number of them
+SHAPES = [(3, 2**15 + 5), (7,), (2, 3)]  # one is more than optimizer.cc's PIECE and no whole number of them
 SCALE = 0.25
 CONFIG = LlamaConfig(32, 16, 32, 1, 2, 1, 8, 64, 1e-6, 10000.0, None, False, 0, 1, 2)
 
@@ -31,13 +30,21 @@ def by_the_paper(optim, weight, gradients, lr):
     return weight, first, second
 
 
-# Ascend's operator has a CPU kernel, too.
-@pytest.mark.parametrize(("device", "threads"), [("cpu", "1"), ("cpu", "3"), ("ascend", "1")])
+@pytest.fixture(params=["C++", "no compiler", "ascend"])  # Ascend's operators have a CPU kernel, too
+def arithmetic(request, monkeypatch):
+    """Of settings, as it is chosen for a device."""
+    if request.param == "no compiler":
+        monkeypatch.setattr(update, "library", lambda: Library(None, "there is none"))
+    elif request.param == "C++" and library().path is None:
+        pytest.skip(library().why)
+    device = "ascend" if request.param == "ascend" else "cpu"
+    return lambda settings: arithmetic_for(settings, Units(CONFIG, None, device, "fp32", lambda name: None))
+
+
 @pytest.mark.parametrize("decay_norms", [False, True])
-def test_a_few_steps_are_adamws(device, threads, decay_norms, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+def test_a_few_steps_are_adamws(arithmetic, decay_norms):
     settings = optim(weight_decay=0.1, decay_norms=decay_norms, eps=1e-3)
-    update = make_update(settings, Units(CONFIG, None, device, "fp32", lambda name: None))
+    chosen = arithmetic(settings)
     rng = np.random.default_rng(0)
     start = [rng.standard_normal(shape).astype(np.float32) for shape in SHAPES]
     gradients = [[rng.standard_normal(shape).astype(np.float32) for shape in SHAPES] for _ in range(3)]
@@ -45,14 +52,19 @@ def test_a_few_steps_are_adamws(device, threads, decay_norms, monkeypatch):
     first, second = ([ms.Tensor.from_numpy(np.zeros(shape, np.float32)) for shape in SHAPES] for _ in range(2))
     for t, group in enumerate(gradients, 1):
         tensors = [ms.Tensor.from_numpy(array.copy()) for array in group]
-        update(Numbers.of(settings, t, 0.01, SCALE), weights, first, second, tensors)
+        groups = ([row[:1], row[1:]] for row in (weights, first, second, tensors))
+        chosen.update(Numbers.of(settings, t, 0.01, SCALE), *groups)
     for i in range(len(SHAPES)):
         expected = by_the_paper(settings, start[i], [group[i] for group in gradients], 0.01)
         for tensor, array in zip((weights[i], first[i], second[i]), expected, strict=True):
             np.testing.assert_allclose(tensor.asnumpy(), array, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("asked", "threads"), [("3", 3), ("4,2", 4), ("0", None), ("", None), ("all", None)])
-def test_threads_are_those_of_openmps_first_level_or_the_cores(asked, threads, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", asked)
-    assert host_threads() == (threads or len(os.sched_getaffinity(0)))
+def test_the_sum_of_squares_is_over_all_groups(arithmetic):
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(size).astype(np.float32) for size in (15, 7, 6)]
+    tensors = [ms.Tensor.from_numpy(array) for array in values]
+    expected = sum(float(np.sum(np.square(array, dtype=np.float64))) for array in values)
+    assert arithmetic(optim()).sum_of_squares([tensors[:1], tensors[1:]]) == pytest.approx(expected, rel=1e-6)
+    tensors[1] = ms.Tensor(np.full(7, np.nan, np.float32))
+    assert np.isnan(arithmetic(optim()).sum_of_squares([tensors[:1], tensors[1:]]))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from dscoder_exp.native.library import library
+
 Function = Callable[..., Any]
 
 
@@ -16,6 +18,12 @@ Function = Callable[..., Any]
 class Kernels:
     """The functions a transformer block is made of."""
 
+    linear: Function  # (x [N, in], weight [out, in]) -> [N, out], in the activations' dtype
+    linear_dx: Function  # (dy [N, out], weight) -> dx [N, in]
+    linear_dweight: Function  # (dy [N, out], x [N, in], weight) -> dweight [out, in] in the weight's dtype
+    # LoRA's factors a [r, in] and b [out, r] beside a weight; seen: x, or what dropout left of it.
+    adapted: Function  # (x, seen [N, in], weight, a, b, scale) -> x weight^T + scale seen a^T b^T [N, out]
+    adapted_dx: Function  # (dy [N, out], inner [N, r], weight, a) -> dy weight + inner a [N, in]
     rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
     rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H]
     rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
@@ -29,10 +37,19 @@ class Kernels:
     swiglu_backward: Function  # (dy, gate, up) -> dgate, dup, silu(gate) * up
 
 
-def kernels_for(device: str) -> Kernels:
-    """The table of "cpu" or "ascend"; only the chosen module is imported."""
+def kernels_for(device: str, precision: str = "fp32") -> Kernels:
+    """The table of "cpu" or "ascend"; only what it takes is imported.
+
+    Args:
+        precision: that the activations are in; the C++ kernels are for fp32.
+    """
     if device == "ascend":
         from dscoder_exp.model.kernels import ascend as module
     else:
         from dscoder_exp.model.kernels import cpu as module
-    return Kernels(**{name: getattr(module, name) for name in Kernels.__dataclass_fields__})
+    functions = {name: getattr(module, name) for name in Kernels.__dataclass_fields__}
+    if device == "cpu" and precision == "fp32" and (compiled := library().path):
+        from dscoder_exp.model.kernels.native import native_functions
+
+        functions |= native_functions(compiled)
+    return Kernels(**functions)

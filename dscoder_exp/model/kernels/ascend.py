@@ -14,12 +14,18 @@ from mindspore.ops.auto_generate import (
 )
 
 from dscoder_exp.model.kernels.cpu import cached_attention, swiglu, swiglu_backward  # nothing fused to call here
+from dscoder_exp.model.kernels.linear import adapted, adapted_dx, linear, linear_dweight, linear_dx
 
 __all__ = [
+    "adapted",
+    "adapted_dx",
     "attention",
     "attention_backward",
     "attention_mask",
     "cached_attention",
+    "linear",
+    "linear_dweight",
+    "linear_dx",
     "rms_norm",
     "rms_norm_backward",
     "rotate",

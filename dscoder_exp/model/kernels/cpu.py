@@ -6,7 +6,25 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from dscoder_exp.model.kernels.linear import adapted, adapted_dx, linear, linear_dweight, linear_dx
 from dscoder_exp.model.kernels.windows import tiles, untile, unwindow, window_mask, windows
+
+__all__ = [
+    "adapted",
+    "adapted_dx",
+    "attention",
+    "attention_backward",
+    "attention_mask",
+    "cached_attention",
+    "linear",
+    "linear_dweight",
+    "linear_dx",
+    "rms_norm",
+    "rms_norm_backward",
+    "rotate",
+    "swiglu",
+    "swiglu_backward",
+]
 
 _matmul = ops.BatchMatMul()
 _matmul_transposed = ops.BatchMatMul(transpose_b=True)

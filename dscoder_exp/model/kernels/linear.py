@@ -1,4 +1,4 @@
-"""A matrix product with a weight, and its two gradients; computed in the activations' dtype."""
+"""A matrix product with a weight, plain or with LoRA's factors beside it; computed in the activations' dtype."""
 
 from typing import Any
 
@@ -22,3 +22,13 @@ def linear_dx(dy, weight):
 def linear_dweight(dy, x, weight):
     """dy [N, out], x [N, in] -> dweight [out, in] in the weight's dtype."""
     return ops.cast(_product_at(dy, x), weight.dtype)
+
+
+def adapted(x, seen, weight, a, b, scale):
+    """x [N, in] and what its factors see of it, a [r, in], b [out, r] -> x weight^T + scale seen a^T b^T."""
+    return linear(x, weight) + linear(linear(seen, a), b) * scale
+
+
+def adapted_dx(dy, inner, weight, a):
+    """dy [N, out], inner [N, r] -> dy weight + inner a [N, in]."""
+    return linear_dx(dy, weight) + linear_dx(inner, a)

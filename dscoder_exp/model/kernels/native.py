@@ -1,0 +1,80 @@
+"""The CPU column in fp32, where the C++ kernels of dscoder_exp/native could be compiled."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+from numpy.typing import NDArray
+
+
+def attention_mask(documents: NDArray[np.int32], heads: int) -> ms.Tensor:
+    """int32 [2, B, T]: where each position's span begins, and its document, all numbered through the batch.
+
+    A span is the smallest run of positions that sees none outside: a document, or several that lie in one another's
+    holes. Padding outside of all spans has -1.
+    """
+    numbered = documents + np.arange(len(documents), dtype=np.int32)[:, None] * (documents.max(initial=0) + 1)
+    padding = documents.reshape(-1) < 0
+    positions = np.arange(documents.size, dtype=np.int32)
+    names, inverse = np.unique(np.where(padding, -1, numbered.reshape(-1)), return_inverse=True)
+    last = np.zeros(len(names), np.int32)
+    last[inverse] = positions  # an index that comes again takes its last value
+    reach = np.maximum.accumulate(np.where(padding, positions, last[inverse]))
+    begins = np.append(True, reach[:-1] == positions[:-1])
+    starts = np.maximum.accumulate(np.where(begins, positions, 0))
+    starts[padding & (starts == positions)] = -1
+    return ms.Tensor(np.stack((starts, names[inverse].astype(np.int32))).reshape(2, *documents.shape))
+
+
+def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
+    """The table's functions that the library holds, by their names there."""
+
+    def kernel(name: str, outputs: int, shapes: Callable[..., Any]) -> Any:
+        """shapes: of the outputs, from those of the inputs."""
+        types = (ms.float32,) * outputs if outputs > 1 else ms.float32
+        return ops.Custom(f"{library}:{name}", shapes, types, "aot")
+
+    def constant(number):
+        return ms.Tensor([number], ms.float32)
+
+    product_adapted = kernel("adapted", 1, lambda x, seen, weight, a, b, scale: [x[0], weight[0]])
+    product_dweight = kernel("linear_dweight", 1, lambda dy, x: [dy[1], x[1]])
+    norm = kernel("rms_norm", 2, lambda x, weight, eps: (x, [x[0], 1]))
+    attend = kernel("attention", 2, lambda q, k, v, mask: (q, q[:3]))
+    attend_backward = kernel("attention_backward", 3, lambda dout, out, q, k, v, mask, sums: (q, k, v))
+
+    def linear_dweight(dy, x, weight):
+        return product_dweight(dy, x)
+
+    def adapted(x, seen, weight, a, b, scale):
+        return product_adapted(x, seen, weight, a, b, constant(scale))
+
+    def rms_norm(x, weight, eps):
+        return norm(x, weight, constant(eps))
+
+    def attention(q, k, v, mask):
+        """Keeps a number for each query and head, from which the probabilities follow again."""
+        out, sums = attend(q, k, v, mask)
+        return out.reshape(q.shape[0] * q.shape[1], -1), (sums,)
+
+    def attention_backward(dout, out, q, k, v, mask, saved):
+        return attend_backward(dout, out, q, k, v, mask, saved[0])
+
+    return {
+        "linear": kernel("linear", 1, lambda x, weight: [x[0], weight[0]]),
+        "linear_dx": kernel("linear_dx", 1, lambda dy, weight: [dy[0], weight[1]]),
+        "linear_dweight": linear_dweight,
+        "adapted": adapted,
+        "adapted_dx": kernel("adapted_dx", 1, lambda dy, inner, weight, a: [dy[0], weight[1]]),
+        "rms_norm": rms_norm,
+        "rms_norm_backward": kernel("rms_norm_backward", 2, lambda dy, x, rstd, weight: (x, weight)),
+        "rotate": kernel("rotate", 1, lambda x, cos, sin: x),
+        "attention_mask": attention_mask,
+        "attention": attention,
+        "attention_backward": attention_backward,
+        "swiglu": kernel("swiglu", 1, lambda gate, up: gate),
+        "swiglu_backward": kernel("swiglu_backward", 3, lambda dy, gate, up: (gate, gate, gate)),
+    }

@@ -1,0 +1,226 @@
+// Causal attention within documents, a square of BLOCK queries and keys at a time, so that no [T, T] array exists.
+// Source: FlashAttention-2 (Dao 2023, arXiv:2307.08691). Scores are to the base of 2: q is multiplied with log2(e) too.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "exponential.h"
+#include "kernel.h"
+#include "matrix.h"
+
+namespace {
+
+constexpr int BLOCK = 64;
+constexpr float FAR_BELOW = -1e30f;  // of a score that doesn't count; finite, since inf - inf would be no number
+
+// Positions [first, last) that see none outside. Most are a document; where documents have holes they lie in one span,
+// and it is mixed.
+struct Span {
+  int64_t first, last;
+  bool mixed;
+};
+
+// starts[i]: where position i's span begins, -1 for padding that belongs to none.
+std::vector<Span> spans_of(const int32_t* starts, const int32_t* documents, int64_t positions) {
+  std::vector<Span> spans;
+  for (int64_t i = 0; i < positions; i++) {
+    if (starts[i] < 0) continue;
+    if (starts[i] == i) spans.push_back({i, i, false});
+    spans.back().last = i + 1;
+    spans.back().mixed |= documents[i] != documents[starts[i]];
+  }
+  return spans;
+}
+
+struct Shape {
+  int64_t positions, heads, key_heads, size;
+
+  Shape(const int64_t* q, const int64_t* k) : positions(q[0] * q[1]), heads(q[2]), key_heads(k[2]), size(q[3]) {}
+  int64_t query(int64_t position, int64_t head) const { return (position * heads + head) * size; }
+  int64_t key(int64_t position, int64_t head) const {
+    return (position * key_heads + head / (heads / key_heads)) * size;
+  }
+  int64_t query_row() const { return heads * size; }
+  int64_t key_row() const { return key_heads * size; }
+};
+
+// x [rows, size] -> [size, BLOCK], times factor, zeros behind the rows.
+void transpose(int rows, int64_t size, Right x, float factor, float* out) {
+  for (int64_t j = 0; j < size; j++)
+    for (int i = 0; i < BLOCK; i++) out[j * BLOCK + i] = i < rows ? x.start[i * x.row + j] * factor : 0.0f;
+}
+
+// A square: the keys from `key` on that `rows` queries from `query` on may see, [keys, BLOCK].
+struct Square {
+  int64_t query, key;
+  int rows, keys;
+  const int32_t* documents;  // null where all lie in one
+
+  Square(const Span& span, int64_t query, int64_t key, const int32_t* documents)
+      : query(query),
+        key(key),
+        rows(std::min<int64_t>(BLOCK, span.last - query)),
+        keys(std::min<int64_t>(BLOCK, query + rows - key)),
+        documents(span.mixed ? documents : nullptr) {}
+
+  bool sees(int i, int j) const {
+    return key + j <= query + i && (!documents || documents[key + j] == documents[query + std::min(i, rows - 1)]);
+  }
+
+  // k [keys, size] queries [size, BLOCK], and FAR_BELOW where a query doesn't see the key
+  void score(int64_t size, Left k, const float* queries, float* scores) const {
+    std::fill_n(scores, keys * BLOCK, 0.0f);
+    add_product(keys, BLOCK, size, k, {queries, BLOCK}, {scores, BLOCK});
+    if (!documents && key + keys <= query + 1) return;
+    for (int j = 0; j < keys; j++)
+      for (int i = 0; i < BLOCK; i++)
+        if (!sees(i, j)) scores[j * BLOCK + i] = FAR_BELOW;
+  }
+};
+
+// The softmax of BLOCK queries whose scores come a square at a time.
+struct Softmax {
+  float highest[BLOCK], sum[BLOCK], shrunk[BLOCK];
+
+  Softmax() {
+    std::fill_n(highest, BLOCK, FAR_BELOW);
+    std::fill_n(sum, BLOCK, 0.0f);
+  }
+
+  // Scores become powers; what was summed of earlier squares is to be multiplied with `shrunk`.
+  void take(int keys, float* scores) {
+    std::copy_n(highest, BLOCK, shrunk);
+    for (int j = 0; j < keys; j++)
+      for (int i = 0; i < BLOCK; i++) highest[i] = std::max(highest[i], scores[j * BLOCK + i]);
+    for (int i = 0; i < BLOCK; i++) {
+      shrunk[i] = power_of_2(shrunk[i] - highest[i]);
+      sum[i] *= shrunk[i];
+    }
+    for (int j = 0; j < keys; j++)
+      for (int i = 0; i < BLOCK; i++) {
+        scores[j * BLOCK + i] = power_of_2(scores[j * BLOCK + i] - highest[i]);
+        sum[i] += scores[j * BLOCK + i];
+      }
+  }
+};
+
+}  // namespace
+
+// q [B, T, h, d], k, v [B, T, k, d], int32 [2, B, T] of starts and documents
+// -> out [B, T, h, d], log2 of the sum of a query's powers [B, T, h]
+KERNEL(attention) {
+  auto *q = input<float>(params, 0), *k = input<float>(params, 1), *v = input<float>(params, 2);
+  float *out = output(params, 4), *sums = output(params, 5);
+  const Shape shape(shapes[0], shapes[1]);
+  auto *starts = input<int32_t>(params, 3), *documents = starts + shape.positions;
+  const int64_t size = shape.size;
+  const float scale = LOG2_E / std::sqrt(static_cast<float>(size));
+  struct Task {
+    Span span;
+    int64_t query;
+  };
+  std::vector<Task> tasks;
+  for (const Span& span : spans_of(starts, documents, shape.positions))
+    for (int64_t query = span.first; query < span.last; query += BLOCK) tasks.push_back({span, query});
+  for (int64_t i = 0; i < shape.positions; i++)
+    if (starts[i] < 0) {
+      std::fill_n(out + shape.query(i, 0), shape.query_row(), 0.0f);
+      std::fill_n(sums + i * shape.heads, shape.heads, 0.0f);
+    }
+#pragma omp parallel
+  {
+    std::vector<float> queries(size * BLOCK), scores(BLOCK * BLOCK), total(BLOCK * size);
+#pragma omp for schedule(dynamic)
+    for (int64_t number = tasks.size() * shape.heads - 1; number >= 0; number--) {  // a long document's end first
+      const auto [span, query] = tasks[number / shape.heads];
+      const int64_t head = number % shape.heads;
+      const int rows = std::min<int64_t>(BLOCK, span.last - query);
+      transpose(rows, size, {q + shape.query(query, head), shape.query_row()}, scale, queries.data());
+      Softmax softmax;
+      std::fill(total.begin(), total.end(), 0.0f);
+      for (int64_t key = span.first; key < query + rows; key += BLOCK) {
+        const Square square(span, query, key, documents);
+        square.score(size, {k + shape.key(key, head), shape.key_row(), 1}, queries.data(), scores.data());
+        softmax.take(square.keys, scores.data());
+        for (int i = 0; i < rows; i++)
+          for (int64_t c = 0; c < size; c++) total[i * size + c] *= softmax.shrunk[i];
+        add_product(rows, size, square.keys, {scores.data(), 1, BLOCK}, {v + shape.key(key, head), shape.key_row()},
+                    {total.data(), size});
+      }
+      for (int i = 0; i < rows; i++) {
+        float* row = out + shape.query(query + i, head);
+        for (int64_t c = 0; c < size; c++) row[c] = total[i * size + c] / softmax.sum[i];
+        sums[(query + i) * shape.heads + head] = softmax.highest[i] + std::log2(softmax.sum[i]);
+      }
+    }
+  }
+  return 0;
+}
+
+// dout, out [B, T, h, d]; q, k, v, starts and documents as above; sums from there
+// -> dq [B, T, h, d], dk, dv [B, T, k, d]
+KERNEL(attention_backward) {
+  auto *dout = input<float>(params, 0), *out = input<float>(params, 1);
+  auto *q = input<float>(params, 2), *k = input<float>(params, 3), *v = input<float>(params, 4);
+  auto* sums = input<float>(params, 6);
+  float *dq = output(params, 7), *dk = output(params, 8), *dv = output(params, 9);
+  const Shape shape(shapes[2], shapes[3]);
+  auto *starts = input<int32_t>(params, 5), *documents = starts + shape.positions;
+  const int64_t size = shape.size, row = shape.query_row(), key_row = shape.key_row();
+  const float scale = 1.0f / std::sqrt(static_cast<float>(size));
+  const auto spans = spans_of(starts, documents, shape.positions);
+  const int64_t tasks = spans.size() * shape.heads;
+  // Each query head adds to its own, so that threads share none and the order of the sums is always the same.
+  std::vector<float> own_dk(shape.positions * row), own_dv(shape.positions * row);
+  std::fill_n(dq, shape.positions * row, 0.0f);
+#pragma omp parallel
+  {
+    std::vector<float> queries(size * BLOCK), douts(size * BLOCK), p(BLOCK * BLOCK), ds(BLOCK * BLOCK);
+#pragma omp for schedule(dynamic)
+    for (int64_t number = 0; number < tasks; number++) {
+      const Span span = spans[number / shape.heads];
+      const int64_t head = number % shape.heads;
+      for (int64_t query = span.first; query < span.last; query += BLOCK) {
+        const int rows = std::min<int64_t>(BLOCK, span.last - query);
+        const int64_t first = shape.query(query, head);
+        transpose(rows, size, {q + first, row}, scale * LOG2_E, queries.data());
+        transpose(rows, size, {dout + first, row}, 1.0f, douts.data());
+        float sum[BLOCK] = {}, delta[BLOCK] = {};  // sum(p dp) = sum(dout out), over the head's few dimensions
+        for (int i = 0; i < rows; i++) {
+          sum[i] = sums[(query + i) * shape.heads + head];
+          for (int64_t c = 0; c < size; c++) delta[i] += dout[first + i * row + c] * out[first + i * row + c];
+        }
+        for (int64_t key = span.first; key < query + rows; key += BLOCK) {
+          const Square square(span, query, key, documents);
+          const int keys = square.keys;
+          const Left k_rows{k + shape.key(key, head), key_row, 1}, v_rows{v + shape.key(key, head), key_row, 1};
+          square.score(size, k_rows, queries.data(), p.data());
+          std::fill(ds.begin(), ds.end(), 0.0f);
+          add_product(keys, BLOCK, size, v_rows, {douts.data(), BLOCK}, {ds.data(), BLOCK});
+          for (int j = 0; j < keys; j++)
+            for (int i = 0; i < BLOCK; i++) {
+              p[j * BLOCK + i] = power_of_2(p[j * BLOCK + i] - sum[i]);
+              ds[j * BLOCK + i] = p[j * BLOCK + i] * (ds[j * BLOCK + i] - delta[i]) * scale;
+            }
+          const int64_t own = shape.query(key, head);
+          add_product(keys, size, rows, {p.data(), BLOCK, 1}, {dout + first, row}, {own_dv.data() + own, row});
+          add_product(keys, size, rows, {ds.data(), BLOCK, 1}, {q + first, row}, {own_dk.data() + own, row});
+          add_product(rows, size, keys, {ds.data(), 1, BLOCK}, {k_rows.start, key_row}, {dq + first, row});
+        }
+      }
+    }
+    const int64_t group = shape.heads / shape.key_heads;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < shape.positions * shape.key_heads; i++)
+      for (int64_t c = 0; c < size; c++) {
+        float sum_dk = 0, sum_dv = 0;
+        for (int64_t g = 0; g < group; g++) {
+          sum_dk += own_dk[(i * group + g) * size + c];
+          sum_dv += own_dv[(i * group + g) * size + c];
+        }
+        dk[i * size + c] = sum_dk;
+        dv[i * size + c] = sum_dv;
+      }
+  }
+  return 0;
+}

@@ -1,0 +1,13 @@
+// The signature of MindSpore's ops.Custom(func_type="aot"): inputs and then outputs in `params`, and their shapes.
+#pragma once
+#include <cstdint>
+
+#define KERNEL(name) \
+  extern "C" int name(int, void** params, int*, int64_t** shapes, const char**, void* /*stream*/, void* /*extra*/)
+
+template <typename T>
+inline const T* input(void** params, int number) {
+  return static_cast<const T*>(params[number]);
+}
+
+inline float* output(void** params, int number) { return static_cast<float*>(params[number]); }

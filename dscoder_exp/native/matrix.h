@@ -1,0 +1,64 @@
+// The product of two small matrices, held in vector registers a tile at a time.
+#pragma once
+#include <cstdint>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, ROWS = 8;  // ROWS x 2 sums and what they are made of fill the 32 registers
+#else
+constexpr int LANES = 8, ROWS = 4;
+#endif
+typedef float Lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));  // GCC and Clang, any CPU
+
+// A matrix's element (i, j) lies at start[i * row + j * column]; where column isn't given, it is 1.
+struct Left {
+  const float* start;
+  int64_t row, column;
+};
+struct Right {
+  const float* start;
+  int64_t row;
+};
+struct Sum {
+  float* start;
+  int64_t row;
+};
+
+template <int M, int N>
+inline void add_tile(int depth, Left a, Right b, Sum c) {
+  Lanes sums[M][N];
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) sums[i][j] = *reinterpret_cast<const Lanes*>(c.start + i * c.row + j * LANES);
+  for (int k = 0; k < depth; k++) {
+    Lanes row[N];
+    for (int j = 0; j < N; j++) row[j] = *reinterpret_cast<const Lanes*>(b.start + k * b.row + j * LANES);
+    for (int i = 0; i < M; i++) {
+      float factor = a.start[i * a.row + k * a.column];
+      for (int j = 0; j < N; j++) sums[i][j] += row[j] * factor;
+    }
+  }
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < N; j++) *reinterpret_cast<Lanes*>(c.start + i * c.row + j * LANES) = sums[i][j];
+}
+
+template <int M>
+inline void add_rows(int columns, int depth, Left a, Right b, Sum c) {
+  int j = 0;
+  for (; j + 2 * LANES <= columns; j += 2 * LANES)
+    add_tile<M, 2>(depth, a, {b.start + j, b.row}, {c.start + j, c.row});
+  for (; j + LANES <= columns; j += LANES) add_tile<M, 1>(depth, a, {b.start + j, b.row}, {c.start + j, c.row});
+  for (; j < columns; j++)
+    for (int i = 0; i < M; i++) {
+      float sum = 0;
+      for (int k = 0; k < depth; k++) sum += a.start[i * a.row + k * a.column] * b.start[k * b.row + j];
+      c.start[i * c.row + j] += sum;
+    }
+}
+
+// c [rows, columns] += a [rows, depth] b [depth, columns]
+inline void add_product(int rows, int columns, int depth, Left a, Right b, Sum c) {
+  int i = 0;
+  for (; i + ROWS <= rows; i += ROWS)
+    add_rows<ROWS>(columns, depth, {a.start + i * a.row, a.row, a.column}, b, {c.start + i * c.row, c.row});
+  for (; i < rows; i++)
+    add_rows<1>(columns, depth, {a.start + i * a.row, a.row, a.column}, b, {c.start + i * c.row, c.row});
+}

@@ -1,0 +1,63 @@
+"""Compiling the library: once a CPU and compiler, and what becomes of it where there is none."""
+
+import shutil
+
+import pytest
+
+from dscoder_exp.native.library import library
+
+
+@pytest.fixture
+def compiled(tmp_path, monkeypatch):
+    """library() anew, with an empty cache and $CXX."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def compiled(compiler):
+        monkeypatch.setenv("CXX", compiler)
+        return library.__wrapped__()
+
+    return compiled
+
+
+def test_it_is_compiled_once(compiled, tmp_path):
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no c++ here")
+    built = compiled(compiler)
+    assert built.path is not None, built.why
+    assert built.path.parent == tmp_path / "dscoder_exp"
+    assert compiler in built.why
+    written = built.path.stat().st_mtime_ns
+    assert compiled(compiler) == built
+    assert built.path.stat().st_mtime_ns == written
+    assert [path.name for path in built.path.parent.iterdir()] == [built.path.name]  # and nothing else is left
+
+
+def test_other_flags_are_another_library(compiled):
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no c++ here")
+    assert compiled(compiler).path != compiled(f"{compiler} -O1").path
+
+
+def test_without_a_compiler_it_says_what_to_install(compiled):
+    built = compiled("no-such-compiler")
+    assert built.path is None
+    assert built.why == "there is no C++ compiler 'no-such-compiler': install one (g++), or name it in CXX"
+
+
+def test_a_compiler_that_fails_is_quoted(compiled, tmp_path):
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'about OpenMP' >&2\necho 'fatal: no omp.h' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    built = compiled(str(broken))
+    assert built.path is None
+    assert built.why == f"{str(broken)!r} failed: fatal: no omp.h"
+    assert list((tmp_path / "dscoder_exp").iterdir()) == []
+
+
+def test_a_cache_that_can_t_be_written_is_named(compiled, tmp_path):
+    (tmp_path / "dscoder_exp").write_text("a file where the directory belongs")
+    built = compiled("c++")
+    assert built.path is None
+    assert str(tmp_path / "dscoder_exp") in built.why
