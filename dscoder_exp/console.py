@@ -6,7 +6,7 @@ seconds on the way, and one at its end.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,8 +27,16 @@ SECONDS_BETWEEN_LINES = 5.0
 class Stage:
     """A piece of work under way."""
 
-    def __init__(self, title: str, total: int | None, done: int, console: Console, progress: Progress | None) -> None:
-        self._title, self._total = title, total
+    def __init__(
+        self,
+        title: str,
+        total: int | None,
+        done: int,
+        console: Console,
+        progress: Progress | None,
+        on_advance: Callable[[str], None],
+    ) -> None:
+        self._title, self._total, self._on_advance = title, total, on_advance
         self._console, self._progress = console, progress
         self._task: TaskID | None = None
         if progress is not None:
@@ -43,6 +51,7 @@ class Stage:
     def advance(self, note: str = "") -> None:
         """One unit of the total is done; `note` says what came of it."""
         self._done += 1
+        self._on_advance(f"{self._title} {self._done}" + (f"/{self._total}" if self._total else ""))
         self._show(note, self._done == self._total)
 
     def note(self, note: str) -> None:
@@ -62,7 +71,12 @@ class Stage:
 class Screen:
     """Where a task speaks; a quiet one for all ranks but the first."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, on_advance: Callable[[str], None] = lambda done: None) -> None:
+        """
+        Args:
+            on_advance: called with each unit of work that is done, such as "training 12/36"; by a quiet one, too.
+        """
+        self._on_advance = on_advance
         # As it is: neither [brackets] nor :colons: in a text mean anything.
         self._stages = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._results = Console(
@@ -88,7 +102,7 @@ class Screen:
         progress = Progress(*columns, console=self._stages) if live else None
         if progress is not None:
             progress.start()
-        outer, self._current = self._current, Stage(title, total, done, self._stages, progress)
+        outer, self._current = self._current, Stage(title, total, done, self._stages, progress, self._on_advance)
         try:
             yield self._current
         finally:

@@ -17,6 +17,7 @@ from dscoder_exp.training.resume import factors_of, find_resumed, same_run, weig
 from dscoder_exp.training.step import Step
 from dscoder_exp.weights.adapted import open_adapted
 from dscoder_exp.weights.resolve import open_tokenizer, text_setup
+from hydra_plugins.msrun_launcher.heartbeat import beat
 
 
 def run(config: Config) -> float | None:
@@ -25,7 +26,7 @@ def run(config: Config) -> float | None:
     start_device(config.runtime.device)
     topology = join(config.parallel)
     rank, ranks = topology.rank, topology.ranks
-    screen = Screen(quiet=rank != 0)
+    screen = Screen(quiet=rank != 0, on_advance=beat)
     resumed = find_resumed(config)
     opened = open_adapted(config)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))

@@ -1,5 +1,6 @@
 """What a failing rank does to its job, to the other ranks and to the sweep."""
 
+import re
 import socket
 from typing import Any
 
@@ -39,6 +40,17 @@ def test_a_job_past_its_time_limit_fails_and_tells_where_it_hung(start: Any, ran
     assert code == 1
     assert f"rank 0 failed: still at work after the time limit of {LIMITS[ranks]} s" in output
     assert "in wait\n" in output
+    assert launch.living() == []
+
+
+def test_a_rank_without_a_sign_of_life_fails_the_job(start: Any) -> None:
+    """Each rank's last step and where it is; what goes on signalling isn't stopped, however long it takes."""
+    launch = start("app.py", "how=silent", "ranks=2", "rank=1", "hydra.launcher.heartbeat=3")
+    code, output = launch.finish()
+    assert code == 1
+    assert re.search(r"(rank 0|ranks 0, 1): no sign of life for 3 s\n", output), output
+    for rank, step in ((0, 3), (1, 2)):
+        assert re.search(rf"  rank {rank}: step {step}, \d+\.\d s ago\n    Stack", output)
     assert launch.living() == []
 
 

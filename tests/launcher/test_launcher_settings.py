@@ -28,6 +28,7 @@ def job(**options: Any) -> DictConfig:
         ({"master_port": 65536}, "outside 1024"),
         ({"node_rank": -1}, "node_rank=-1"),
         ({"time_limit": 0}, "time_limit=0"),
+        ({"heartbeat": -1}, "heartbeat=-1"),
         ({"grace": float("nan")}, "grace=nan"),
         ({"bind_core": "some"}, "bind_core='some'"),
     ],

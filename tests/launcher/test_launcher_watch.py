@@ -34,7 +34,7 @@ def watch(tmp_path: Path, processes: list[Process]) -> Watch:
     (tmp_path / "msrun.log").touch()
     watch = Watch(tmp_path, processes[0], range(2), Logs(tmp_path, None))
     with pytest.raises(StopIteration):
-        watch.until_done(None, each_poll=iter(()).__next__)
+        watch.until_done(None, None, each_poll=iter(()).__next__)
     return watch
 
 
@@ -50,14 +50,14 @@ def test_msrun_knows_which_of_two_dead_workers_died_first(
     kill(processes[1])
     (tmp_path / "msrun.log").write_text(f"Worker process {processes[2].pid} exit with exception. Error code: -9.\n")
     with pytest.raises(WorkerFailed, match=r"^rank 1 failed: killed by SIGKILL") as failure:
-        watch.until_done(None, each_poll=lambda: None)
+        watch.until_done(None, None, each_poll=lambda: None)
     assert failure.value.rank == 1
 
 
 def test_a_death_without_witness_is_still_a_failure(processes: list[Process], watch: Watch) -> None:
     kill(processes[1])
     with pytest.raises(WorkerFailed, match=r"^rank 0 failed: its process vanished"):
-        watch.until_done(None, each_poll=lambda: None)
+        watch.until_done(None, None, each_poll=lambda: None)
 
 
 def test_a_death_comes_before_what_it_makes_others_raise(
@@ -66,11 +66,11 @@ def test_a_death_comes_before_what_it_makes_others_raise(
     kill(processes[2])
     write_end(tmp_path, member_of(0), End("raised", time.monotonic(), "lost my peer"))
     with pytest.raises(WorkerFailed, match=r"^rank 1 failed"):
-        watch.until_done(None, each_poll=lambda: None)
+        watch.until_done(None, None, each_poll=lambda: None)
 
 
 def test_the_earlier_of_two_exceptions_is_the_failure(tmp_path: Path, watch: Watch) -> None:
     write_end(tmp_path, member_of(0), End("raised", 20.0, "lost my peer"))
     write_end(tmp_path, member_of(1), End("raised", 10.0, "the reason", traceback="Traceback: where"))
     with pytest.raises(WorkerFailed, match=r"^rank 1 failed: the reason\n  Traceback: where\nlog: .*worker_1.log$"):
-        watch.until_done(None, each_poll=lambda: None)
+        watch.until_done(None, None, each_poll=lambda: None)

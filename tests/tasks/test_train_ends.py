@@ -1,5 +1,6 @@
 """Training that doesn't come to its end: the exit code, what MLflow says, and no half checkpoint."""
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,16 +12,16 @@ from dscoder_exp.weights.check import check
 from dscoder_exp.weights.source import open_weights
 
 ENDLESS = [*RECIPE, "parallel=single", "train.max_steps=1000000", "train.save_every=1"]
-Begin = Callable[[str], tuple[Started, Path]]
+Begin = Callable[..., tuple[Started, Path]]
 
 
 @pytest.fixture
 def begin(room: Room) -> Iterator[Begin]:
-    """begin(name): a training that saves after each step, once it has begun to, and its checkpoints."""
+    """begin(name, …): a training that saves after each step, once it has begun to, and its checkpoints."""
     launches: list[Started] = []
 
-    def launch(name: str) -> tuple[Started, Path]:
-        started = room.start(*ENDLESS, f"name={name}", f"output_dir=runs/{name}")
+    def launch(name: str, *overrides: str) -> tuple[Started, Path]:
+        started = room.start(*ENDLESS, f"name={name}", f"output_dir=runs/{name}", *overrides)
         launches.append(started)
         checkpoints = room.directory / "runs" / name / "checkpoints"
         started.wait_for(checkpoints / "step-000002")
@@ -71,6 +72,26 @@ def test_a_killed_worker_fails_the_run(room: Room, begin: Begin) -> None:
     run = room.run("killed")
     assert run.status == "FAILED"
     assert "killed by SIGKILL" in run.tags["error"]
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_found(room: Room, begin: Begin) -> None:
+    """The other waits for it in a sum over ranks, and would for ever."""
+    # Longer than compiling takes, between the held-out batches and the first step, and less than the 30 s after which
+    # MindSpore's scheduler gives a process up that is suspended as a whole.
+    started, checkpoints = begin("hanging", "parallel=dp2", "hydra.launcher.heartbeat=20")
+    (worker,) = (process for process in started.processes() if process.environ().get("RANK_ID") == "1")
+    worker.suspend()
+    ended = started.wait()
+    assert ended.code == 1
+    assert re.search(r"^rank(s 0,)? 1: no sign of life for 20 s$", ended.err, re.MULTILINE), ended.err
+    assert re.search(r"^  rank 0: training \d+/1000000, \d+\.\d s ago\n    Stack", ended.err, re.MULTILINE)
+    assert re.search(r"^  rank 1: training \d+/1000000, \d+\.\d s ago\n    it doesn't tell", ended.err, re.MULTILINE)
+    assert started.left() == []
+    assert_all_whole(checkpoints)
+    run = room.run("hanging")
+    assert run.status == "FAILED"
+    assert "no sign of life" in run.tags["error"]
 
 
 @pytest.mark.slow

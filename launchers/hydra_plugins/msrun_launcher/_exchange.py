@@ -4,6 +4,7 @@ start.json          sys.path and grace, readable before anything else can be imp
 job.pkl             the Job, by cloudpickle
 alive               a named pipe that the launcher holds open for writing: its end is the launcher's death
 <member>.pid        a worker has started
+<member>.beat       what a worker has last done, if its task tells
 <member>.stack      where its threads are, written when it is asked with STACK_SIGNAL
 <member>.end        its End
 A member is "rank-N" or "scheduler". Files are renamed into place, so that a reader never sees half of one.
@@ -59,6 +60,10 @@ def search_path(directory: str) -> list[str]:
 
 def member_of(rank: int) -> str:
     return f"rank-{rank}"
+
+
+def beat_file(directory: Path, member: str) -> Path:
+    return directory / f"{member}.beat"
 
 
 def write_file(path: Path, content: bytes) -> None:

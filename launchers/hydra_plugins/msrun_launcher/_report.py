@@ -2,6 +2,7 @@
 
 import pickle
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -41,13 +42,23 @@ def rank_failed(
     rank: int, what: str, logs: Logs, detail: Optional[str] = None, end: Optional[End] = None
 ) -> WorkerFailed:
     """A rank's failure; detail: its traceback or stack, quoted."""
+    return _failed(f"rank {rank} failed: {what}", rank, detail, logs, _exception(end))
+
+
+def silent(ranks: Sequence[int], what: str, detail: str, logs: Logs) -> WorkerFailed:
+    """Ranks that hang; detail: what each has last done and where it is."""
+    names = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
+    return _failed(f"{names}: {what}", ranks[0], detail, logs, None)
+
+
+def _failed(
+    headline: str, rank: int, detail: Optional[str], logs: Logs, cause: Optional[BaseException]
+) -> WorkerFailed:
     log = logs.of_rank(rank)
-    lines = [f"rank {rank} failed: {what}"]
-    if detail:
-        lines += [f"  {line}" for line in detail.splitlines()]
+    lines = [headline, *(f"  {line}" for line in (detail or "").splitlines())]
     if log is not None:
         lines.append(f"log: {log}")
-    return WorkerFailed("\n".join(lines), rank=rank, cause=_exception(end), log=log)
+    return WorkerFailed("\n".join(lines), rank=rank, cause=cause, log=log)
 
 
 def start_failed(what: str, *candidates: Path) -> WorkerFailed:

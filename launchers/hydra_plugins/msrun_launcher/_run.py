@@ -47,7 +47,7 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         watch = Watch(directory, root, ranks, Logs(log_dir, job_log(logging)))
         show_log = _follow(log_dir / f"worker_{ranks[0]}.log") if log_dir is not None else lambda: None
         try:
-            watch.until_done(settings.time_limit, show_log)
+            watch.until_done(settings.time_limit, settings.heartbeat, show_log)
         except BaseException as reason:
             # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
             grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace

@@ -79,6 +79,8 @@ def _field_problems(settings: MsrunLauncherConf) -> Iterator[str]:
         yield f"hydra.launcher.node_rank={settings.node_rank}: machines are numbered from 0"
     if settings.time_limit is not None and not settings.time_limit > 0:
         yield f"hydra.launcher.time_limit={settings.time_limit}: seconds above 0, or null for no limit"
+    if settings.heartbeat is not None and not settings.heartbeat > 0:
+        yield f"hydra.launcher.heartbeat={settings.heartbeat}: seconds above 0, or null for no limit"
     if not (settings.grace >= 0 and math.isfinite(settings.grace)):
         yield f"hydra.launcher.grace={settings.grace}: seconds, 0 or more"
     if not (isinstance(settings.bind_core, (bool, dict)) or OmegaConf.is_dict(settings.bind_core)):

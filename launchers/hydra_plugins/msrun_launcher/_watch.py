@@ -17,12 +17,13 @@ from hydra_plugins.msrun_launcher._exchange import (
     SCHEDULER,
     STACK_SIGNAL,
     End,
+    beat_file,
     member_of,
     read_end,
     read_file,
     read_pid,
 )
-from hydra_plugins.msrun_launcher._report import Logs, rank_failed, start_failed
+from hydra_plugins.msrun_launcher._report import Logs, rank_failed, silent, start_failed
 from hydra_plugins.msrun_launcher._tree import exit_code, lives
 
 POLL = 0.05  # seconds
@@ -42,6 +43,8 @@ class Member:
     last_alive: float = 0.0
     code: Optional[int] = None  # exit code or minus a signal, where it could be read
     end: Optional[End] = None
+    beat: Optional[bytes] = None  # what it has last done, where its task tells
+    beat_at: float = 0.0
 
     def look(self, directory: Path) -> None:
         if self.process is None and (pid := read_pid(directory, self.name)) is not None:
@@ -54,6 +57,9 @@ class Member:
                 self.last_alive = time.monotonic()
             else:
                 self.gone, self.code = True, exit_code(self.process.pid)
+        beat = read_file(beat_file(directory, self.name))
+        if beat != self.beat:
+            self.beat, self.beat_at = beat, time.monotonic()
         if self.end is None:  # last: a process writes it before it goes
             self.end = read_end(directory, self.name)
 
@@ -80,10 +86,13 @@ class Watch:
         self._plain = logs.directory is None
         self._root_left: Optional[float] = None
 
-    def until_done(self, time_limit: Optional[float], each_poll: Callable[[], None]) -> None:
+    def until_done(
+        self, time_limit: Optional[float], heartbeat: Optional[float], each_poll: Callable[[], None]
+    ) -> None:
         """Return when every worker has completed and left.
 
         time_limit: seconds from now
+        heartbeat: seconds from one sign of life to the next, of a rank that has given one
         each_poll: called many times a second
         Raises WorkerFailed for what failed first.
         """
@@ -92,6 +101,8 @@ class Watch:
             each_poll()
             if deadline is not None and time.monotonic() > deadline:
                 self._time_over(time_limit)
+            if heartbeat is not None:
+                self._check_heartbeat(heartbeat)
             self._pause()
 
     def pids(self) -> list[int]:
@@ -165,6 +176,19 @@ class Watch:
         if len(late) > 1:
             what += f"; so {'is rank' if len(late) == 2 else 'are ranks'} {', '.join(map(str, late[1:]))}"
         raise rank_failed(late[0], what, self._logs, self._stack(late[0]))
+
+    def _check_heartbeat(self, limit: float) -> None:
+        """Fail where a rank has been silent for too long; which one the others wait for, their stacks tell."""
+        now = time.monotonic()
+        working = {rank: worker for rank, worker in self.workers.items() if worker.beat is not None and not worker.end}
+        late = [rank for rank, worker in working.items() if now - worker.beat_at > limit]
+        if not late:
+            return
+        lines = []
+        for rank, worker in working.items():
+            lines.append(f"rank {rank}: {(worker.beat or b'').decode()}, {now - worker.beat_at:.1f} s ago")
+            lines += [f"  {line}" for line in (self._stack(rank) or "it doesn't tell where it is").splitlines()]
+        raise silent(late, f"no sign of life for {limit:g} s", "\n".join(lines), self._logs)
 
     def _stack(self, rank: int) -> Optional[str]:
         """Where a worker's threads are, or None where it does not tell in time."""

@@ -46,6 +46,9 @@ class MsrunLauncherConf:
     # seconds; a job that takes longer is stopped and has failed; null: no limit
     time_limit: Optional[float] = None
 
+    # seconds from one sign of life of a rank to its next; a rank that takes longer hangs; null: no limit
+    heartbeat: Optional[float] = None
+
     # seconds that a worker has between SIGTERM and SIGKILL when the job is told to stop; after a failure at most 3
     grace: float = 3.0
 

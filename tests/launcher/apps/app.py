@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -16,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 
 from hydra_plugins.msrun_launcher import WorkerFailed
+from hydra_plugins.msrun_launcher.heartbeat import beat
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +72,10 @@ def fail(how: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    if how == "silent":
+        for step in range(3):
+            beat(f"step {step}")
+            time.sleep(0.2)
     if how == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     wait()
@@ -99,6 +105,8 @@ def main(config: Config) -> Any:
         Path(config.output_dir, f"report-{rank}.json").write_text(json.dumps(facts))
         return facts
     if rank != config.rank:
+        if config.how == "silent":  # waits for the other, as in a collective
+            beat("step 3")
         wait()
     return fail(config.how)
 
