@@ -13,8 +13,16 @@ from mindspore.ops.auto_generate import (
     RotaryPositionEmbedding,
 )
 
-from dscoder_exp.model.kernels.cpu import cached_attention, swiglu, swiglu_backward  # nothing fused to call here
-from dscoder_exp.model.kernels.linear import adapted, adapted_dx, linear, linear_dweight, linear_dx
+from dscoder_exp.model.kernels.cpu import (  # nothing fused to call here
+    adapted,
+    adapted_dx,
+    cached_attention,
+    linear,
+    linear_dweight,
+    linear_dx,
+    swiglu,
+    swiglu_backward,
+)
 
 __all__ = [
     "adapted",

@@ -6,26 +6,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from dscoder_exp.model.kernels.linear import adapted, adapted_dx, linear, linear_dweight, linear_dx
 from dscoder_exp.model.kernels.windows import tiles, untile, unwindow, window_mask, windows
 
-__all__ = [
-    "adapted",
-    "adapted_dx",
-    "attention",
-    "attention_backward",
-    "attention_mask",
-    "cached_attention",
-    "linear",
-    "linear_dweight",
-    "linear_dx",
-    "rms_norm",
-    "rms_norm_backward",
-    "rotate",
-    "swiglu",
-    "swiglu_backward",
-]
-
+_product: Any = ops.MatMul()
+_product_bt: Any = ops.MatMul(transpose_b=True)
+_product_at: Any = ops.MatMul(transpose_a=True)
 _matmul = ops.BatchMatMul()
 _matmul_transposed = ops.BatchMatMul(transpose_b=True)
 _transposed_matmul = ops.BatchMatMul(transpose_a=True)
@@ -36,6 +21,31 @@ _mean: Any = ops.ReduceMean(keep_dims=True)
 _sum: Any = ops.ReduceSum(keep_dims=True)
 
 MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
+
+
+def linear(x, weight):
+    """x [N, in], weight [out, in] -> [N, out]."""
+    return _product_bt(x, ops.cast(weight, x.dtype))
+
+
+def linear_dx(dy, weight):
+    """dy [N, out], weight [out, in] -> dx [N, in]."""
+    return _product(dy, ops.cast(weight, dy.dtype))
+
+
+def linear_dweight(dy, x, weight):
+    """dy [N, out], x [N, in] -> dweight [out, in] in the weight's dtype."""
+    return ops.cast(_product_at(dy, x), weight.dtype)
+
+
+def adapted(x, seen, weight, a, b, scale):
+    """x [N, in] and what its factors see of it, a [r, in], b [out, r] -> x weight^T + scale seen a^T b^T."""
+    return linear(x, weight) + linear(linear(seen, a), b) * scale
+
+
+def adapted_dx(dy, inner, weight, a):
+    """dy [N, out], inner [N, r] -> dy weight + inner a [N, in]."""
+    return linear_dx(dy, weight) + linear_dx(inner, a)
 
 
 def rms_norm(x, weight, eps):

@@ -41,13 +41,9 @@ def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
         return ms.Tensor([number], ms.float32)
 
     product_adapted = kernel("adapted", 1, lambda x, seen, weight, a, b, scale: [x[0], weight[0]])
-    product_dweight = kernel("linear_dweight", 1, lambda dy, x: [dy[1], x[1]])
     norm = kernel("rms_norm", 2, lambda x, weight, eps: (x, [x[0], 1]))
     attend = kernel("attention", 2, lambda q, k, v, mask: (q, q[:3]))
     attend_backward = kernel("attention_backward", 3, lambda dout, out, q, k, v, mask, sums: (q, k, v))
-
-    def linear_dweight(dy, x, weight):
-        return product_dweight(dy, x)
 
     def adapted(x, seen, weight, a, b, scale):
         return product_adapted(x, seen, weight, a, b, constant(scale))
@@ -66,7 +62,7 @@ def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
     return {
         "linear": kernel("linear", 1, lambda x, weight: [x[0], weight[0]]),
         "linear_dx": kernel("linear_dx", 1, lambda dy, weight: [dy[0], weight[1]]),
-        "linear_dweight": linear_dweight,
+        "linear_dweight": kernel("linear_dweight", 1, lambda dy, x, weight: weight),
         "adapted": adapted,
         "adapted_dx": kernel("adapted_dx", 1, lambda dy, inner, weight, a: [dy[0], weight[1]]),
         "rms_norm": rms_norm,
