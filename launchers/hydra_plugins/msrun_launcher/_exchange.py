@@ -62,10 +62,6 @@ def member_of(rank: int) -> str:
     return f"rank-{rank}"
 
 
-def beat_file(directory: Path, member: str) -> Path:
-    return directory / f"{member}.beat"
-
-
 def write_file(path: Path, content: bytes) -> None:
     """Put a file into place at once."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -92,3 +88,12 @@ def read_end(directory: Path, member: str) -> Optional[End]:
 
 def write_end(directory: Path, member: str, end: End) -> None:
     write_file(directory / f"{member}.end", pickle.dumps(end))
+
+
+def read_beat(directory: Path, member: str) -> Optional[str]:
+    content = read_file(directory / f"{member}.beat")
+    return content.decode() if content is not None else None
+
+
+def write_beat(directory: Path, member: str, done: str) -> None:
+    write_file(directory / f"{member}.beat", done.encode())

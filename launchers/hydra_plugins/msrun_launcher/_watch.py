@@ -17,8 +17,8 @@ from hydra_plugins.msrun_launcher._exchange import (
     SCHEDULER,
     STACK_SIGNAL,
     End,
-    beat_file,
     member_of,
+    read_beat,
     read_end,
     read_file,
     read_pid,
@@ -43,7 +43,7 @@ class Member:
     last_alive: float = 0.0
     code: Optional[int] = None  # exit code or minus a signal, where it could be read
     end: Optional[End] = None
-    beat: Optional[bytes] = None  # what it has last done, where its task tells
+    beat: Optional[str] = None  # what it has last done, where its task tells
     beat_at: float = 0.0
 
     def look(self, directory: Path) -> None:
@@ -57,11 +57,12 @@ class Member:
                 self.last_alive = time.monotonic()
             else:
                 self.gone, self.code = True, exit_code(self.process.pid)
-        beat = read_file(beat_file(directory, self.name))
-        if beat != self.beat:
-            self.beat, self.beat_at = beat, time.monotonic()
         if self.end is None:  # last: a process writes it before it goes
             self.end = read_end(directory, self.name)
+
+    def listen(self, directory: Path) -> None:
+        if (beat := read_beat(directory, self.name)) != self.beat:
+            self.beat, self.beat_at = beat, time.monotonic()
 
     @property
     def failed_at(self) -> Optional[float]:
@@ -179,6 +180,8 @@ class Watch:
 
     def _check_heartbeat(self, limit: float) -> None:
         """Fail where a rank has been silent for too long; which one the others wait for, their stacks tell."""
+        for worker in self.workers.values():
+            worker.listen(self._directory)
         now = time.monotonic()
         working = {rank: worker for rank, worker in self.workers.items() if worker.beat is not None and not worker.end}
         late = [rank for rank, worker in working.items() if now - worker.beat_at > limit]
@@ -186,7 +189,7 @@ class Watch:
             return
         lines = []
         for rank, worker in working.items():
-            lines.append(f"rank {rank}: {(worker.beat or b'').decode()}, {now - worker.beat_at:.1f} s ago")
+            lines.append(f"rank {rank}: {worker.beat}, {now - worker.beat_at:.1f} s ago")
             lines += [f"  {line}" for line in (self._stack(rank) or "it doesn't tell where it is").splitlines()]
         raise silent(late, f"no sign of life for {limit:g} s", "\n".join(lines), self._logs)
 

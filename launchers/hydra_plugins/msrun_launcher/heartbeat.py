@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from hydra_plugins.msrun_launcher._exchange import JOB_VARIABLE, beat_file, member_of, write_file
+from hydra_plugins.msrun_launcher._exchange import JOB_VARIABLE, member_of, write_beat
 
 
 def beat(done: str) -> None:
     """Tell the launcher what this rank has just done, such as "step 12"; outside of its workers this does nothing."""
     directory = os.environ.get(JOB_VARIABLE)
     if directory is not None:
-        write_file(beat_file(Path(directory), member_of(int(os.environ.get("RANK_ID", "0")))), done.encode())
+        write_beat(Path(directory), member_of(int(os.environ.get("RANK_ID", "0"))), done)
