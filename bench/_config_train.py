@@ -10,7 +10,6 @@ from dscoder_exp.app import config_directory
 from dscoder_exp.data.batches import load, train_batches
 from dscoder_exp.model.build import build
 from dscoder_exp.model.device import start_device
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.tasks.prepare import prepare_data
 from dscoder_exp.training.loop import take_step, total_steps
@@ -28,7 +27,7 @@ def main() -> None:
     sequences = load(prepared, "train")
     runtime = config.runtime
     model = build(opened.config, opened.source, seed=config.seed, device=runtime.device, precision=runtime.precision)
-    step = Step(model, config.optim, Topology(0, 1), recompute=config.train.recompute)
+    step = Step(model, config.optim, recompute=config.train.recompute)
     batches = train_batches(sequences, config.train.batch_size, seed=config.seed)
     steps = total_steps(config.train, len(sequences), 1)
     seconds = [take_step(step, batches, config, steps, lambda: False).seconds for _ in range(steps)]

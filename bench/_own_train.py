@@ -13,7 +13,6 @@ from dscoder_exp.data.sequences import Batch
 from dscoder_exp.model.build import build
 from dscoder_exp.model.device import start_device
 from dscoder_exp.model.llama import NOT_COUNTED, Llama
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
@@ -37,7 +36,7 @@ def main() -> None:
     }
     optim = OptimConfig(**numbers, **schedule, decay_norms=True)
     model = with_lora(directory, LORA) if "lora" in sys.argv[2:] else load(str(directory)).model
-    step = Step(model, optim, Topology(0, 1), recompute="none")
+    step = Step(model, optim, recompute="none")
     seconds, losses = [], []
     for ids in np.load(directory / "ids.npy"):
         labels = np.append(ids[1:], np.int32(NOT_COUNTED))

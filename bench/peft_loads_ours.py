@@ -15,7 +15,6 @@ from _own_train import with_lora
 
 from dscoder_exp import load
 from dscoder_exp.data.sequences import Batch
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
@@ -69,7 +68,7 @@ def train(ids: np.ndarray, target: Path) -> np.ndarray:
     """Save an adapter; returns the logits [B, T, V] of the model with it."""
     model = with_lora(BASE, LORA)
     positions, documents = np.broadcast_to(np.arange(64, dtype=np.int32), ids.shape), np.zeros_like(ids)
-    step = Step(model, OPTIM, Topology(0, 1), recompute="none")
+    step = Step(model, OPTIM, recompute="none")
     for _ in range(20):
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
     base = str(BASE), sha256_of(model.weight(TELLING).asnumpy())

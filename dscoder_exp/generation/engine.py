@@ -54,7 +54,7 @@ class Engine:
         capacity = -(-length // CAPACITY) * CAPACITY
         if capacity <= self._capacity:
             return
-        config = self._model.config
+        config = self._model.rank_config
         shape = (config.num_key_value_heads, capacity, config.head_dim)
         blocks = [
             [mint.zeros(shape, dtype=self._dtype), mint.zeros(shape, dtype=self._dtype), *weights]
@@ -78,7 +78,7 @@ class Engine:
         """Run ids [T] at positions start, start + 1, …; the logits [V] of row `last`, if one is asked for."""
         model, units = self._model, self._model.units
         positions = np.arange(start, start + len(ids))
-        key_heads = np.arange(model.config.num_key_value_heads)
+        key_heads = np.arange(model.rank_config.num_key_value_heads)
         places = np.stack(np.broadcast_arrays(key_heads[:, None], positions), -1).reshape(-1, 2)
         seen = np.arange(self._capacity) <= positions[:, None]
         arguments = (
@@ -87,7 +87,7 @@ class Engine:
             ms.Tensor(np.where(seen, np.float32(0), MASKED)),
         )
         written = ms.Tensor(places.astype(np.int32))
-        x = units.embed(ms.Tensor(ids), model.embedding)
+        x = units.cached_embed(ms.Tensor(ids), model.embedding)
         for blocks in self._runs:
             x = units.cached_run(x, *arguments, written, *blocks)
         if last is None:

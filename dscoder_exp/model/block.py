@@ -8,6 +8,7 @@ Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
 
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.model.projections import DOWN, GATE, UP, K, O, Q, V, make_projections, tensors_of
+from dscoder_exp.model.sharing import Sharing
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
 
@@ -15,13 +16,17 @@ from dscoder_exp.schema.lora import Lora
 SAVED = {"none": None, "selective": 7, "full": 0}
 
 
-def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, *, drops: bool = False):
+def make_block(
+    config: LlamaConfig, kernels: Kernels, sharing: Sharing, lora: Lora | None = None, *, drops: bool = False
+):
     """forward, its backward for each way to recompute, and cached_run of a block of this shape, on these kernels.
 
     They are closures over numbers and functions, and take and return flat lists of arrays: what MindSpore's graph
     parser can read, and what it doesn't compile anew at each call (a tuple of arrays counts as a constant).
 
     Args:
+        config: of this rank's part of the block. With N rows, x and what is added to it has N of them or, where
+            `sharing` shares them out, N / t.
         lora: the factors that are trained instead of the weights; None: the weights are.
         drops: whether the factors' inputs are dropped, as in training with lora.dropout.
     """
@@ -31,6 +36,8 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
     attention, attention_backward = kernels.attention, kernels.attention_backward
     swiglu, swiglu_backward = kernels.swiglu, kernels.swiglu_backward
     cached_attention = kernels.cached_attention
+    enter, leave = sharing.enter, sharing.leave
+    gather_keys, scatter_keys = sharing.gather_keys, sharing.scatter_keys
     apply, apply_dx, apply_gradients = make_projections(kernels, lora, drops=drops)
     count, trains_weights = tensors_of(lora, drops=drops), lora is None
 
@@ -38,23 +45,25 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
         """x [N, H] -> normed [N, H], rstd, q [B, T, h, d] and k [B, T, k, d] rotated, v [B, T, k, d]."""
         batch, length = cos.shape[0], cos.shape[1]
         normed, rstd = rms_norm(x, tensors[0], eps)
-        q = apply(normed, tensors, Q).reshape(batch, length, heads, size)
-        k = apply(normed, tensors, K).reshape(batch, length, key_heads, size)
-        v = apply(normed, tensors, V).reshape(batch, length, key_heads, size)
+        seen = enter(normed)
+        q = apply(seen, tensors, Q).reshape(batch, length, heads, size)
+        k = apply(seen, tensors, K).reshape(batch, length, key_heads, size)
+        v = apply(seen, tensors, V).reshape(batch, length, key_heads, size)
         return normed, rstd, rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def finish(x, attended, tensors):
         """Output projection and MLP: -> y [N, H], and what the backward needs of them."""
-        middle = x + apply(attended, tensors, O)
+        middle = x + leave(apply(attended, tensors, O))
         normed, rstd = rms_norm(middle, tensors[5], eps)
-        gate, up = apply(normed, tensors, GATE), apply(normed, tensors, UP)
-        y = middle + apply(swiglu(gate, up), tensors, DOWN)
+        seen = enter(normed)
+        gate, up = apply(seen, tensors, GATE), apply(seen, tensors, UP)
+        y = middle + leave(apply(swiglu(gate, up), tensors, DOWN))
         return y, middle, normed, rstd, gate, up
 
     def forward(x, cos, sin, mask, *tensors):
         """x [N, H] -> y [N, H], followed by what `backward` takes as saved."""
         normed, rstd, q, k, v = project(x, cos, sin, tensors)
-        attended, kept = attention(q, k, v, mask)
+        attended, kept = attention(q, gather_keys(k), gather_keys(v), mask)
         y, middle, normed2, rstd2, gate, up = finish(x, attended, tensors)
         return (y, q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept)
 
@@ -62,23 +71,26 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
         """dy [N, H] -> dx [N, H], followed by the gradients of what is trained, in the tensors' order."""
         tensors = tensors_and_saved[:count]
         q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept = tensors_and_saved[count:]
-        dgate, dup, activation = swiglu_backward(apply_dx(dy, tensors, DOWN), gate, up)
-        of_down = apply_gradients(dy, activation, tensors, DOWN)
-        of_gate = apply_gradients(dgate, normed2, tensors, GATE)
-        of_up = apply_gradients(dup, normed2, tensors, UP)
-        dnormed2 = apply_dx(dgate, tensors, GATE) + apply_dx(dup, tensors, UP)
+        every_dy, seen2 = enter(dy), enter(normed2)
+        dgate, dup, activation = swiglu_backward(apply_dx(every_dy, tensors, DOWN), gate, up)
+        of_down = apply_gradients(every_dy, activation, tensors, DOWN)
+        of_gate = apply_gradients(dgate, seen2, tensors, GATE)
+        of_up = apply_gradients(dup, seen2, tensors, UP)
+        dnormed2 = leave(apply_dx(dgate, tensors, GATE) + apply_dx(dup, tensors, UP))
         dmiddle, dnorm2 = rms_norm_backward(dnormed2, middle, rstd2, tensors[5])
         dmiddle = dmiddle + dy
-        of_o = apply_gradients(dmiddle, attended, tensors, O)
-        dq, dk, dv = attention_backward(apply_dx(dmiddle, tensors, O), attended, q, k, v, mask, kept)
-        rows = x.shape[0]
+        every_dmiddle, seen = enter(dmiddle), enter(normed)
+        of_o = apply_gradients(every_dmiddle, attended, tensors, O)
+        dattended = apply_dx(every_dmiddle, tensors, O)
+        dq, dk, dv = attention_backward(dattended, attended, q, gather_keys(k), gather_keys(v), mask, kept)
+        rows = attended.shape[0]
         dq = rotate(dq, cos, -sin).reshape(rows, heads * size)
-        dk = rotate(dk, cos, -sin).reshape(rows, key_heads * size)
-        dv = dv.reshape(rows, key_heads * size)
-        of_q = apply_gradients(dq, normed, tensors, Q)
-        of_k = apply_gradients(dk, normed, tensors, K)
-        of_v = apply_gradients(dv, normed, tensors, V)
-        dnormed = apply_dx(dq, tensors, Q) + apply_dx(dk, tensors, K) + apply_dx(dv, tensors, V)
+        dk = rotate(scatter_keys(dk), cos, -sin).reshape(rows, key_heads * size)
+        dv = scatter_keys(dv).reshape(rows, key_heads * size)
+        of_q = apply_gradients(dq, seen, tensors, Q)
+        of_k = apply_gradients(dk, seen, tensors, K)
+        of_v = apply_gradients(dv, seen, tensors, V)
+        dnormed = leave(apply_dx(dq, tensors, Q) + apply_dx(dk, tensors, K) + apply_dx(dv, tensors, V))
         dx, dnorm = rms_norm_backward(dnormed, x, rstd, tensors[0])
         dx = dx + dmiddle
         if trains_weights:
@@ -90,7 +102,7 @@ def make_block(config: LlamaConfig, kernels: Kernels, lora: Lora | None = None, 
         tensors = tensors_and_products[:count]
         q, k, v, _, middle, _, _ = tensors_and_products[count:]
         normed, normed2 = rms_norm(x, tensors[0], eps), rms_norm(middle, tensors[5], eps)
-        _, kept = attention(q, k, v, mask)
+        _, kept = attention(q, gather_keys(k), gather_keys(v), mask)
         return backward(dy, x, cos, sin, mask, *tensors_and_products, *normed, *normed2, *kept)
 
     def recomputing_backward(dy, x, cos, sin, mask, *tensors):

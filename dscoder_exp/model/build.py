@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.model.units import Announce
+from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.adapter import Adapter, Factors
 from dscoder_exp.weights.names import expected
@@ -23,6 +24,7 @@ def build(
     precision: str,
     adapter: Adapter | None = None,
     factors: Factors | None = None,
+    mesh: Mesh = ALONE,
     announce: Announce = lambda name: None,
 ) -> Llama:
     """The model of a checked source (weights/check.py); what it lacks, or all without one, is drawn from `seed`.
@@ -30,11 +32,12 @@ def build(
     Args:
         adapter: merged into the weights.
         factors: LoRA's, which are trained instead of the weights.
+        mesh: the ranks that it is shared with.
     """
     weights = random_weights(config, seed) if source is None else _read(config, source, seed)
     if adapter is not None:
         weights = ((name, adapter.merged(name, array, 0, "F32")) for name, array in weights)
-    return Llama(config, weights, device=device, precision=precision, factors=factors, announce=announce)
+    return Llama(config, weights, device=device, precision=precision, factors=factors, mesh=mesh, announce=announce)
 
 
 def _read(config: LlamaConfig, source: WeightSource, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:

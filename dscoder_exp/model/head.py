@@ -3,7 +3,7 @@
 The loss works on a chunk of rows at a time, and only on rows whose label counts, so that a chunk's logits [C, V] are
 all of the vocabulary's size that ever exists. With p = softmax(logits) and y the normed rows, the gradient of
 sum(-log p[label]) is (p - onehot(label)) on the logits; it is never formed: its products with the table are those of
-p, less one gathered or scattered row a label.
+p, less one gathered or scattered row a label. Where tensor ranks share the vocabulary, V is a rank's part of it.
 """
 
 from typing import Any
@@ -12,46 +12,48 @@ import mindspore as ms
 from mindspore import ops
 
 from dscoder_exp.model.kernels import Kernels
+from dscoder_exp.model.sharing import Sharing
+from dscoder_exp.model.vocabulary import make_vocabulary
+from dscoder_exp.parallel.collectives import Collectives
 from dscoder_exp.schema.llama import LlamaConfig
 
-TINY = 1e-37  # keeps log finite where a probability underflowed
-
-_softmax = ops.Softmax(axis=-1)
 _gather = ops.Gather()
-_pick = ops.GatherD()
 _add = ops.AssignAdd()
 _add_rows = ops.ScatterAdd()
 
 
-def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
+def make_head(config: LlamaConfig, kernels: Kernels, sharing: Sharing, tensor: Collectives, dtype: ms.Type):
     """embed, embed_backward, logits, loss and loss_backward. `table` is the head's matrix [V, H]; C rows a chunk.
 
     Args:
+        config: of this rank's part.
+        tensor: of the ranks that share the vocabulary.
         dtype: what activations are computed in.
     """
     eps = config.rms_norm_eps
     linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
     rms_norm, rms_norm_backward = kernels.rms_norm, kernels.rms_norm_backward
+    enter, leave, all_reduce = sharing.enter, sharing.leave, tensor.all_reduce
+    take, add, probabilities, all_logits = make_vocabulary(config.vocab_size, tensor)
 
     def embed(ids, embedding):
-        """ids [N] -> x [N, H]."""
-        return ops.cast(_gather(embedding, ids, 0), dtype)
+        """ids [N] -> x, [N, H] or this rank's rows of it."""
+        return leave(ops.cast(take(embedding, ids), dtype))
 
     def embed_backward(dx, ids, dembedding):
-        """Adds dx [N, H] to the rows `ids` of dembedding [V, H], in place."""
-        return _add_rows(dembedding, ids, ops.cast(dx, dembedding.dtype))
+        """Adds dx to the rows `ids` of dembedding [V, H], in place."""
+        return add(dembedding, ids, ops.cast(enter(dx), dembedding.dtype))
 
     def logits(x, norm, table):
-        """x [N, H] -> fp32 [N, V]."""
-        return ops.cast(linear(rms_norm(x, norm, eps)[0], table), ms.float32)
+        """x [N, H] -> fp32 [N, all of the vocabulary]."""
+        return ops.cast(all_logits(linear(rms_norm(x, norm, eps)[0], table)), ms.float32)
 
     def chunk(x, rows, labels, counts, norm, table):
         """The chunk's rows of x, normed rows, rstd, probabilities [C, V], and summed loss (nats)."""
         taken = _gather(x, rows, 0)
         y, rstd = rms_norm(taken, norm, eps)
-        p = _softmax(ops.cast(linear(y, table), ms.float32))
-        likelihood = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
-        losses: Any = ops.log(ops.maximum(likelihood, TINY)) * counts
+        p, likelihood = probabilities(ops.cast(linear(y, table), ms.float32), labels)
+        losses: Any = likelihood * counts
         summed = -losses.sum()
         return taken, y, rstd, p, summed
 
@@ -64,13 +66,13 @@ def make_head(config: LlamaConfig, kernels: Kernels, dtype: ms.Type):
         taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
         weights: Any = ops.cast((counts * factor).reshape(-1, 1), y.dtype)
         p = ops.cast(p, y.dtype)
-        dy = (linear_dx(p, table) - ops.cast(_gather(table, labels, 0), y.dtype)) * weights
+        dy = all_reduce((linear_dx(p, table) - ops.cast(take(table, labels), y.dtype)) * weights)
         drows, dweight = rms_norm_backward(dy, taken, rstd, norm)
         if len(trained) > 0:  # none of it is, beside LoRA's factors
             dnorm, dtable = trained
             counted: Any = y * weights
             _add(dtable, linear_dweight(p, counted, table))
-            _add_rows(dtable, labels, ops.cast(-counted, dtable.dtype))
+            add(dtable, labels, ops.cast(-counted, dtable.dtype))
             _add(dnorm, dweight)
         _add_rows(dx, rows, drows)
         return summed

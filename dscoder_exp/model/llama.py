@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from dscoder_exp.model.rotary import rotary_tables
 from dscoder_exp.model.units import Announce, Units
+from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.adapter import Factors
-from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, factor_shapes
+from dscoder_exp.weights.layout import held, rank_config
+from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, expected, factor_shapes
 
 NOT_COUNTED = -100  # the label of a position that the loss leaves out
 
@@ -39,6 +41,9 @@ class Llama:
     """Weights in groups: the embedding, one group a block, and the final norm (with the head, where it isn't tied).
 
     Attributes:
+        config: the whole model's shape.
+        rank_config: of this rank's part of it, which is all that it holds.
+        mesh: the ranks that it is shared with.
         groups: fp32 tensors.
         names: Hugging Face's names, in the same groups.
         lora: where factors beside the weights are trained instead of them.
@@ -54,30 +59,37 @@ class Llama:
         device: str,
         precision: str,
         factors: Factors | None = None,
+        mesh: Mesh = ALONE,
         announce: Announce = lambda name: None,
     ) -> None:
         """
         Args:
-            weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own.
+            weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own; of one
+                that is shared out among tensor ranks it keeps this rank's part.
             factors: LoRA's; their arrays, too.
             device: "cpu" or "ascend".
             precision: "fp32", "bf16" or "fp16", of the activations and what is multiplied with them.
             announce: called with the name of a unit before it is compiled.
         """
-        self.config, self.precision, self.lora = config, precision, factors and factors.lora
-        self.units = Units(config, self.lora, device, precision, announce)
+        self.config, self.precision, self.lora, self.mesh = config, precision, factors and factors.lora, mesh
+        place = mesh.place
+        self.rank_config = rank_config(config, place.tensor)
+        self.units = Units(self.rank_config, self.lora, mesh, device, precision, announce)
         suffixes = list(block_shapes(config))
         blocks = [[block_name(layer, suffix) for suffix in suffixes] for layer in range(config.num_hidden_layers)]
         self.names = [[EMBEDDING], *blocks, [NORM] if config.tie_word_embeddings else [NORM, HEAD]]
-        tensors = {name: ms.Tensor.from_numpy(array) for name, array in weights}
+
+        def own(name: str, array: NDArray[np.float32]) -> ms.Tensor:
+            part = held(name, array.shape, config, place.tensor_rank, place.tensor)
+            return ms.Tensor.from_numpy(part.of(array))
+
+        tensors = {name: own(name, array) for name, array in weights}
         self.groups = [[tensors.pop(name) for name in group] for group in self.names]
         self.trained, self.trained_names, self.blocks = self.groups, self.names, self.groups[1:-1]
         if factors is not None:
             layers = range(config.num_hidden_layers)
             self.trained_names = [list(factor_shapes(config, factors.lora, [layer])) for layer in layers]
-            self.trained = [
-                [ms.Tensor.from_numpy(factors.arrays[name]) for name in group] for group in self.trained_names
-            ]
+            self.trained = [[own(name, factors.arrays[name]) for name in group] for group in self.trained_names]
             self.blocks = [[*weights, *added] for weights, added in zip(self.blocks, self.trained, strict=True)]
 
     @property
@@ -99,28 +111,60 @@ class Llama:
         return self.groups[group][self.names[group].index(name)]
 
     def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(name, array) of all that is trained, fetched one at a time."""
+        """(name, array) of this rank's part of all that is trained, fetched one at a time."""
         for names, tensors in zip(self.trained_names, self.trained, strict=True):
             for name, tensor in zip(names, tensors, strict=True):
                 yield name, tensor.asnumpy()
 
+    def whole_state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """`state` of the whole model. All tensor ranks take part, and each gets everything, a group at a time."""
+        place = self.mesh.place
+        if place.tensor == 1:
+            yield from self.state()
+            return
+        shapes = expected(self.config) if self.lora is None else factor_shapes(self.config, self.lora)
+        for names, tensors in zip(self.trained_names, self.trained, strict=True):
+            parts = self.mesh.gathered(np.concatenate([tensor.asnumpy().reshape(-1) for tensor in tensors]))
+            ends = np.cumsum([tensor.size for tensor in tensors])[:-1]
+            for name, *of_ranks in zip(names, *(np.split(part, ends) for part in parts), strict=True):
+                whole = np.empty(shapes[name], np.float32)
+                for rank, part in enumerate(of_ranks):
+                    place_in = whole[held(name, whole.shape, self.config, rank, place.tensor).slices]
+                    place_in[...] = part.reshape(place_in.shape)
+                yield name, whole
+
     def inputs(self, ids: NDArray[np.int32], positions: NDArray[np.int32], documents: NDArray[np.int32]) -> Inputs:
-        """A batch on the device; all [B, T]. Attention stays within one document number."""
+        """A batch on the device; all [B, T]. Attention stays within one document number.
+
+        Where ranks share the positions, N and T of what blocks take are this rank's.
+        """
+        place = self.mesh.place
+        ids, positions = self.own_positions(ids), self.own_positions(positions)
         cos, sin = rotary_tables(self.config, positions)
-        mask = self.units.attention_mask(documents, self.config.num_attention_heads)
+        heads = self.rank_config.num_attention_heads
+        mask = self.units.attention_mask(documents, heads, place.context_rank, place.context)
         return Inputs(ms.Tensor(ids.reshape(-1)), ms.Tensor(cos), ms.Tensor(sin), mask)
 
+    def own_positions(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
+        """This context rank's part of [B, T]."""
+        place = self.mesh.place
+        length = values.shape[1] // place.context
+        return np.ascontiguousarray(values[:, place.context_rank * length : (place.context_rank + 1) * length])
+
     def hidden(self, inputs: Inputs) -> ms.Tensor:
-        """What the last block puts out, [N, H]."""
+        """What the last block puts out, [N, H], on each of the tensor ranks."""
         x = self.units.embed(inputs.ids, self.embedding)
         for weights in self.blocks:
             x = self.units.forward(x, inputs.cos, inputs.sin, inputs.mask, *weights)[0]
-        return x
+        return self.units.all_rows(x)
 
     def loss_sum(self, inputs: Inputs, labels: NDArray[np.int32]) -> float:
-        """Summed -log p (nats) of the labels that count; labels [B, T] hold each position's target, or -100."""
-        chunks = list(chunks_of(labels))
-        if not chunks:
+        """Summed -log p (nats) of the labels that count; labels [B, T] hold each position's target, or -100.
+
+        Where ranks share the positions, the sum over this rank's.
+        """
+        chunks = list(chunks_of(self.own_positions(labels)))
+        if not chunks and self.mesh.place.context == 1:
             return 0.0
         x = self.hidden(inputs)
         losses = [self.units.loss(x, c.rows, c.labels, c.counts, self.norm, self.head) for c in chunks]

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
+from mindspore import ops
 
 from dscoder_exp.model.block import make_block
 from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import kernels_for
+from dscoder_exp.model.sharing import make_sharing
+from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
 
@@ -67,9 +70,12 @@ class Units:
         device: "cpu" or "ascend".
     """
 
-    def __init__(self, config: LlamaConfig, lora: Lora | None, device: str, precision: str, announce: Announce) -> None:
+    def __init__(
+        self, config: LlamaConfig, lora: Lora | None, mesh: Mesh, device: str, precision: str, announce: Announce
+    ) -> None:
         """
         Args:
+            config: of this rank's part of the model.
             announce: called with a unit's name before it is compiled.
         """
         kernels, dtype = kernels_for(device, precision), DTYPES[precision]
@@ -77,20 +83,37 @@ class Units:
         self._all: list[Unit] = []
         self._announce = announce
         unit = self.unit
-        forward, backwards, cached_run = make_block(config, kernels, lora)
+        sharing, whole = (make_sharing(mesh, sequence=by_rows) for by_rows in (mesh.place.sequence, False))
+        forward, backwards, _ = make_block(config, kernels, sharing, lora)
         self.attention_mask = kernels.attention_mask
         self.forward = self.training_forward = unit(forward, "block forward")
-        self.cached_run = unit(cached_run, "blocks with cache", waits=False)
         if lora is not None and lora.dropout > 0:
-            forward, backwards, _ = make_block(config, kernels, lora, drops=True)
+            forward, backwards, _ = make_block(config, kernels, sharing, lora, drops=True)
             self.training_forward = unit(forward, "block forward")
         self.backward = {how: unit(backward, "block backward") for how, backward in backwards.items()}
-        embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, dtype)
+        embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, sharing, mesh.tensor, dtype)
         self.embed = unit(embed, "embedding")
         self.embed_backward = unit(embed_backward, "embedding backward")
         self.logits = unit(logits, "logits", waits=False)
         self.loss = unit(loss, "loss")
         self.loss_backward = unit(loss_backward, "loss backward")
+        self.cached_embed = unit(make_head(config, kernels, whole, mesh.tensor, dtype)[0], "embedding")
+        self.cached_run = unit(make_block(config, kernels, whole, lora)[2], "blocks with cache", waits=False)
+        self.all_rows, self.own_rows = self._rows(mesh) if mesh.place.sequence else (_same, _same)
+
+    def _rows(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """From a rank's rows [N / t, H] to all of them, and back: between the last block and the head."""
+        gather, place, count = mesh.tensor.all_gather, mesh.tensor.place, mesh.tensor.size
+        cut = ops.Slice()
+
+        def all_rows(x):
+            return gather(x)
+
+        def own_rows(x):
+            rows = x.shape[0] // count
+            return cut(x, (place * rows, 0), (rows, x.shape[1]))
+
+        return self.unit(all_rows, "all rows"), self.unit(own_rows, "own rows")
 
     def unit(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> Unit:
         """One more unit, such as the optimizer's, that announces itself like the model's own."""
@@ -103,3 +126,7 @@ class Units:
     def compile_seconds(self) -> float:
         """Spent so far in calls that compiled."""
         return sum(unit.compile_seconds for unit in self._all)
+
+
+def _same(x: ms.Tensor) -> ms.Tensor:
+    return x

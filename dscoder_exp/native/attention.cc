@@ -32,11 +32,31 @@ std::vector<Span> spans_of(const int32_t* starts, const int32_t* documents, int6
   return spans;
 }
 
-struct Shape {
-  int64_t positions, heads, key_heads, size;
+// Queries of following positions, at most BLOCK; those from `row` on in q. Keys lie by their positions.
+struct Queries {
+  int64_t position, row;
+  int count;
+};
 
-  Shape(const int64_t* q, const int64_t* k) : positions(q[0] * q[1]), heads(q[2]), key_heads(k[2]), size(q[3]) {}
-  int64_t query(int64_t position, int64_t head) const { return (position * heads + head) * size; }
+// rows[i]: position i's row in q, -1 where its query is another process's.
+std::vector<Queries> queries_of(const Span& span, const int32_t* rows) {
+  std::vector<Queries> found;
+  for (int64_t i = span.first; i < span.last; i++) {
+    if (rows[i] < 0) continue;
+    if (found.empty() || found.back().count == BLOCK || found.back().position + found.back().count != i ||
+        found.back().row + found.back().count != rows[i])
+      found.push_back({i, rows[i], 0});
+    found.back().count++;
+  }
+  return found;
+}
+
+struct Shape {
+  int64_t positions, rows, heads, key_heads, size;
+
+  Shape(const int64_t* q, const int64_t* k)
+      : positions(k[0] * k[1]), rows(q[0] * q[1]), heads(q[2]), key_heads(k[2]), size(q[3]) {}
+  int64_t query(int64_t row, int64_t head) const { return (row * heads + head) * size; }
   int64_t key(int64_t position, int64_t head) const {
     return (position * key_heads + head / (heads / key_heads)) * size;
   }
@@ -50,16 +70,16 @@ void transpose(int rows, int64_t size, Right x, float factor, float* out) {
     for (int i = 0; i < BLOCK; i++) out[j * BLOCK + i] = i < rows ? x.start[i * x.row + j] * factor : 0.0f;
 }
 
-// A square: the keys from `key` on that `rows` queries from `query` on may see, [keys, BLOCK].
+// A square: the keys from `key` on that these queries may see, [keys, BLOCK].
 struct Square {
-  int64_t query, key;
+  int64_t query, key;  // positions
   int rows, keys;
   const int32_t* documents;  // null where all lie in one
 
-  Square(const Span& span, int64_t query, int64_t key, const int32_t* documents)
-      : query(query),
+  Square(const Span& span, const Queries& queries, int64_t key, const int32_t* documents)
+      : query(queries.position),
         key(key),
-        rows(std::min<int64_t>(BLOCK, span.last - query)),
+        rows(queries.count),
         keys(std::min<int64_t>(BLOCK, query + rows - key)),
         documents(span.mixed ? documents : nullptr) {}
 
@@ -106,73 +126,72 @@ struct Softmax {
 
 }  // namespace
 
-// q [B, T, h, d], k, v [B, T, k, d], int32 [2, B, T] of starts and documents
-// -> out [B, T, h, d], log2 of the sum of a query's powers [B, T, h]
+// q [B, R, h, d], k, v [B, T, k, d], int32 [3, B, T] of starts, documents and rows in q, whose R may be fewer than T
+// -> out [B, R, h, d], log2 of the sum of a query's powers [B, R, h]
 KERNEL(attention) {
   auto *q = input<float>(params, 0), *k = input<float>(params, 1), *v = input<float>(params, 2);
   float *out = output(params, 4), *sums = output(params, 5);
   const Shape shape(shapes[0], shapes[1]);
-  auto *starts = input<int32_t>(params, 3), *documents = starts + shape.positions;
+  auto *starts = input<int32_t>(params, 3), *documents = starts + shape.positions, *rows = documents + shape.positions;
   const int64_t size = shape.size;
   const float scale = LOG2_E / std::sqrt(static_cast<float>(size));
   struct Task {
     Span span;
-    int64_t query;
+    Queries queries;
   };
   std::vector<Task> tasks;
   for (const Span& span : spans_of(starts, documents, shape.positions))
-    for (int64_t query = span.first; query < span.last; query += BLOCK) tasks.push_back({span, query});
+    for (const Queries& queries : queries_of(span, rows)) tasks.push_back({span, queries});
   for (int64_t i = 0; i < shape.positions; i++)
-    if (starts[i] < 0) {
-      std::fill_n(out + shape.query(i, 0), shape.query_row(), 0.0f);
-      std::fill_n(sums + i * shape.heads, shape.heads, 0.0f);
+    if (starts[i] < 0 && rows[i] >= 0) {
+      std::fill_n(out + shape.query(rows[i], 0), shape.query_row(), 0.0f);
+      std::fill_n(sums + rows[i] * shape.heads, shape.heads, 0.0f);
     }
 #pragma omp parallel
   {
     std::vector<float> queries(size * BLOCK), scores(BLOCK * BLOCK), total(BLOCK * size);
 #pragma omp for schedule(dynamic)
     for (int64_t number = tasks.size() * shape.heads - 1; number >= 0; number--) {  // a long document's end first
-      const auto [span, query] = tasks[number / shape.heads];
+      const auto [span, block] = tasks[number / shape.heads];
       const int64_t head = number % shape.heads;
-      const int rows = std::min<int64_t>(BLOCK, span.last - query);
-      transpose(rows, size, {q + shape.query(query, head), shape.query_row()}, scale, queries.data());
+      transpose(block.count, size, {q + shape.query(block.row, head), shape.query_row()}, scale, queries.data());
       Softmax softmax;
       std::fill(total.begin(), total.end(), 0.0f);
-      for (int64_t key = span.first; key < query + rows; key += BLOCK) {
-        const Square square(span, query, key, documents);
+      for (int64_t key = span.first; key < block.position + block.count; key += BLOCK) {
+        const Square square(span, block, key, documents);
         square.score(size, {k + shape.key(key, head), shape.key_row(), 1}, queries.data(), scores.data());
         softmax.take(square.keys, scores.data());
-        for (int i = 0; i < rows; i++)
+        for (int i = 0; i < block.count; i++)
           for (int64_t c = 0; c < size; c++) total[i * size + c] *= softmax.shrunk[i];
-        add_product(rows, size, square.keys, {scores.data(), 1, BLOCK}, {v + shape.key(key, head), shape.key_row()},
-                    {total.data(), size});
+        add_product(block.count, size, square.keys, {scores.data(), 1, BLOCK},
+                    {v + shape.key(key, head), shape.key_row()}, {total.data(), size});
       }
-      for (int i = 0; i < rows; i++) {
-        float* row = out + shape.query(query + i, head);
+      for (int i = 0; i < block.count; i++) {
+        float* row = out + shape.query(block.row + i, head);
         for (int64_t c = 0; c < size; c++) row[c] = total[i * size + c] / softmax.sum[i];
-        sums[(query + i) * shape.heads + head] = softmax.highest[i] + std::log2(softmax.sum[i]);
+        sums[(block.row + i) * shape.heads + head] = softmax.highest[i] + std::log2(softmax.sum[i]);
       }
     }
   }
   return 0;
 }
 
-// dout, out [B, T, h, d]; q, k, v, starts and documents as above; sums from there
-// -> dq [B, T, h, d], dk, dv [B, T, k, d]
+// dout, out [B, R, h, d]; q, k, v, starts, documents and rows as above; sums from there
+// -> dq [B, R, h, d], dk, dv [B, T, k, d]
 KERNEL(attention_backward) {
   auto *dout = input<float>(params, 0), *out = input<float>(params, 1);
   auto *q = input<float>(params, 2), *k = input<float>(params, 3), *v = input<float>(params, 4);
   auto* sums = input<float>(params, 6);
   float *dq = output(params, 7), *dk = output(params, 8), *dv = output(params, 9);
   const Shape shape(shapes[2], shapes[3]);
-  auto *starts = input<int32_t>(params, 5), *documents = starts + shape.positions;
+  auto *starts = input<int32_t>(params, 5), *documents = starts + shape.positions, *rows = documents + shape.positions;
   const int64_t size = shape.size, row = shape.query_row(), key_row = shape.key_row();
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
   const auto spans = spans_of(starts, documents, shape.positions);
   const int64_t tasks = spans.size() * shape.heads;
   // Each query head adds to its own, so that threads share none and the order of the sums is always the same.
   std::vector<float> own_dk(shape.positions * row), own_dv(shape.positions * row);
-  std::fill_n(dq, shape.positions * row, 0.0f);
+  std::fill_n(dq, shape.rows * row, 0.0f);
 #pragma omp parallel
   {
     std::vector<float> queries(size * BLOCK), douts(size * BLOCK), p(BLOCK * BLOCK), ds(BLOCK * BLOCK);
@@ -180,18 +199,17 @@ KERNEL(attention_backward) {
     for (int64_t number = 0; number < tasks; number++) {
       const Span span = spans[number / shape.heads];
       const int64_t head = number % shape.heads;
-      for (int64_t query = span.first; query < span.last; query += BLOCK) {
-        const int rows = std::min<int64_t>(BLOCK, span.last - query);
-        const int64_t first = shape.query(query, head);
-        transpose(rows, size, {q + first, row}, scale * LOG2_E, queries.data());
-        transpose(rows, size, {dout + first, row}, 1.0f, douts.data());
+      for (const Queries& block : queries_of(span, rows)) {
+        const int64_t first = shape.query(block.row, head);
+        transpose(block.count, size, {q + first, row}, scale * LOG2_E, queries.data());
+        transpose(block.count, size, {dout + first, row}, 1.0f, douts.data());
         float sum[BLOCK] = {}, delta[BLOCK] = {};  // sum(p dp) = sum(dout out), over the head's few dimensions
-        for (int i = 0; i < rows; i++) {
-          sum[i] = sums[(query + i) * shape.heads + head];
+        for (int i = 0; i < block.count; i++) {
+          sum[i] = sums[(block.row + i) * shape.heads + head];
           for (int64_t c = 0; c < size; c++) delta[i] += dout[first + i * row + c] * out[first + i * row + c];
         }
-        for (int64_t key = span.first; key < query + rows; key += BLOCK) {
-          const Square square(span, query, key, documents);
+        for (int64_t key = span.first; key < block.position + block.count; key += BLOCK) {
+          const Square square(span, block, key, documents);
           const int keys = square.keys;
           const Left k_rows{k + shape.key(key, head), key_row, 1}, v_rows{v + shape.key(key, head), key_row, 1};
           square.score(size, k_rows, queries.data(), p.data());
@@ -203,9 +221,9 @@ KERNEL(attention_backward) {
               ds[j * BLOCK + i] = p[j * BLOCK + i] * (ds[j * BLOCK + i] - delta[i]) * scale;
             }
           const int64_t own = shape.query(key, head);
-          add_product(keys, size, rows, {p.data(), BLOCK, 1}, {dout + first, row}, {own_dv.data() + own, row});
-          add_product(keys, size, rows, {ds.data(), BLOCK, 1}, {q + first, row}, {own_dk.data() + own, row});
-          add_product(rows, size, keys, {ds.data(), 1, BLOCK}, {k_rows.start, key_row}, {dq + first, row});
+          add_product(keys, size, block.count, {p.data(), BLOCK, 1}, {dout + first, row}, {own_dv.data() + own, row});
+          add_product(keys, size, block.count, {ds.data(), BLOCK, 1}, {q + first, row}, {own_dk.data() + own, row});
+          add_product(block.count, size, keys, {ds.data(), 1, BLOCK}, {k_rows.start, key_row}, {dq + first, row});
         }
       }
     }

@@ -1,40 +1,152 @@
-"""What replicas add up."""
+"""What ranks do together: one table of the collectives that are used, and the groups of a topology they are used in.
 
-from collections.abc import Sequence
+| | CPU (MindSpore's own backend over TCP: fp32, fp16) | Ascend (HCCL; NOT RUN HERE: no NPU was at hand) |
+|---|---|---|
+| all_reduce | AllReduce | AllReduce |
+| all_gather | AllGather among all ranks; in a smaller group AllReduce, with zeros for the others' | AllGather |
+| reduce_scatter | AllReduce, and a slice of it | ReduceScatter |
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import ops
+from mindspore.communication import GlobalComm, create_group, get_group_size, get_rank, init
+from numpy.typing import NDArray
 
 from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.config import ParallelConfig
+
+Function = Callable[[Any], Any]
+_slice = ops.Slice()
+_created: set[str] = set()
 
 
-class Sums:
-    """Sums over all replicas; with one, everything is its own sum."""
+@dataclass(frozen=True)
+class Collectives:
+    """Of one group of ranks, for use within compiled units; all of them call one at the same time.
 
-    def __init__(self, topology: Topology) -> None:
-        self._alone = topology.ranks == 1
-        if not self._alone:
-            all_reduce = ops.AllReduce(ops.ReduceOp.SUM)
+    Attributes:
+        size: how many they are.
+        place: this one's among them.
+    """
 
-            def reduce(*tensors):
-                return [all_reduce(tensor) for tensor in tensors]
+    size: int
+    place: int
+    all_reduce: Function  # x -> the sum of all
+    all_gather: Function  # x [n, ...] -> all of them, [size * n, ...], in the ranks' order
+    reduce_scatter: Function  # x [size * n, ...] -> this rank's part of the sum, [n, ...]
 
-            self._reduce: Any = ms.jit(reduce)
 
-    def tensors(self, group: Sequence[ms.Tensor]) -> list[ms.Tensor]:
-        """Each tensor's sum; groups of equal shapes share one compiled call."""
-        return list(group) if self._alone else list(self._reduce(*group))
+def _same(x):
+    return x
 
-    def numbers(self, *values: float) -> list[float]:
-        """Each number's sum, in fp32 between ranks."""
-        if self._alone:
+
+def collectives(ranks: range, rank: int, device: str) -> Collectives:
+    """Those of the group that holds these ranks; alone, a rank has everything already."""
+    size, place = len(ranks), ranks.index(rank)
+    if size == 1:
+        return Collectives(1, 0, _same, _same, _same)
+    everyone = size == get_group_size()
+    name = GlobalComm.WORLD_COMM_GROUP if everyone else f"ranks {ranks.start} to {ranks[-1]} by {ranks.step}"
+    if not everyone and name not in _created:
+        create_group(name, list(ranks))
+        _created.add(name)
+    all_reduce: Any = ops.AllReduce(ops.ReduceOp.SUM, name)
+    all_gather: Any = ops.AllGather(name)
+    if device == "ascend":
+        return Collectives(size, place, all_reduce, all_gather, ops.ReduceScatter(ops.ReduceOp.SUM, name))
+
+    def gather_by_sum(x):
+        before, after = place * x.shape[0], (size - place - 1) * x.shape[0]
+        parts = [x]
+        if before > 0:
+            parts = [ops.zeros((before, *x.shape[1:]), x.dtype), x]
+        if after > 0:
+            parts.append(ops.zeros((after, *x.shape[1:]), x.dtype))
+        return all_reduce(ops.concat(parts))
+
+    def reduce_scatter(x):
+        rows, rest = x.shape[0] // size, x.shape[1:]
+        return _slice(all_reduce(x), (place * rows, *(0,) * len(rest)), (rows, *rest))
+
+    return Collectives(size, place, all_reduce, all_gather if everyone else gather_by_sum, reduce_scatter)
+
+
+class Mesh:
+    """A topology with its groups, each made when it is first asked for, by all of its ranks: they run one program."""
+
+    def __init__(self, place: Topology, device: str) -> None:
+        self.place, self._device = place, device
+
+    @cached_property
+    def world(self) -> Collectives:
+        return self._among(range(self.place.ranks))
+
+    @cached_property
+    def tensor(self) -> Collectives:
+        return self._among(self.place.sharing_tensors())
+
+    @cached_property
+    def context(self) -> Collectives:
+        return self._among(self.place.sharing_positions())
+
+    @cached_property
+    def replicas(self) -> Collectives:
+        return self._among(self.place.sharing_weights())
+
+    def copies(self, count: int) -> Collectives:
+        """Of the neighbours among the tensor ranks that hold the same of a tensor."""
+        return self._among(self.place.sharing_tensors(count))
+
+    @cached_property
+    def _sum(self) -> Any:
+        all_reduce = self.world.all_reduce
+
+        def add(values):
+            return all_reduce(values)
+
+        return ms.jit(add)
+
+    @cached_property
+    def _gather(self) -> Any:
+        all_gather = self.tensor.all_gather
+
+        def gather(values):
+            return all_gather(values)
+
+        return ms.jit(gather)
+
+    def sums(self, *values: float) -> list[float]:
+        """Each number's sum over all ranks, in fp32 between them."""
+        if self.place.ranks == 1:
             return list(values)
-        (summed,) = self._reduce(ms.Tensor(np.array(values, np.float32)))
-        return summed.asnumpy().tolist()
+        return self._sum(ms.Tensor(np.array(values, np.float32))).asnumpy().tolist()
+
+    def gathered(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Values [n] of each tensor rank, [ranks, n]."""
+        every = self._gather(ms.Tensor(values))
+        return every.asnumpy().reshape(self.place.tensor, -1)
+
+    def meet(self) -> None:
+        """Return when all ranks are here."""
+        self.sums(0.0)
+
+    def _among(self, ranks: range) -> Collectives:
+        return collectives(ranks, self.place.rank, self._device)
 
 
-def meet(topology: Topology) -> None:
-    """Return when all replicas are here."""
-    Sums(topology).numbers(0.0)
+ALONE = Mesh(Topology(0), "cpu")
+
+
+def join(parallel: ParallelConfig, device: str) -> Mesh:
+    """Meet the job's other processes. Comes after the device was chosen; msrun has set the addresses."""
+    sizes: Sequence[int] = (parallel.data, parallel.tensor, parallel.context)
+    if parallel.ranks == 1:
+        return Mesh(Topology(0), device)
+    init()
+    return Mesh(Topology(get_rank(), *sizes, sequence=parallel.sequence), device)

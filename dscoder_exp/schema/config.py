@@ -153,6 +153,7 @@ class ParallelConfig:
     data: int = field(metadata=bound(ge=1))
     tensor: int = field(metadata=bound(ge=1))
     context: int = field(metadata=bound(ge=1))
+    sequence: bool  # tensor ranks share out the rows of norms and residuals, too
     ranks: int = field(metadata=bound(ge=1))  # processes that hydra/launcher msrun starts
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from dscoder_exp.console import Screen
 from dscoder_exp.data.sequences import Batch
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.collectives import meet
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.measuring import Measuring
 from dscoder_exp.tracking.run import Run
@@ -41,7 +39,6 @@ class Fitting:
         step: Step,
         measuring: Measuring,
         checkpoints: Checkpoints,
-        topology: Topology,
         run: Run,
         screen: Screen,
         *,
@@ -54,7 +51,7 @@ class Fitting:
         """
         self._config, self._model, self._step = config, model, step
         self._measuring, self._checkpoints = measuring, checkpoints
-        self._topology, self._run, self._screen = topology, run, screen
+        self._mesh, self._run, self._screen = model.mesh, run, screen
         self._recipe, self._before = recipe, before
 
     def __call__(self, batches: Iterator[Batch], steps: int) -> Throughput:
@@ -75,7 +72,7 @@ class Fitting:
         ):
             while step.done < steps:
                 result = self._take(batches, steps, signals)
-                self._run.metrics(metrics_of(result, self._topology.ranks), step.done)
+                self._run.metrics(metrics_of(result, self._mesh.place.ranks), step.done)
                 throughput.add(result)
                 speed = throughput.per_second("tokens")
                 compiled = f", {result.compile_seconds:.1f} s of compiling" if result.compile_seconds else ""
@@ -108,8 +105,8 @@ class Fitting:
         try:
             return take_step(self._step, batches, self._config, steps, stop=lambda: bool(signals))
         except NotFinite as error:
-            if self._topology.rank == 0:
+            if self._mesh.place.rank == 0:
                 directory = write_diagnosis(Path(self._config.output_dir), self._model, error, self._step.done + 1)
                 self._run.artifact(directory, "diagnosis")
-            meet(self._topology)  # all came here; the first to fail has the others stopped, whatever they are writing
+            self._mesh.meet()  # all came here; the first to fail has the others stopped, whatever they are writing
             raise

@@ -3,6 +3,7 @@
 from dscoder_exp.console import Screen, Stage
 from dscoder_exp.model.build import build
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking.run import Run
 from dscoder_exp.weights.adapter import Factors
@@ -11,11 +12,18 @@ from dscoder_exp.weights.resolve import OpenedModel
 
 
 def load_model(
-    config: Config, opened: OpenedModel, run: Run, stage: Stage, screen: Screen, factors: Factors | None = None
+    config: Config,
+    opened: OpenedModel,
+    mesh: Mesh,
+    run: Run,
+    stage: Stage,
+    screen: Screen,
+    factors: Factors | None = None,
 ) -> Llama:
     """The opened model on the device, its files checked first; what was found in them is logged.
 
     Args:
+        mesh: the ranks that it is shared with.
         factors: LoRA's, which are trained; without them an adapter is merged into the weights.
     """
     if opened.source is not None:
@@ -30,5 +38,6 @@ def load_model(
         precision=config.runtime.precision,
         adapter=None if factors else opened.adapter,
         factors=factors,
+        mesh=mesh,
         announce=screen.compiling,
     )

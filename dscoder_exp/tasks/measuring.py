@@ -9,7 +9,6 @@ from dscoder_exp.generation.answers import answer
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking.run import Run
 from dscoder_exp.training.evaluation import Evaluator
@@ -26,7 +25,6 @@ class Measuring:
         text: TextSetup,
         template: str | None,
         prepared: Prepared,
-        topology: Topology,
         run: Run,
         screen: Screen,
     ) -> None:
@@ -37,9 +35,9 @@ class Measuring:
         train = config.train
         self._model, self._text, self._run, self._screen = model, text, run, screen
         self._evaluator = Evaluator(
-            load(prepared, "eval"), topology, batch_size=train.batch_size, limit=train.max_eval_sequences
+            load(prepared, "eval"), model.mesh, batch_size=train.batch_size, limit=train.max_eval_sequences
         )
-        self._prompts = train.prompts if topology.rank == 0 else []
+        self._prompts = train.prompts if model.mesh.place.replica == 0 else []
         form = template_named(template)
         rendered = [form.render_prompt(prompt) for prompt in self._prompts]
         self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id, text.eos_token_id)
@@ -56,7 +54,7 @@ class Measuring:
         return loss
 
     def answers(self, when: str) -> list[str]:
-        """Greedy answers to `train.prompts`; on rank 0 alone, as the others have no use for them."""
+        """Greedy answers to `train.prompts`; from one replica, as the others have no use for them."""
         if not self._prompts:
             return []
         texts: list[str] = []

@@ -7,6 +7,7 @@ from dscoder_exp.generation.answers import answer
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.model.device import start_device
+from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tasks.loading import load_model
@@ -18,8 +19,10 @@ from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 
 def run(config: Config) -> float:
     """Returns the new tokens per second. The answer alone goes to stdout."""
-    predict, runtime, screen = config.predict, config.runtime, Screen(quiet=False)
+    predict, runtime = config.predict, config.runtime
     start_device(runtime.device)
+    mesh = join(config.parallel, runtime.device)
+    rank, screen = mesh.place.rank, Screen(quiet=mesh.place.rank != 0)
     opened = open_adapted(config)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
@@ -30,9 +33,9 @@ def run(config: Config) -> float:
     if room < 1:
         what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
-    with open_run(config.tracking, 0) as run:
+    with open_run(config.tracking, rank, mesh.place.ranks) as run:
         with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, run, stage, screen)
+            model = load_model(config, opened, mesh, run, stage, screen)
         result = answer(
             Engine(model),
             text.tokenizer,

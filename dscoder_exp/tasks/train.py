@@ -3,7 +3,7 @@
 from dscoder_exp.console import Screen
 from dscoder_exp.data.batches import load, train_batches
 from dscoder_exp.model.device import start_device
-from dscoder_exp.parallel.topology import join
+from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.fitting import Before, Fitting
 from dscoder_exp.tasks.loading import load_model
@@ -24,8 +24,8 @@ def run(config: Config) -> float | None:
     """Returns the eval loss after training, which a sweep can be ranked by; None without held-out rows."""
     train = config.train
     start_device(config.runtime.device)
-    topology = join(config.parallel)
-    rank, ranks = topology.rank, topology.ranks
+    mesh = join(config.parallel, config.runtime.device)
+    rank, ranks = mesh.place.rank, mesh.place.ranks
     screen = Screen(quiet=rank != 0, on_advance=beat)
     resumed = find_resumed(config)
     opened = open_adapted(config)
@@ -38,16 +38,15 @@ def run(config: Config) -> float | None:
         recipe = same_run(config, opened.config, prepared, resumed)
         with screen.stage("loading the model") as stage:
             factors = factors_of(config, opened, resumed)
-            model = load_model(config, weights_of(config, opened, resumed), run, stage, screen, factors)
+            model = load_model(config, weights_of(config, opened, resumed), mesh, run, stage, screen, factors)
         say_kernels(screen, config.runtime)
         say_trained(screen, model)
-        measuring = Measuring(config, model, text, template, prepared, topology, run, screen)
+        measuring = Measuring(config, model, text, template, prepared, run, screen)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, writes=rank == 0)
         step = Step(
             model,
             config.optim,
-            topology,
             recompute=train.recompute,
             seed=config.seed,
             resumed=resumed,
@@ -60,14 +59,13 @@ def run(config: Config) -> float | None:
             before = Before(resumed.state.loss_before, resumed.state.answers_before)
             screen.say(f"going on after step {step.done}, from {resumed.checkpoint}")
         sequences = load(prepared, "train")
-        steps = total_steps(train, len(sequences), ranks)
+        steps = total_steps(train, len(sequences), config.parallel.data)
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
             checkpoints.judge(resumed.checkpoint, measuring.eval_loss(f"after step {step.done}", step.done))
         start = step.done * train.accumulate
-        batches = train_batches(sequences, train.batch_size, rank=rank, ranks=ranks, seed=config.seed, start=start)
-        fitting = Fitting(
-            config, model, step, measuring, checkpoints, topology, run, screen, recipe=recipe, before=before
-        )
+        shares = {"rank": mesh.place.data_rank, "ranks": mesh.place.data}
+        batches = train_batches(sequences, train.batch_size, seed=config.seed, start=start, **shares)
+        fitting = Fitting(config, model, step, measuring, checkpoints, run, screen, recipe=recipe, before=before)
         throughput = fitting(batches, steps)
         loss, answers = measuring.eval_loss("after", steps), measuring.answers("after")
         with screen.stage("saving the checkpoint"):

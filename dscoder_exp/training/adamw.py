@@ -1,4 +1,7 @@
-"""AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), a group of weights at a time, in place."""
+"""AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), a group of weights at a time, in place.
+
+Where replicas share the weights out, of this rank's slices.
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +18,7 @@ from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import read_moments
 from dscoder_exp.training.update import Numbers, arithmetic_for
+from dscoder_exp.training.zero import Zero
 
 T = TypeVar("T")
 
@@ -22,16 +26,16 @@ T = TypeVar("T")
 class AdamW:
     """PyTorch's AdamW: bias-corrected, decay times the learning rate, moments in fp32."""
 
-    def __init__(self, model: Llama, optim: OptimConfig, resumed: Resumed | None = None) -> None:
+    def __init__(self, model: Llama, zero: Zero, optim: OptimConfig, resumed: Resumed | None = None) -> None:
         """
         Args:
-            model: what is trained of it is what `step` writes to.
+            zero: what is trained of the model is what `step` writes to.
             resumed: steps were taken before, and left moments; None: none were.
         """
-        self._groups, self._names = model.trained, flat(model.trained_names)
-        self._optim = optim
-        moments = np.empty((2, sum(weight.size for weight in flat(model.trained))), np.float32)
-        first, second = (_cut(row, model.trained) for row in moments)
+        self._names = flat(zero.names)
+        self._model, self._zero, self._optim = model, zero, optim
+        moments = np.empty((2, sum(weight.size for weight in flat(zero.weights))), np.float32)
+        first, second = (_cut(row, zero.weights) for row in moments)
         # Memory that is new to a process costs it up to 3 s a GB; that passes while the model is measured.
         if resumed is None:
             fill = partial(moments.fill, 0)
@@ -40,6 +44,7 @@ class AdamW:
         self._filling = ThreadPoolExecutor(1, "moments").submit(fill)
         self._first, self._second = (_tensors(arrays) for arrays in (first, second))
         self._arithmetic = arithmetic_for(optim, model.units)
+        self._decayed = [[matrix or optim.decay_norms for matrix in group] for group in zero.matrices]
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
     def moments(self) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
@@ -49,15 +54,21 @@ class AdamW:
             yield name, [moment.asnumpy() for moment in pair]
 
     def norm(self, gradients: Sequence[Sequence[ms.Tensor]]) -> float:
-        """The global L2 norm over all groups."""
-        return math.sqrt(self._arithmetic.sum_of_squares(gradients))
+        """The global L2 norm over all groups and ranks; what several ranks hold counts once."""
+        counted = [
+            [gradient for gradient, counts in zip(*pair, strict=True) if counts]
+            for pair in zip(gradients, self._zero.counted, strict=True)
+        ]
+        (total,) = self._model.mesh.sums(self._arithmetic.sum_of_squares([group for group in counted if group]))
+        return math.sqrt(total)
 
     def step(self, gradients: Sequence[Sequence[ms.Tensor]], lr: float, scale: float) -> None:
         """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
         self._filling.result()
         self.steps += 1
         numbers = Numbers.of(self._optim, self.steps, lr, scale)
-        self._arithmetic.update(numbers, self._groups, self._first, self._second, gradients)
+        self._arithmetic.update(numbers, self._decayed, self._zero.weights, self._first, self._second, gradients)
+        self._zero.gather()
 
 
 def flat(groups: Iterable[Iterable[T]]) -> list[T]:

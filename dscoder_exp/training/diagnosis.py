@@ -1,10 +1,8 @@
 """What is known of a run that could not go on, because its numbers were none."""
 
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-import mindspore as ms
 import numpy as np
 
 from dscoder_exp.data.sequences import FIELDS
@@ -27,16 +25,15 @@ def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int)
     values = {
         "step": step,
         "error": str(error),
-        "weights_not_finite": _not_finite(model.names, model.groups),
-        "gradients_not_finite": _not_finite(model.trained_names, error.gradients),
+        "weights_not_finite": [
+            name
+            for name, tensor in zip(chain(*model.names), chain(*model.groups), strict=True)
+            if not np.isfinite(tensor.asnumpy()).all()
+        ],
+        "gradients_not_finite": error.gradients,
     }
     write_json(directory / "numbers.json", values)
     for number, batch in enumerate(error.batches):
         np.savez_compressed(directory / f"batch-{number}.npz", **{field: getattr(batch, field) for field in FIELDS})
     error.args = (f"{error}; see {directory}",)
     return directory
-
-
-def _not_finite(names: Iterable[Iterable[str]], groups: Iterable[Iterable[ms.Tensor]]) -> list[str]:
-    named = zip(chain(*names), chain(*groups), strict=True)
-    return [name for name, tensor in named if not np.isfinite(tensor.asnumpy()).all()]

@@ -5,35 +5,34 @@ from collections.abc import Callable
 
 from dscoder_exp.data.batches import Sequences, eval_batches
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.collectives import Sums
-from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.parallel.collectives import Mesh
 
 
 class Evaluator:
     """Measures the same sequences each time, each counted once over all ranks."""
 
-    def __init__(self, sequences: Sequences, topology: Topology, *, batch_size: int, limit: int | None) -> None:
+    def __init__(self, sequences: Sequences, mesh: Mesh, *, batch_size: int, limit: int | None) -> None:
         """
         Args:
             limit: only the first so many sequences; None: all.
         """
-        self._sequences, self._topology = sequences, topology
+        self._sequences, self._mesh = sequences, mesh
         self._batch_size, self._limit = batch_size, limit
-        self._sums = Sums(topology)
 
     @property
     def batches(self) -> int:
-        """Batches that each rank takes."""
+        """Batches that each data rank takes."""
         count = min(len(self._sequences), self._limit or len(self._sequences))
-        return math.ceil(count / (self._batch_size * self._topology.ranks))
+        return math.ceil(count / (self._batch_size * self._mesh.place.data))
 
     def __call__(self, model: Llama, on_batch: Callable[[], None] = lambda: None) -> float:
         """Mean negative log-likelihood of the counted tokens, nats."""
-        rank, ranks = self._topology.rank, self._topology.ranks
-        loss, tokens = 0.0, 0
-        for batch in eval_batches(self._sequences, self._batch_size, rank=rank, ranks=ranks, limit=self._limit):
+        place, loss, tokens = self._mesh.place, 0.0, 0
+        shares = {"rank": place.data_rank, "ranks": place.data}
+        for batch in eval_batches(self._sequences, self._batch_size, limit=self._limit, **shares):
             loss += model.loss_sum(model.inputs(batch.ids, batch.positions, batch.documents), batch.labels)
             tokens += batch.loss_tokens
             on_batch()
-        loss, counted = self._sums.numbers(loss, tokens)
+        own = loss if place.tensor_rank == 0 else 0.0, tokens if place.counts else 0
+        loss, counted = self._mesh.sums(*own)
         return loss / counted

@@ -1,5 +1,6 @@
 """Backpropagation over the model's units."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,22 +23,21 @@ class Gradients:
 
     Attributes:
         factor: fp32 scalar.
-        first, last: of the model's two ends; empty where they are frozen.
-        blocks: one group a block, empty until a batch has reached it.
+        groups: as the model's trained groups; a block's is empty until a batch has reached it.
+        ends: whether the first and the last are those of the model's two ends, or all are blocks'.
         loss: summed, nats.
     """
 
     factor: ms.Tensor
-    first: list[ms.Tensor]
-    blocks: list[list[ms.Tensor]]
-    last: list[ms.Tensor]
+    groups: list[list[ms.Tensor]]
+    ends: bool
     loss: float = 0.0
     loss_tokens: int = 0
 
-    @property
-    def groups(self) -> list[list[ms.Tensor]]:
-        """As the model's trained groups."""
-        return [group for group in (self.first, *self.blocks, self.last) if group]
+    def take(self, number: int) -> list[ms.Tensor]:
+        """One of the model's trained groups, which is held here no longer."""
+        taken, self.groups[number] = self.groups[number], []
+        return taken
 
 
 class Backpropagation:
@@ -56,36 +56,51 @@ class Backpropagation:
     def start(self, factor: float = 1.0) -> Gradients:
         """Zeros for the two ends of the model, which are added to in place; a block's gradients come whole."""
         model = self._model
-        ends = ([], []) if model.lora else (model.groups[0], model.groups[-1])
-        first, last = ([mint.zeros(tensor.shape, dtype=ms.float32) for tensor in group] for group in ends)
-        return Gradients(ms.Tensor(np.float32(factor)), first, [[] for _ in model.blocks], last)
+        groups: list[list[ms.Tensor]] = [[] for _ in model.trained]
+        for end in (0, -1) if model.lora is None else ():
+            groups[end] = [mint.zeros(tensor.shape, dtype=ms.float32) for tensor in model.trained[end]]
+        return Gradients(ms.Tensor(np.float32(factor)), groups, ends=model.lora is None)
 
-    def add(self, total: Gradients, batch: Batch, key: tuple[int, ...] = ()) -> None:
-        """Add the gradients of the batch's summed loss to `total`.
+    def add(
+        self,
+        total: Gradients,
+        batch: Batch,
+        key: tuple[int, ...] = (),
+        on_group: Callable[[int], None] = lambda number: None,
+    ) -> None:
+        """Add the gradients of the batch's summed loss to `total`; where ranks share it, of this rank's part.
 
         Args:
             key: what the dropout of LoRA's inputs follows from; see Dropout.
+            on_group: called with the number of each of the model's trained groups, once all of it is added.
         """
         model, units = self._model, self._model.units
         inputs = model.inputs(batch.ids, batch.positions, batch.documents)
         dropout = Dropout(model, key)
         entering, saved, x = self._forward(inputs, dropout)
-        dx = mint.zeros(x.shape, dtype=x.dtype)
-        of_head = [*total.last, *total.first] if model.config.tie_word_embeddings else total.last
+        dx, before = mint.zeros(x.shape, dtype=x.dtype), int(total.ends)
+        first, last = (total.groups[0], total.groups[-1]) if total.ends else ([], [])
+        of_head = [*last, *first] if model.config.tie_word_embeddings else last
         losses = [
             units.loss_backward(x, c.rows, c.labels, c.counts, total.factor, model.norm, model.head, dx, *of_head)
-            for c in chunks_of(batch.labels)
+            for c in chunks_of(model.own_positions(batch.labels))
         ]
+        dx = units.own_rows(dx)
+        if total.ends:
+            on_group(before + len(model.blocks))
         for layer in reversed(range(len(model.blocks))):
             x = entering.pop()
-            tensors = [*model.blocks[layer], *dropout.masks(layer, x.shape[0])]
+            tensors = [*model.blocks[layer], *dropout.masks(layer, len(inputs.ids))]
             dx, *gradients = self._backward(dx, x, inputs.cos, inputs.sin, inputs.mask, *tensors, *saved.pop())
-            if total.blocks[layer]:
-                self._add_group(*total.blocks[layer], *gradients)
+            number = before + layer
+            if total.groups[number]:
+                self._add_group(*total.groups[number], *gradients)
             else:
-                total.blocks[layer] = gradients
-        if total.first:
-            units.embed_backward(dx, inputs.ids, *total.first)
+                total.groups[number] = gradients
+            on_group(number)
+        if total.ends:
+            units.embed_backward(dx, inputs.ids, *first)
+            on_group(0)
         total.loss += float(sum(loss.asnumpy() for loss in losses))
         total.loss_tokens += batch.loss_tokens
 
@@ -99,10 +114,10 @@ class Backpropagation:
         x = model.units.embed(inputs.ids, model.embedding)
         for layer, block in enumerate(model.blocks):
             entering.append(x)
-            tensors = [*block, *dropout.masks(layer, x.shape[0])]
+            tensors = [*block, *dropout.masks(layer, len(inputs.ids))]
             x, *kept = model.units.training_forward(x, inputs.cos, inputs.sin, inputs.mask, *tensors)
             saved.append(tuple(kept[: self._saved]))
-        return entering, saved, x
+        return entering, saved, model.units.all_rows(x)
 
 
 def _add_pairs(*tensors):

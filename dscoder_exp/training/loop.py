@@ -11,11 +11,15 @@ from dscoder_exp.training.schedule import learning_rate
 from dscoder_exp.training.step import Step, StepResult
 
 
-def total_steps(train: TrainConfig, sequences: int, ranks: int) -> int:
-    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes."""
+def total_steps(train: TrainConfig, sequences: int, data: int) -> int:
+    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes.
+
+    Args:
+        data: data-parallel ranks.
+    """
     if train.max_steps is not None:
         return train.max_steps
-    return max(1, math.ceil(train.epochs * sequences / (train.batch_size * train.accumulate * ranks)))
+    return max(1, math.ceil(train.epochs * sequences / (train.batch_size * train.accumulate * data)))
 
 
 def take_step(step: Step, batches: Iterator[Batch], config: Config, steps: int, stop: Callable[[], bool]) -> StepResult:

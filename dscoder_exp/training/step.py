@@ -9,13 +9,12 @@ import mindspore as ms
 
 from dscoder_exp.data.sequences import Batch
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.collectives import Sums
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.adamw import AdamW
-from dscoder_exp.training.gradients import Backpropagation
+from dscoder_exp.training.gradients import Backpropagation, Gradients
 from dscoder_exp.training.loss_scale import LossScale
 from dscoder_exp.training.resume import Resumed
+from dscoder_exp.training.zero import Zero
 
 MOST_IN_A_ROW = 3
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -42,11 +41,11 @@ class NotFinite(FloatingPointError):
     """Too many steps in a row whose loss or gradient is no number.
 
     Attributes:
-        gradients: of the last one, in the model's groups.
+        gradients: names of the tensors whose gradient, in the last one, holds NaN or infinity on any rank.
         batches: this rank's micro batches of it.
     """
 
-    def __init__(self, what: str, gradients: Sequence[Sequence[ms.Tensor]], batches: Sequence[Batch]) -> None:
+    def __init__(self, what: str, gradients: Sequence[str], batches: Sequence[Batch]) -> None:
         super().__init__(f"{what}: lower optim.lr, or look at the data")
         self.gradients, self.batches = gradients, batches
 
@@ -64,7 +63,6 @@ class Step:
         self,
         model: Llama,
         optim: OptimConfig,
-        topology: Topology,
         *,
         recompute: str,
         seed: int = 0,
@@ -78,19 +76,19 @@ class Step:
             before_update: called before weights and moments change; until it returns, others may read them.
         """
         self._backpropagation = Backpropagation(model, recompute)
-        self.adamw = AdamW(model, optim, resumed)
+        self._zero = Zero(model)
+        self.adamw = AdamW(model, self._zero, optim, resumed)
         self.loss_scale = LossScale(model.precision, resumed and resumed.state.loss_scale)
         self._clip_norm = optim.clip_norm
         self._before_update = before_update
-        self._seed, self._rank = seed, topology.rank
-        self._sums, self._units = Sums(topology), model.units
+        self._seed, self._mesh, self._units = seed, model.mesh, model.units
         self.done, self.skipped = (resumed.state.step, resumed.state.skipped) if resumed else (0, 0)
         self._in_a_row = 0
 
     def __call__(self, batches: Sequence[Batch], lr: float, *, stop: Callable[[], bool] = lambda: False) -> StepResult:
         """
         Args:
-            batches: this rank's micro batches; each token counts alike, whichever batch it is in.
+            batches: this data rank's micro batches; each token counts alike, whichever batch it is in.
             stop: whether this process was asked to stop.
 
         Raises:
@@ -102,13 +100,11 @@ class Step:
         tokens = sum(batch.ids.size for batch in batches)
         scale = self.loss_scale.value
         factor = self.loss_scale.factor(tokens)
-        total = self._backpropagation.start(factor)
-        for number, batch in enumerate(batches):
-            self._backpropagation.add(total, batch, (self._seed, self.done, number, self._rank))
-        gradients = [self._sums.tensors(group) for group in total.groups]
-        useful = sum(batch.useful_tokens for batch in batches)
-        own = (total.loss, total.loss_tokens, tokens, useful, float(stop()))
-        loss, counted, tokens, useful, asked = self._sums.numbers(*own)
+        total, gradients = self._gradients(batches, factor)
+        useful, place = sum(batch.useful_tokens for batch in batches), self._mesh.place
+        counts = (total.loss_tokens, tokens, useful) if place.counts else (0, 0, 0)
+        own_loss = total.loss if place.tensor_rank == 0 else 0.0
+        loss, counted, tokens, useful, asked = self._mesh.sums(own_loss, *counts, float(stop()))
         factor *= counted
         norm = self.adamw.norm(gradients) / factor
         if math.isfinite(loss) and math.isfinite(norm):
@@ -123,7 +119,7 @@ class Step:
             self._in_a_row += 1
             if self._in_a_row == MOST_IN_A_ROW:
                 what = f"loss {loss / counted}, gradient norm {norm} in {MOST_IN_A_ROW} steps in a row"
-                raise NotFinite(what, gradients, batches)
+                raise NotFinite(what, self._zero.not_finite(gradients), batches)
             self.skipped += 1
             loss = math.nan  # where only the gradient was lost, it is no number to believe either
         self.done += 1
@@ -131,3 +127,16 @@ class Step:
         seconds = time.perf_counter() - started - compiling
         counts = int(tokens), int(useful), int(counted)
         return StepResult(loss / counted, norm, lr, seconds, compiling, *counts, self.skipped, scale, stop=asked > 0)
+
+    def _gradients(self, batches: Sequence[Batch], factor: float) -> tuple[Gradients, list[list[ms.Tensor]]]:
+        """Of all micro batches, summed over ranks: this rank's pieces. A group's sum begins as soon as it can."""
+        total, own = self._backpropagation.start(factor), {}
+
+        def share_out(number: int) -> None:
+            own[number] = self._zero.scatter(number, total.take(number))
+
+        place = self._mesh.place
+        for number, batch in enumerate(batches):
+            last = {"on_group": share_out} if number == len(batches) - 1 else {}
+            self._backpropagation.add(total, batch, (self._seed, self.done, number, place.replica), **last)
+        return total, [own[number] for number in range(len(own))]

@@ -23,6 +23,7 @@ _half_square: Any = ops.L2Loss()
 
 Group = Sequence[ms.Tensor]
 Groups = Sequence[Group]
+Decayed = Sequence[Sequence[bool]]
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class Arithmetic:
     """
     Attributes:
         sum_of_squares: of all gradients.
-        update: (numbers, weights, first moments, second moments, gradients); writes to all but the last.
+        update: (numbers, which weights decay, weights, first moments, second moments, gradients); writes to the three
+            before the last.
     """
 
     sum_of_squares: Callable[[Groups], float]
-    update: Callable[[Numbers, Groups, Groups, Groups, Groups], None]
+    update: Callable[[Numbers, Decayed, Groups, Groups, Groups, Groups], None]
 
 
 def arithmetic_for(optim: OptimConfig, units: Units) -> Arithmetic:
@@ -75,8 +77,8 @@ def _in_cpp(optim: OptimConfig, path: Path) -> Arithmetic:
     def sum_of_squares(gradients: Groups) -> float:
         return functions.sum_of_squares(*_sizes(gradients), _addresses(gradients))
 
-    def update(numbers: Numbers, *tensors: Groups) -> None:
-        decays = [numbers.lr * numbers.decay * _decayed(weight, optim) for group in tensors[0] for weight in group]
+    def update(numbers: Numbers, decayed: Decayed, *tensors: Groups) -> None:
+        decays = [numbers.lr * numbers.decay * decays for group in decayed for decays in group]
         values = (ctypes.c_float(value) for value in (numbers.lr, numbers.eps, numbers.scale, *optim.betas))
         arrays = (_addresses(groups) for groups in tensors)
         functions.adamw(*_sizes(tensors[0]), (ctypes.c_float * len(decays))(*decays), *arrays, *values)
@@ -98,14 +100,14 @@ def _addresses(groups: Groups) -> Any:
 def _with_operators(optim: OptimConfig, units: Units) -> Arithmetic:
     beta1, beta2 = optim.betas
 
-    def adamw(lr, eps, decay, scale, *tensors):
-        """tensors: weights, first moments, second moments, gradients: four runs of equal length."""
-        count = len(tensors) // 4
+    def adamw(lr, eps, scale, *decays_and_tensors):
+        """Each weight's decay, then weights, first moments, second moments, gradients: five runs of equal length."""
+        count = len(decays_and_tensors) // 5
+        decays, tensors = decays_and_tensors[:count], decays_and_tensors[count:]
         for i in range(count):
             weight, first, second = tensors[i], tensors[count + i], tensors[2 * count + i]
             gradient = tensors[3 * count + i] * scale
-            own_decay = decay if _decayed(weight, optim) else 0.0
-            _adam(weight, first, second, lr, beta1, beta2, eps, own_decay, gradient)
+            _adam(weight, first, second, lr, beta1, beta2, eps, decays[i], gradient)
         return lr
 
     def squares(*tensors):
@@ -119,14 +121,10 @@ def _with_operators(optim: OptimConfig, units: Units) -> Arithmetic:
     def sum_of_squares(gradients: Groups) -> float:
         return sum(float(squares_unit(*group).asnumpy()) for group in gradients)
 
-    def update(numbers: Numbers, *tensors: Groups) -> None:
-        values = [ms.Tensor(np.float32(value)) for value in astuple(numbers)]
-        for groups in zip(*tensors, strict=True):
-            adamw_unit(*values, *(tensor for group in groups for tensor in group))
+    def update(numbers: Numbers, decayed: Decayed, *tensors: Groups) -> None:
+        lr, eps, decay, scale, none = (ms.Tensor(np.float32(value)) for value in (*astuple(numbers), 0))
+        for own, *groups in zip(decayed, *tensors, strict=True):
+            decays = [decay if decays else none for decays in own]
+            adamw_unit(lr, eps, scale, *decays, *(tensor for group in groups for tensor in group))
 
     return Arithmetic(sum_of_squares, update)
-
-
-def _decayed(weight: Any, optim: OptimConfig) -> bool:
-    """Whether this weight is: matrices are, norms where they are asked for."""
-    return optim.decay_norms or len(weight.shape) > 1

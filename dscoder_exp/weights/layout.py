@@ -1,10 +1,16 @@
-"""How a checkpoint's tensors are cut over tensor-parallel ranks (Megatron-LM's rule, arXiv:1909.08053).
+"""How tensors are cut over tensor-parallel ranks (Megatron-LM's rule, arXiv:1909.08053): in files, and in a model.
 
 A projection into heads or into the MLP is cut by its outputs, the one back by its inputs, the two tables by their
-vocabulary. Norms are kept whole, and so is a tensor whose axis N doesn't divide: both lie with rank 0.
+vocabulary. Norms are kept whole.
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dscoder_exp.schema.llama import LlamaConfig
 
 OUTPUTS, INPUTS = 0, 1
 AXES = {
@@ -18,6 +24,7 @@ AXES = {
     "up_proj": OUTPUTS,
     "down_proj": INPUTS,
 }
+OF_KEYS = ("k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
@@ -32,13 +39,62 @@ class Cut:
     def slice_shape(self) -> tuple[int, ...]:
         return tuple(size // self.ways if axis == self.axis else size for axis, size in enumerate(self.shape))
 
+    def slice_of(self, rank: int) -> tuple[slice, ...]:
+        """Where a rank's slice lies in the whole; all of it lies with each rank, where it isn't cut."""
+        return tuple(
+            slice(rank * size, (rank + 1) * size) if axis == self.axis else slice(None)
+            for axis, size in enumerate(self.slice_shape)
+        )
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a tensor-parallel rank holds of a tensor while it computes: `slice_of` the whole, as `copies` ranks do."""
+
+    slices: tuple[slice, ...]
+    copies: int
+
+    def of(self, whole: np.ndarray) -> np.ndarray:
+        """An array of its own, unless it is all of it."""
+        return whole if whole[self.slices].shape == whole.shape else np.ascontiguousarray(whole[self.slices])
+
 
 def cut_of(name: str, shape: tuple[int, ...], ways: int) -> Cut:
-    """How the tensor of this name is cut N ways."""
-    axis = AXES.get(name.split(".")[-2])
+    """How the tensor of this name is cut N ways. One whose axis N doesn't divide is whole."""
+    *_, module, last, _ = ("", *name.split("."))
+    axis = AXES.get(module if last.startswith("lora_") else last)
+    if (last, axis) in (("lora_A", OUTPUTS), ("lora_B", INPUTS)):
+        axis = None  # the matrix's cut side isn't this factor's
     if ways == 1 or axis is None or shape[axis] % ways:
         return Cut(shape, None, 1)
     return Cut(shape, axis, ways)
+
+
+def held(name: str, shape: tuple[int, ...], config: LlamaConfig, rank: int, ways: int) -> Held:
+    """A rank's part; where key heads are fewer than ranks, neighbours hold the same one."""
+    heads = config.num_key_value_heads
+    own_ways = min(ways, heads) if any(f".{module}." in name for module in OF_KEYS) else ways
+    cut = cut_of(name, shape, own_ways)
+    return Held(cut.slice_of(rank * own_ways // ways), ways // cut.ways)
+
+
+def rank_config(config: LlamaConfig, ways: int) -> LlamaConfig:
+    """The shape of what one of N ranks computes."""
+    return replace(
+        config,
+        vocab_size=config.vocab_size // ways,
+        intermediate_size=config.intermediate_size // ways,
+        num_attention_heads=config.num_attention_heads // ways,
+        num_key_value_heads=max(1, config.num_key_value_heads // ways),
+    )
+
+
+def uneven(config: LlamaConfig, ways: int) -> list[str]:
+    """Sizes of a model that can't be shared out over N ranks, in words; empty: it can be."""
+    names = ("vocab_size", "intermediate_size", "num_attention_heads")
+    found = [f"{name} {getattr(config, name)}" for name in names if getattr(config, name) % ways]
+    heads = config.num_key_value_heads
+    return [*found, f"num_key_value_heads {heads}"] if heads % ways and ways % heads else found
 
 
 def file_name(rank: int, ways: int) -> str:

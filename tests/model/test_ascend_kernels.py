@@ -37,19 +37,32 @@ def stand_in(name, compute):
     return StandIn
 
 
-def documents_of(q_ends, kv_ends):
-    """TND's cumulative lengths back as documents [1, N]; documents of no length at the end change nothing."""
-    assert q_ends.dtype == ms.int64
-    assert q_ends.shape == (ascend.COUNT,)
-    ends = q_ends.asnumpy()
-    np.testing.assert_array_equal(ends, kv_ends.asnumpy())
-    assert ends[-1] == BATCH * LENGTH
-    return np.searchsorted(ends, np.arange(BATCH * LENGTH), side="right").astype(np.int32)[None]
+def places_of(a):
+    """TND's cumulative lengths back as documents of the keys [1, N], and where among them each query lies.
+
+    A document's last query sees its last key, the one before one fewer. Documents of no length change nothing.
+    """
+    q_ends, kv_ends = a["actual_seq_qlen"], a["actual_seq_kvlen"]
+    assert q_ends.dtype == kv_ends.dtype == ms.int64
+    assert q_ends.shape == kv_ends.shape == (ascend.COUNT,)
+    q_ends, kv_ends = q_ends.asnumpy(), kv_ends.asnumpy()
+    assert (q_ends[-1], kv_ends[-1]) == (a["query"].shape[0], BATCH * LENGTH)
+    documents = np.searchsorted(kv_ends, np.arange(BATCH * LENGTH), side="right").astype(np.int32)[None]
+    counts = np.diff(q_ends, prepend=0)
+    places = [np.arange(end - count, end) for end, count in zip(kv_ends, counts, strict=True)]
+    return documents, ms.Tensor(np.concatenate(places).astype(np.int32))
+
+
+def spread(x, places):
+    """Rows of queries where their keys lie, [1, N, heads, d]."""
+    rows = np.zeros((BATCH * LENGTH, *x.shape[1:]), np.float32)
+    rows[places.asnumpy()] = x.asnumpy()
+    return ms.Tensor(rows[None])
 
 
 def checked(options, mask):
     """What the mode needs: FlashAttentionScore's documentation on TND."""
-    assert (options["input_layout"], options["sparse_mode"], options["next_tokens"]) == ("TND", 2, 0)
+    assert (options["input_layout"], options["sparse_mode"], options["next_tokens"]) == ("TND", 3, 0)
     assert options["pre_tokens"] >= LENGTH
     assert options["head_num"] == HEADS
     assert options["scale_value"] == SIZE**-0.5
@@ -59,20 +72,22 @@ def checked(options, mask):
 
 def flash(options, a):
     checked(options, a["attn_mask"])
-    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]), HEADS)
-    q, k, v = (a[name].expand_dims(0) for name in ("query", "key", "value"))
-    out, (probabilities,) = cpu.attention(q, k, v, mask)
+    documents, places = places_of(a)
+    mask, (k, v) = cpu.attention_mask(documents, HEADS), (a[name].expand_dims(0) for name in ("key", "value"))
+    out, (probabilities,) = cpu.attention(spread(a["query"], places), k, v, mask)
+    out = out.reshape(-1, HEADS, SIZE)[places]
     return probabilities, tensor(1), None, out.reshape(a["query"].shape)  # the first two are only handed on
 
 
 def flash_grad(options, a):
     checked(options, a["atten_mask"])
-    mask = cpu.attention_mask(documents_of(a["actual_seq_qlen"], a["actual_seq_kvlen"]), HEADS)
+    documents, places = places_of(a)
     assert a["attention_in"].shape == a["dy"].shape == a["query"].shape
-    q, k, v = (a[name].expand_dims(0) for name in ("query", "key", "value"))
-    dy, out = (a[name].reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
-    gradients = cpu.attention_backward(dy, out, q, k, v, mask, (a["softmax_max"],))
-    return *(gradient[0] for gradient in gradients), None
+    mask, (k, v) = cpu.attention_mask(documents, HEADS), (a[name].expand_dims(0) for name in ("key", "value"))
+    dy, out = (spread(a[name], places).reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
+    q = spread(a["query"], places)
+    dq, dk, dv = cpu.attention_backward(dy, out, q, k, v, mask, (a["softmax_max"],))
+    return dq[0][places], dk[0], dv[0], None
 
 
 @pytest.fixture
@@ -131,3 +146,27 @@ def test_attention_over_packed_documents(column):
     assert_same(out, expected)
     gradients = column.attention_backward(dout, out, q, k, v, ends, kept)
     assert_same(gradients, cpu.attention_backward(dout, expected, q, k, v, mask, kept_there))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_attention_of_context_ranks(column, ranks):
+    """Each has its positions' queries and the keys of all; outputs follow one another, gradients of keys add up."""
+    q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    documents = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)
+    dout = tensor(BATCH, LENGTH, HEADS, SIZE)
+    mask = cpu.attention_mask(documents, HEADS)
+    expected, kept = cpu.attention(q, k, v, mask)
+    gradients = cpu.attention_backward(dout.reshape(BATCH * LENGTH, -1), expected, q, k, v, mask, kept)
+    outs, dqs, sums = [], [], [0, 0]
+    for rank in range(ranks):
+        own, ends = (
+            slice(rank * LENGTH // ranks, (rank + 1) * LENGTH // ranks),
+            column.attention_mask(documents, HEADS, rank, ranks),
+        )
+        out, kept_here = column.attention(q[:, own], k, v, ends)
+        dq, dk, dv = column.attention_backward(dout[:, own].reshape(out.shape), out, q[:, own], k, v, ends, kept_here)
+        outs.append(out.reshape(BATCH, LENGTH // ranks, -1))
+        dqs.append(dq)
+        sums = [sums[0] + dk, sums[1] + dv]
+    assert_same(ops.concat(outs, 1).reshape(expected.shape), expected)
+    assert_same((ops.concat(dqs, 1), *sums), gradients)

@@ -44,14 +44,13 @@ def logits_of(model, ids: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_curve(folder, tmp_path):
     from dscoder_exp import load
-    from dscoder_exp.parallel.topology import Topology
     from dscoder_exp.training.step import Step
     from dscoder_exp.weights.adapter import TELLING, read_adapter, sha256_of
     from dscoder_exp.weights.adapter_checkpoint import save_adapter
 
     curve = arrays(folder, "curve.npz")
     model, adapter, hyper = adapted(folder)
-    step = Step(model, optim_of(hyper | {"no_decay_on_1d": True}), Topology(0, 1), recompute="none")
+    step = Step(model, optim_of(hyper | {"no_decay_on_1d": True}), recompute="none")
     frozen = {name: model.weight(name).asnumpy().copy() for group in model.names for name in group}
     for number in range(hyper["steps"]):
         batches = [whole_batch(ids.astype(np.int32)) for ids in curve["batches"][number]]

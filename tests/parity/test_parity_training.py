@@ -44,14 +44,13 @@ def whole_batch(ids):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_curve(folder):
-    from dscoder_exp.parallel.topology import Topology
     from dscoder_exp.training.schedule import learning_rate
     from dscoder_exp.training.step import Step
 
     curve = arrays(folder, "curve.npz")
     model, hyper = initial_model(folder)
     optim, steps = optim_of(hyper), hyper["steps"]
-    step = Step(model, optim, Topology(0, 1), recompute="none")
+    step = Step(model, optim, recompute="none")
     for number in range(1, steps + 1):
         batches = [whole_batch(ids.astype(np.int32)) for ids in curve["batches"][number - 1]]
         lr = learning_rate(optim, number, steps)

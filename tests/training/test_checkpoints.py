@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from dscoder_exp.app import config_directory
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import Config
 from dscoder_exp.training import checkpoints as module
@@ -44,7 +43,7 @@ class Training:
         self.model = fresh_model()
         self.checkpoints = Checkpoints(config, Tokenizer(BPE()), None, {}, None, writes=True)
         self._before_update = before_update
-        self.step = Step(self.model, optim(), Topology(0, 1), recompute="none", before_update=self._wait)
+        self.step = Step(self.model, optim(), recompute="none", before_update=self._wait)
         self.step([sequences(1)], 1e-3)  # so that there are moments
 
     def _wait(self) -> None:

@@ -7,7 +7,6 @@ import pytest
 from test_schedule import optim
 from test_step import sequences
 
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.training.loss_scale import FIRST, WINDOW, LossScale
 from dscoder_exp.training.step import Step
 
@@ -41,7 +40,7 @@ def step_in(precision):
     from dscoder_exp import load
 
     model = load(str(REFERENCE), precision).model
-    return Step(model, optim(clip_norm=1.0), Topology(0, 1), recompute="none"), model
+    return Step(model, optim(clip_norm=1.0), recompute="none"), model
 
 
 def test_fp16_trains_as_fp32():

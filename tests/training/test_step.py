@@ -8,7 +8,6 @@ import pytest
 from test_schedule import optim
 
 from dscoder_exp.data.sequences import NOT_COUNTED, Batch
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.step import NotFinite, Step
 
@@ -42,10 +41,8 @@ def test_micro_batches_of_unequal_counts_equal_one_batch():
     batch = sequences(4)
     batch.labels[2:, 5:] = NOT_COUNTED
     whole, parts = fresh_model(), fresh_model()
-    one = Step(whole, optim(), Topology(0, 1), recompute="none")([batch], 1e-3)
-    two = Step(parts, optim(), Topology(0, 1), recompute="none")(
-        [part(batch, slice(2)), part(batch, slice(2, 4))], 1e-3
-    )
+    one = Step(whole, optim(), recompute="none")([batch], 1e-3)
+    two = Step(parts, optim(), recompute="none")([part(batch, slice(2)), part(batch, slice(2, 4))], 1e-3)
     assert two.loss == pytest.approx(one.loss, rel=1e-6)
     assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
     assert (two.tokens, two.loss_tokens) == (one.tokens, one.loss_tokens)
@@ -58,7 +55,7 @@ def test_clipping_scales_the_gradient_to_the_limit():
     """AdamW's first step hides a gradient's scale, so the moments are looked at: (1 - beta1) * gradient."""
     steps = {}
     for clip in (None, 0.5):
-        step = Step(fresh_model(), optim(clip_norm=clip), Topology(0, 1), recompute="none")
+        step = Step(fresh_model(), optim(clip_norm=clip), recompute="none")
         result = step([sequences(2)], 1e-3)
         moments = [first for _, (first, _) in step.adamw.moments()]
         steps[clip] = result.grad_norm, np.sqrt(sum((m.astype(np.float64) ** 2).sum() for m in moments)) / 0.1
@@ -71,14 +68,14 @@ def test_padding_counts_as_positions_only():
     batch = sequences(2)
     batch.documents[:, 40:] = -1
     batch.labels[:, 39:] = NOT_COUNTED
-    result = Step(fresh_model(), optim(), Topology(0, 1), recompute="full")([batch], 1e-3)
+    result = Step(fresh_model(), optim(), recompute="full")([batch], 1e-3)
     assert (result.tokens, result.useful_tokens) == (96, 80)
     assert result.loss_tokens == (batch.labels != NOT_COUNTED).sum()
 
 
 def test_a_step_whose_loss_is_not_a_number_changes_nothing_and_the_third_in_a_row_stops(tmp_path):
     model = fresh_model()
-    step = Step(model, optim(), Topology(0, 1), recompute="none")
+    step = Step(model, optim(), recompute="none")
     whole = model.norm.asnumpy().copy()
     results = []
     for broken in (True, True, False, True, True):  # never three in a row

@@ -7,6 +7,7 @@ from test_schedule import optim
 
 from dscoder_exp.model.units import Units
 from dscoder_exp.native.library import Library, library
+from dscoder_exp.parallel.collectives import ALONE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training import update
 from dscoder_exp.training.update import Numbers, arithmetic_for
@@ -38,7 +39,7 @@ def arithmetic(request, monkeypatch):
     elif request.param == "C++" and library().path is None:
         pytest.skip(library().why)
     device = "ascend" if request.param == "ascend" else "cpu"
-    return lambda settings: arithmetic_for(settings, Units(CONFIG, None, device, "fp32", lambda name: None))
+    return lambda settings: arithmetic_for(settings, Units(CONFIG, None, ALONE, device, "fp32", lambda name: None))
 
 
 @pytest.mark.parametrize("decay_norms", [False, True])
@@ -53,7 +54,8 @@ def test_a_few_steps_are_adamws(arithmetic, decay_norms):
     for t, group in enumerate(gradients, 1):
         tensors = [ms.Tensor.from_numpy(array.copy()) for array in group]
         groups = ([row[:1], row[1:]] for row in (weights, first, second, tensors))
-        chosen.update(Numbers.of(settings, t, 0.01, SCALE), *groups)
+        decayed = [[len(shape) > 1 or decay_norms for shape in shapes] for shapes in (SHAPES[:1], SHAPES[1:])]
+        chosen.update(Numbers.of(settings, t, 0.01, SCALE), decayed, *groups)
     for i in range(len(SHAPES)):
         expected = by_the_paper(settings, start[i], [group[i] for group in gradients], 0.01)
         for tensor, array in zip((weights[i], first[i], second[i]), expected, strict=True):

@@ -27,8 +27,10 @@ class Kernels:
     rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
     rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H]
     rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
-    attention_mask: Function  # (documents int32 [B, T], on the host, h) -> what `attention` takes as mask
-    attention: Function  # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple)
+    # (documents int32 [B, T], on the host, h, context rank, context ranks) -> what `attention` takes as mask
+    attention_mask: Function
+    # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple); q has this context rank's positions
+    attention: Function
     attention_backward: Function  # (dout [N, h * d], out, q, k, v, mask, saved) -> dq, dk, dv
     # (q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], places [k * T, 2], mask [T, S]) -> [T, h * d];
     # k and v are written at places (key head, position) first; mask is added to the scores.

@@ -10,8 +10,9 @@ from mindspore import ops
 from numpy.typing import NDArray
 
 
-def attention_mask(documents: NDArray[np.int32], heads: int) -> ms.Tensor:
-    """int32 [2, B, T]: where each position's span begins, and its document, all numbered through the batch.
+def attention_mask(documents: NDArray[np.int32], heads: int, rank: int = 0, ranks: int = 1) -> ms.Tensor:
+    """int32 [3, B, T]: where each position's span begins, its document, and its row in q (-1: in another rank's), all
+    numbered through the batch.
 
     A span is the smallest run of positions that sees none outside: a document, or several that lie in one another's
     holes. Padding outside of all spans has -1.
@@ -26,7 +27,11 @@ def attention_mask(documents: NDArray[np.int32], heads: int) -> ms.Tensor:
     begins = np.append(True, reach[:-1] == positions[:-1])
     starts = np.maximum.accumulate(np.where(begins, positions, 0))
     starts[padding & (starts == positions)] = -1
-    return ms.Tensor(np.stack((starts, names[inverse].astype(np.int32))).reshape(2, *documents.shape))
+    batch, length = documents.shape
+    rows = np.full((batch, ranks, length // ranks), -1, np.int32)
+    rows[:, rank] = np.arange(batch * length // ranks, dtype=np.int32).reshape(batch, -1)
+    planes = starts, names[inverse].astype(np.int32), rows.reshape(-1)
+    return ms.Tensor(np.stack(planes).reshape(3, batch, length))
 
 
 def native_functions(library: Path) -> dict[str, Callable[..., Any]]:

@@ -1,0 +1,78 @@
+"""What is done by token id: rows of a table taken and added to, probabilities; over tensor ranks that share the ids.
+
+A rank has the ids from place * V on, V of them: their rows of a table [V, H], and their logits [C, V].
+"""
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import ops
+
+from dscoder_exp.parallel.collectives import Collectives
+
+TINY = 1e-37  # keeps log finite where a probability underflowed
+
+_softmax = ops.Softmax(axis=-1)
+_gather = ops.Gather()
+_pick = ops.GatherD()
+_add_rows = ops.ScatterAdd()
+_max: Any = ops.ReduceMax()
+
+
+def make_vocabulary(count: int, ranks: Collectives):
+    """take, add, probabilities and all_logits.
+
+    Args:
+        count: V, of a rank.
+    """
+    if ranks.size == 1:
+        return _gather_rows, _add_rows, _probabilities, _same
+    first, size, all_reduce, all_gather = count * ranks.place, ranks.size, ranks.all_reduce, ranks.all_gather
+
+    def own(ids):
+        """The rows of these ids, 0 for those of other ranks; and 1 or 0, fp32 [C, 1], whether they are this one's."""
+        rows = ids - first
+        mine = ops.logical_and(rows >= 0, rows < count)
+        mine_or_not: Any = ops.cast(mine, ms.float32)
+        return ops.select(mine, rows, ops.zeros_like(rows)), mine_or_not.reshape(-1, 1)
+
+    def take(table, ids):
+        """The rows of ids [C], zeros for those of other ranks: summed over ranks they are [C, H]."""
+        rows, mine = own(ids)
+        return _gather(table, rows, 0) * mine
+
+    def add(table, ids, x):
+        """Add x [C, H] to the rows, in place."""
+        rows, mine = own(ids)
+        return _add_rows(table, rows, x * mine)
+
+    def probabilities(scores, labels):
+        """Logits fp32 [C, V] -> their softmax over all ranks' [C, V], and the label's logarithm [C]."""
+        rows, mine = own(labels)
+        highest = _max(all_gather(_max(scores, -1)).reshape(size, -1), 0)
+        scores = scores - highest.reshape(-1, 1)
+        powers: Any = ops.exp(scores)
+        picked = (_pick(scores, 1, rows.reshape(-1, 1)) * mine).reshape(-1)
+        sums = all_reduce(ops.stack((powers.sum(-1), picked)))
+        return powers / sums[0].reshape(-1, 1), sums[1] - ops.log(sums[0])
+
+    def all_logits(scores):
+        """[C, V] -> those of all ranks [C, size * V]."""
+        parts = all_gather(scores).reshape(size, scores.shape[0], count)
+        return parts.transpose(1, 0, 2).reshape(scores.shape[0], size * count)
+
+    return take, add, probabilities, all_logits
+
+
+def _gather_rows(table, ids):
+    return _gather(table, ids, 0)
+
+
+def _probabilities(scores, labels):
+    p = _softmax(scores)
+    likelihood = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
+    return p, ops.log(ops.maximum(likelihood, TINY))
+
+
+def _same(x):
+    return x

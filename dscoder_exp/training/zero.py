@@ -1,0 +1,187 @@
+"""ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): each replica owns a slice of every group of trained tensors.
+
+Its gradient is summed into slices, the optimizer works on a rank's own, and all of them are gathered into the weights.
+Beside replicas, tensor ranks that hold the same of a tensor add up what each has of its gradient.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from dscoder_exp.model.llama import Llama
+from dscoder_exp.parallel.collectives import Mesh
+from dscoder_exp.parallel.pieces import Piece, pieces_of, slice_length
+from dscoder_exp.weights.layout import held
+from dscoder_exp.weights.names import NORM, expected, factor_shapes
+
+_slice = ops.Slice()
+_assign = ops.Assign()
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One of the model's trained groups.
+
+    Attributes:
+        copies: tensor ranks that hold the same of each tensor.
+        partial: the copies' gradients are to be added up: of so many ranks, 1 where there is nothing to add.
+        pieces: that this rank owns.
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    copies: tuple[int, ...]
+    partial: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    length: int
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Groups of one kind share their compiled units."""
+        return self.shapes, self.partial
+
+
+class Zero:
+    """A model's slices.
+
+    Attributes:
+        weights: this rank's pieces of each group, fp32 and flat; alone, the weights themselves.
+        names: of the tensors that they belong to.
+        counted: whether this rank is the one, of those that hold the same, that counts the piece.
+        matrices: whether they belong to a matrix.
+    """
+
+    def __init__(self, model: Llama) -> None:
+        self._model, mesh = model, model.mesh
+        self._alone = mesh.replicas.size == 1
+        self._groups = [_group(model, number) for number in range(len(model.trained))]
+        self.names = [[group.names[piece.number] for piece in group.pieces] for group in self._groups]
+        place = mesh.place.tensor_rank
+        self.counted = [[place % group.copies[p.number] == 0 for p in group.pieces] for group in self._groups]
+        self.matrices = [[len(group.shapes[p.number]) > 1 for p in group.pieces] for group in self._groups]
+        self.pieces = [group.pieces for group in self._groups]
+        self.weights = model.trained if self._alone else [self._cut(number) for number in range(len(self._groups))]
+        self._units: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+        for group in self._groups:
+            if group.kind not in self._units:
+                self._units[group.kind] = _units(model, group, alone=self._alone)
+        # On the CPU a call returns when it is done: another thread waits for the other ranks, while this one computes.
+
+    def scatter(self, number: int, gradients: Sequence[ms.Tensor]) -> list[ms.Tensor]:
+        """This rank's pieces of the sum of a group's gradients over replicas.
+
+        To be called as soon as the group's gradient is whole: on Ascend the call returns at once, and the sum is made
+        while the next block's backward computes; on the CPU it returns when the sum is there.
+        """
+        scatter = self._units[self._groups[number].kind][0]
+        return list(gradients) if scatter is None else list(scatter(*gradients)[1:])
+
+    def gather(self) -> None:
+        """Write all ranks' pieces into the model's weights."""
+        for group, pieces, weights in zip(self._groups, self.weights, self._model.trained, strict=True):
+            if (gather := self._units[group.kind][1]) is not None:
+                gather(*pieces, *weights)
+
+    def not_finite(self, gradients: Sequence[Sequence[ms.Tensor]]) -> list[str]:
+        """Names of the tensors in whose gradients, this rank's pieces, there is NaN or infinity on any rank."""
+        names = [name for group in self._groups for name in group.names]
+        found = dict.fromkeys(names, 0)
+        for name, piece in zip(chain(*self.names), chain(*gradients), strict=True):
+            found[name] = int(not np.isfinite(piece.asnumpy()).all())
+        return [name for name, ranks in zip(names, self._model.mesh.sums(*found.values()), strict=True) if ranks]
+
+    def _cut(self, number: int) -> list[ms.Tensor]:
+        flat = [tensor.asnumpy().reshape(-1) for tensor in self._model.trained[number]]
+        pieces = self._groups[number].pieces
+        return [ms.Tensor.from_numpy(flat[p.number][p.first : p.last].copy()) for p in pieces]
+
+
+def _group(model: Llama, number: int) -> _Group:
+    names, tensors, place = model.trained_names[number], model.trained[number], model.mesh.place
+    shapes = expected(model.config) if model.lora is None else factor_shapes(model.config, model.lora)
+    parts = [held(name, shapes[name], model.config, place.tensor_rank, place.tensor) for name in names]
+    copies = tuple(part.copies for part in parts)
+    sizes, replicas = [tensor.size for tensor in tensors], model.mesh.replicas
+    return _Group(
+        names=tuple(names),
+        shapes=tuple(tensor.shape for tensor in tensors),
+        copies=copies,
+        partial=tuple(count if _is_partial(name, model.mesh) else 1 for name, count in zip(names, copies, strict=True)),
+        pieces=tuple(pieces_of(sizes, replicas.place, replicas.size)),
+        length=slice_length(sizes, replicas.size),
+    )
+
+
+def _is_partial(name: str, mesh: Mesh) -> bool:
+    """Whether ranks that hold the same of a tensor each have a part of its gradient, and not all of it."""
+    if name == NORM:
+        return False  # its rows lie on all
+    return mesh.place.sequence or not name.endswith("layernorm.weight")
+
+
+def _units(model: Llama, group: _Group, *, alone: bool) -> tuple[Any, Any]:
+    """What sums a group's gradients into pieces, and what writes pieces into weights; None: there is nothing to do."""
+    partial = any(count > 1 for count in group.partial)
+    if alone and not partial:
+        return None, None
+    unit, summed = model.units.unit, _summed(model.mesh, group)
+    if alone:
+
+        def add(*gradients):
+            own = [summed(gradients[i], i) for i in range(len(gradients))]
+            return (gradients[0], *own)
+
+        return unit(add, "gradients of copies"), None
+    reduce_scatter, all_gather = model.mesh.replicas.reduce_scatter, model.mesh.replicas.all_gather
+    pieces = tuple((piece.number, piece.size) for piece in group.pieces)
+    count, shapes = len(pieces), group.shapes
+    sizes = tuple(tensor.size for tensor in model.trained[model.trained_names.index(list(group.names))])
+    filler = group.length * model.mesh.replicas.size - sum(sizes)
+    own_filler = group.length - sum(size for _, size in pieces)
+
+    def flat(tensors, filler):
+        rows = [tensor.reshape(-1) for tensor in tensors]
+        if filler > 0:
+            rows.append(ops.zeros((filler,), ms.float32))
+        return ops.concat(rows) if len(rows) > 1 else rows[0]
+
+    def scatter(*gradients):
+        """-> this rank's slice, followed by its pieces."""
+        own = reduce_scatter(flat(gradients, filler))
+        found, start = [], 0
+        for number, size in pieces:
+            found.append(summed(_slice(own, (start,), (size,)), number))
+            start += size
+        return (own, *found)
+
+    def gather(*pieces_and_weights):
+        every = all_gather(flat(pieces_and_weights[:count], own_filler))
+        start = 0
+        for i in range(len(shapes)):
+            _assign(pieces_and_weights[count + i], _slice(every, (start,), (sizes[i],)).reshape(shapes[i]))
+            start += sizes[i]
+        return every
+
+    return unit(scatter, "gradients of replicas"), unit(gather, "weights of replicas")
+
+
+def _summed(mesh: Mesh, group: _Group) -> Any:
+    """(x, its tensor's number) -> the sum over the copies whose gradients are partial."""
+    counts = group.partial
+    ways = mesh.place.tensor
+    few = next((count for count in counts if 1 < count < ways), 1)
+    add_all, add_few = mesh.tensor.all_reduce, mesh.copies(few).all_reduce
+
+    def summed(x, number):
+        if counts[number] == 1:
+            return x
+        if counts[number] == ways:
+            return add_all(x)
+        return add_few(x)
+
+    return summed

@@ -1,0 +1,138 @@
+"""Trains small models in any layout: run by msrun for the ranks of a job, and called by the tests for a single one.
+
+python ranks.py OUTPUT CASE [CASE ...], each case as `Case.parse` takes it; rank 0 writes OUTPUT/CASE.npz.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dscoder_exp.data.sequences import NOT_COUNTED, PADDING, Batch
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.config import MODULES, OptimConfig
+from dscoder_exp.schema.lora import Lora
+from dscoder_exp.weights.adapter import Factors
+from dscoder_exp.weights.random_init import random_factors
+from dscoder_exp.weights.source import open_weights
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+STEPS, SEQUENCES, LENGTH, LR = 20, 4, 48, 1e-4
+OPTIM = OptimConfig(
+    lr=LR,
+    betas=[0.9, 0.95],
+    eps=1e-8,
+    weight_decay=0.1,
+    decay_norms=False,
+    clip_norm=1.0,  # below the norms of the first steps
+    schedule="constant",
+    warmup_ratio=0.0,
+    warmup_steps=None,
+    decay_ratio=0.2,
+    min_lr_ratio=0.1,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, what is trained of it, and a layout."""
+
+    model: str  # a folder of tests/reference
+    trains: str  # all, lora, or dropout (LoRA with it)
+    recompute: str
+    data: int
+    tensor: int
+    context: int
+    sequence: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Case":
+        """tiny_gqa-lora-none-d2-t1-c1, and -rows where residuals are cut by rows."""
+        model, trains, recompute, *sizes = text.split("-")
+        data, tensor, context = (int(size[1:]) for size in sizes[:3])
+        return cls(model, trains, recompute, data, tensor, context, sizes[3:] == ["rows"])
+
+    @property
+    def alone(self) -> "Case":
+        return replace(self, data=1, tensor=1, context=1, sequence=False, recompute="none")
+
+
+def batch_of(number: int) -> Batch:
+    """Micro batch by number: packed documents, padding, and one sequence that counts little."""
+    rng = np.random.default_rng(number)
+    ids = rng.integers(3, 96, (SEQUENCES, LENGTH)).astype(np.int32)
+    documents = np.zeros_like(ids)
+    documents[:, rng.integers(8, 24) :] = 1
+    documents[:, rng.integers(26, 40) :] = 2
+    documents[1, 42:] = PADDING
+    first = np.maximum.accumulate(np.where(np.diff(documents, prepend=-2) != 0, np.arange(LENGTH), 0), 1)
+    positions = np.where(documents == PADDING, 0, np.arange(LENGTH) - first).astype(np.int32)
+    labels = np.where(rng.random(ids.shape) < 0.6, np.roll(ids, -1, 1), NOT_COUNTED).astype(np.int32)
+    labels[documents == PADDING] = NOT_COUNTED
+    labels[2, 3:] = NOT_COUNTED
+    return Batch(ids, labels, positions, documents)
+
+
+def share(batch: Batch, rank: int, ranks: int) -> Batch:
+    rows = slice(rank * SEQUENCES // ranks, (rank + 1) * SEQUENCES // ranks)
+    return Batch(batch.ids[rows], batch.labels[rows], batch.positions[rows], batch.documents[rows])
+
+
+def factors_of(case: Case, config) -> Factors | None:
+    if case.trains == "all":
+        return None
+    lora = Lora(4, 8.0, 0.25 if case.trains == "dropout" else 0.0, MODULES)
+    rng = np.random.default_rng(5)
+    arrays = dict(random_factors(config, lora, 3))
+    return Factors(
+        lora, {n: a if a.any() else rng.standard_normal(a.shape, np.float32) * 0.02 for n, a in arrays.items()}
+    )
+
+
+def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
+    """The curve, final weights (all that is trained), and what was measured of the ranks."""
+    from dscoder_exp.model.build import build
+    from dscoder_exp.parallel.collectives import Mesh
+    from dscoder_exp.training.step import Step
+
+    place = Topology(rank, case.data, case.tensor, case.context, case.sequence)
+    mesh, source = Mesh(place, "cpu"), open_weights(str(REFERENCE / case.model))
+    factors = factors_of(case, source.config)
+    model = build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors, mesh=mesh)
+    step, results = Step(model, OPTIM, recompute=case.recompute, seed=1), []
+    for number in range(STEPS):
+        micro = [share(batch_of((2 * number + i) % 4), place.data_rank, place.data) for i in range(2)]
+        results.append(step(micro, LR))
+    batch = batch_of(1000)
+    inputs = model.inputs(batch.ids, batch.positions, batch.documents)
+    loss = model.loss_sum(inputs, batch.labels)
+    moments = sum(array.size for _, pair in step.adamw.moments() for array in pair)
+    logits = model.units.logits(model.hidden(inputs), model.norm, model.head) if case.context == 1 else None
+    return {
+        "loss": np.array([result.loss for result in results]),
+        "grad_norm": np.array([result.grad_norm for result in results]),
+        "counts": np.array([[r.tokens, r.useful_tokens, r.loss_tokens] for r in results]),
+        "eval": np.array(mesh.sums(loss / case.data if place.tensor_rank == 0 else 0.0)),
+        "moments": np.array(moments),
+        "table": np.array(model.head.shape),
+        **({} if logits is None else {"logits": logits.asnumpy()}),
+        **{f"weight {name}": array.copy() for name, array in model.whole_state()},
+    }
+
+
+def main(output: str, *cases: str) -> None:
+    from mindspore.communication import get_rank, init
+
+    from dscoder_exp.model.device import start_device
+
+    start_device("cpu")
+    init()
+    for text in cases:
+        found = train(Case.parse(text), get_rank())
+        np.savez(Path(output) / f"{text}.{get_rank()}.npz", **found)
+        print(text, "done", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

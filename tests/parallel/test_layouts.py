@@ -1,0 +1,78 @@
+"""Training over ranks is training on one: the same curve, gradient norms and weights, in every layout.
+
+The ranks are real processes under msrun.
+"""
+
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ranks import STEPS, Case, train
+
+HERE = Path(__file__).parent
+TWO = [
+    "tiny_gqa-all-none-d2-t1-c1",
+    "tiny_gqa_tied-all-full-d2-t1-c1",
+    "tiny_gqa-lora-none-d2-t1-c1",
+    "tiny_gqa-all-none-d1-t2-c1",
+    "tiny_gqa_tied-all-selective-d1-t2-c1-rows",
+    "tiny_gqa-dropout-none-d1-t2-c1-rows",
+    "tiny_gqa-all-selective-d1-t1-c2",
+]
+FOUR = [
+    "tiny_gqa-all-none-d4-t1-c1",
+    "tiny_gqa-all-none-d1-t4-c1",
+    "tiny_gqa-lora-none-d1-t4-c1-rows",
+    "tiny_gqa_tied-all-none-d2-t2-c1-rows",
+    "tiny_gqa-all-full-d1-t2-c2",
+]
+
+
+@cache
+def alone(case: Case) -> dict[str, np.ndarray]:
+    return train(case)
+
+
+def start(directory: Path, cases: list[str], ranks: int) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Each case's results, rank by rank."""
+    command = ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--join=True"]
+    command += [f"--master_port={9500 + os.getpid() % 400 + ranks}", f"--log_dir={directory}", sys.executable]
+    environment = os.environ | {"GLOG_v": "3", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([*command, str(HERE / "ranks.py"), str(directory), *cases], env=environment, check=False)
+    logs = "\n".join(file.read_text()[-3000:] for file in sorted(directory.glob("worker_*.log")))
+    assert ended.returncode == 0, logs
+    return {case: [dict(np.load(directory / f"{case}.{rank}.npz")) for rank in range(ranks)] for case in cases}
+
+
+@pytest.fixture(scope="session")
+def two(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("two"), TWO, 2)
+
+
+@pytest.fixture(scope="session")
+def four(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("four"), FOUR, 4)
+
+
+@pytest.mark.parametrize("text", [*TWO, *FOUR])
+def test_a_layout_trains_as_one_rank(text, two, four):
+    case, results = Case.parse(text), (two | four)[text]
+    expected = alone(case.alone)
+    for rank, found in enumerate(results):
+        np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
+        np.testing.assert_allclose(found["grad_norm"], expected["grad_norm"], rtol=1e-5)
+        np.testing.assert_array_equal(found["counts"], expected["counts"])
+        np.testing.assert_allclose(found["eval"], expected["eval"], rtol=1e-5)
+        names = [name for name in expected if name.startswith("weight ")]
+        assert names == [name for name in found if name.startswith("weight ")]
+        for name in names:
+            np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=f"rank {rank}, {name}")
+            np.testing.assert_array_equal(found[name], results[0][name])
+        if "logits" in found:
+            np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4)
+    assert expected["loss"][-1] < expected["loss"][0] - 0.3, "nothing was learnt"
+    assert len(expected["loss"]) == STEPS
