@@ -18,7 +18,6 @@ from dscoder_exp.data.sequences import Batch
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter import TELLING, sha256_of
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
 
 BASE = Path(__file__).parents[1] / "tests" / "reference" / "tiny_gqa"
@@ -71,7 +70,7 @@ def train(ids: np.ndarray, target: Path) -> np.ndarray:
     step = Step(model, OPTIM, recompute="none")
     for _ in range(20):
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
-    base = str(BASE), sha256_of(model.weight(TELLING).asnumpy())
+    base = str(BASE), model.base_sha256
     save_adapter(target, model.config, LORA, model.state(), base=base, template=None, lineage={})
     return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
 

@@ -6,13 +6,16 @@ from typing import Any, TypeVar
 
 from dscoder_exp.data.source import read_source
 from dscoder_exp.data.templates import template_named
+from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import context_problems
 from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.resume import resume_problems
 from dscoder_exp.weights.adapted import open_adapted
 from dscoder_exp.weights.check import refuse_incomplete
 from dscoder_exp.weights.convert import open_conversion
+from dscoder_exp.weights.layout import uneven
 from dscoder_exp.weights.resolve import OpenedModel, open_text, open_tokenizer, text_setup
 from dscoder_exp.weights.tokenizer import load_tokenizer
 
@@ -42,7 +45,7 @@ class Inputs:
         if opened:
             problems += self._once("tokenizer", about, lambda: _check_text(config, opened))[1]
             problems += context_problems(config, opened.config.max_position_embeddings)
-            problems += resume_problems(config, opened)
+            problems += resume_problems(config, opened) + _sharing_problems(config, opened.config)
         elif (path := config.tokenizer.path) is not None:  # without the model at least that it is one
             problems += self._once("file", path, lambda: load_tokenizer(path))[1]
         return problems
@@ -78,6 +81,18 @@ def _check_data(data: DataConfig) -> None:
         remedy = "data.source=FILE.json (or .jsonl, .txt, a directory of texts), or data=sample"
         raise Refused([Problem("data.source", "no data set is given", remedy)])
     read_source(data.source).rows()
+
+
+def _sharing_problems(config: Config, model: LlamaConfig) -> list[Problem]:
+    """What keeps ranks from sharing out this model, on this machine."""
+    parallel, problems = config.parallel, []
+    if sizes := uneven(model, parallel.tensor):
+        what = f"the model can't be shared out over {parallel.tensor} ranks: {', '.join(sizes)}"
+        problems.append(Problem("parallel.tensor", what, "a number that divides the model's sizes"))
+    if parallel.context > 1 and config.runtime.device == "cpu" and library().path is None:
+        what = f"on a CPU positions are shared out by the C++ kernels alone ({library().why})"
+        problems.append(Problem("parallel.context", what, "install a C++ compiler, or parallel.context=1"))
+    return problems
 
 
 def _open_whole_model(config: Config) -> OpenedModel:

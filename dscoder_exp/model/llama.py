@@ -11,7 +11,7 @@ from dscoder_exp.model.rotary import rotary_tables
 from dscoder_exp.model.units import Announce, Units
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.adapter import Factors
+from dscoder_exp.weights.adapter import TELLING, Factors, sha256_of
 from dscoder_exp.weights.layout import held, rank_config
 from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, expected, factor_shapes
 
@@ -47,6 +47,7 @@ class Llama:
         groups: fp32 tensors.
         names: Hugging Face's names, in the same groups.
         lora: where factors beside the weights are trained instead of them.
+        base_sha256: of the weight that tells the base beside which they are trained from others.
         trained, trained_names: the groups that training writes to, in place: the weights', or the blocks' factors.
         blocks: what each block's units take: its weights and factors.
     """
@@ -83,7 +84,11 @@ class Llama:
             part = held(name, array.shape, config, place.tensor_rank, place.tensor)
             return ms.Tensor.from_numpy(part.of(array))
 
-        tensors = {name: own(name, array) for name, array in weights}
+        tensors, self.base_sha256 = {}, ""
+        for name, array in weights:
+            tensors[name] = own(name, array)
+            if name == TELLING and factors is not None:
+                self.base_sha256 = sha256_of(array)
         self.groups = [[tensors.pop(name) for name in group] for group in self.names]
         self.trained, self.trained_names, self.blocks = self.groups, self.names, self.groups[1:-1]
         if factors is not None:
@@ -105,10 +110,10 @@ class Llama:
         """[V, H]; a tied model's is its embedding."""
         return self.embedding if self.config.tie_word_embeddings else self.groups[-1][1]
 
-    def weight(self, name: str) -> ms.Tensor:
-        """One weight by its name."""
-        group = next(i for i, names in enumerate(self.names) if name in names)
-        return self.groups[group][self.names[group].index(name)]
+    @property
+    def trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of all that is trained, whole."""
+        return expected(self.config) if self.lora is None else factor_shapes(self.config, self.lora)
 
     def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """(name, array) of this rank's part of all that is trained, fetched one at a time."""
@@ -122,7 +127,7 @@ class Llama:
         if place.tensor == 1:
             yield from self.state()
             return
-        shapes = expected(self.config) if self.lora is None else factor_shapes(self.config, self.lora)
+        shapes = self.trained_shapes
         for names, tensors in zip(self.trained_names, self.trained, strict=True):
             parts = self.mesh.gathered(np.concatenate([tensor.asnumpy().reshape(-1) for tensor in tensors]))
             ends = np.cumsum([tensor.size for tensor in tensors])[:-1]

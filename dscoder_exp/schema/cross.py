@@ -43,10 +43,6 @@ def _parallel(config: Config) -> list[Problem]:
     parallel, problems = config.parallel, []
     if config.task.name in WITHOUT_DEVICE:  # one process works, however many will train on what it writes
         return []
-    for name in ("tensor", "context"):
-        if (size := getattr(parallel, name)) > 1:
-            what = f"{name} parallelism is not built yet, and this is {size}"
-            problems.append(Problem(f"parallel.{name}", what, "parallel=dp2, or another size of parallel.data alone"))
     product = parallel.data * parallel.tensor * parallel.context
     if product != parallel.ranks:
         sizes = f"data {parallel.data} * tensor {parallel.tensor} * context {parallel.context} = {product}"
@@ -55,7 +51,27 @@ def _parallel(config: Config) -> list[Problem]:
     if config.task.in_process and parallel.ranks > 1:
         what = f"true, but a job of {parallel.ranks} ranks needs processes of its own"
         problems.append(Problem("task.in_process", what, "leave it out, or parallel=single"))
+    return [*problems, *_shares(config)] if config.task.name == "train" else problems
+
+
+def _shares(config: Config) -> list[Problem]:
+    """What ranks share out has to be as many times theirs."""
+    parallel, runtime, problems = config.parallel, config.runtime, []
+    if config.seq_length % parallel.context:
+        what = f"{config.seq_length} positions can't be shared out over parallel.context={parallel.context} ranks"
+        problems.append(Problem("seq_length", what, f"a multiple of {parallel.context}"))
+    rows = config.train.batch_size * config.seq_length // parallel.context
+    if parallel.sequence and rows % parallel.tensor:
+        what = f"{rows} rows of a micro batch can't be shared out over parallel.tensor={parallel.tensor} ranks"
+        problems.append(Problem("parallel.sequence", what, f"parallel.sequence=false, or {_multiple(parallel.tensor)}"))
+    if parallel.context > 1 and runtime.device == "cpu" and runtime.precision != "fp32":
+        what = f"on a CPU positions are shared out in fp32 alone, and this is {runtime.precision}"
+        problems.append(Problem("parallel.context", what, "runtime.precision=fp32, or parallel.context=1"))
     return problems
+
+
+def _multiple(number: int) -> str:
+    return f"a seq_length that is a multiple of {number}"
 
 
 def _precision(config: Config) -> list[Problem]:
@@ -112,10 +128,10 @@ def _predict(config: Config) -> list[Problem]:
     problems = []
     if not config.predict.prompt:
         problems.append(Problem("predict.prompt", "task=predict has no prompt", 'predict.prompt="…"'))
-    if config.parallel.ranks > 1:
-        problems.append(
-            Problem("parallel.ranks", f"predict runs in one process, not {config.parallel.ranks}", "parallel=single")
-        )
+    for name in ("data", "context"):
+        if (size := getattr(config.parallel, name)) > 1:
+            what = f"{size}, but predict shares out a model's matrices alone"
+            problems.append(Problem(f"parallel.{name}", what, f"parallel=tp{size}, or parallel=single"))
     return problems
 
 

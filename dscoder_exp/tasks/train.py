@@ -43,7 +43,7 @@ def run(config: Config) -> float | None:
         say_trained(screen, model)
         measuring = Measuring(config, model, text, template, prepared, run, screen)
         lineage = lineage_of(config, prepared)
-        checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, writes=rank == 0)
+        checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, mesh)
         step = Step(
             model,
             config.optim,
@@ -73,8 +73,8 @@ def run(config: Config) -> float | None:
             checkpoints.wait()
         log_data(run, config, prepared)
         run.tags({"checkpoint": str(checkpoint)})
-    result = TrainingResult(
-        steps, before.loss, loss, before.answers, answers, throughput, model.units.compile_seconds, checkpoint
-    )
-    say_result(screen, config, result)
+    if rank == 0:
+        compiling = model.units.compile_seconds
+        result = TrainingResult(steps, before.loss, loss, before.answers, answers, throughput, compiling, checkpoint)
+        say_result(screen, config, result)
     return loss

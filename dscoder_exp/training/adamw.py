@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
+from dscoder_exp.training.moments import Owned, StoredMoments
 from dscoder_exp.training.resume import Resumed
-from dscoder_exp.training.state import read_moments
 from dscoder_exp.training.update import Numbers, arithmetic_for
 from dscoder_exp.training.zero import Zero
 
@@ -32,7 +32,6 @@ class AdamW:
             zero: what is trained of the model is what `step` writes to.
             resumed: steps were taken before, and left moments; None: none were.
         """
-        self._names = flat(zero.names)
         self._model, self._zero, self._optim = model, zero, optim
         moments = np.empty((2, sum(weight.size for weight in flat(zero.weights))), np.float32)
         first, second = (_cut(row, zero.weights) for row in moments)
@@ -40,18 +39,20 @@ class AdamW:
         if resumed is None:
             fill = partial(moments.fill, 0)
         else:
-            fill = partial(read_moments, resumed.checkpoint, self._names, flat(first), flat(second))
+            stored = StoredMoments(resumed.checkpoint, resumed.state.optimizer, model.config, model.trained_shapes)
+            place, arrays = model.mesh.place, (flat(first), flat(second))
+            fill = partial(stored.fill, place.tensor_rank, place.tensor, flat(zero.owned), arrays)
         self._filling = ThreadPoolExecutor(1, "moments").submit(fill)
         self._first, self._second = (_tensors(arrays) for arrays in (first, second))
         self._arithmetic = arithmetic_for(optim, model.units)
         self._decayed = [[matrix or optim.decay_norms for matrix in group] for group in zero.matrices]
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
-    def moments(self) -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
-        """(name of a weight, its first and second moment) of every weight."""
+    def moments(self) -> Iterator[tuple[Owned, list[NDArray[np.float32]]]]:
+        """(a piece of a weight, its first and second moment) of all that this rank owns."""
         self._filling.result()
-        for name, *pair in zip(self._names, flat(self._first), flat(self._second), strict=True):
-            yield name, [moment.asnumpy() for moment in pair]
+        for owned, *pair in zip(flat(self._zero.owned), flat(self._first), flat(self._second), strict=True):
+            yield owned, [moment.asnumpy() for moment in pair]
 
     def norm(self, gradients: Sequence[Sequence[ms.Tensor]]) -> float:
         """The global L2 norm over all groups and ranks; what several ranks hold counts once."""

@@ -2,11 +2,11 @@
 
 import logging
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -14,25 +14,31 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.parallel.collectives import Mesh
+from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import Config
 from dscoder_exp.training.adamw import AdamW
+from dscoder_exp.training.moments import Owned, moments_file, write_moments
+from dscoder_exp.training.parts import Parts
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import TrainingState, write_state
-from dscoder_exp.weights.adapter import TELLING, sha256_of
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
-from dscoder_exp.weights.checkpoint import save_checkpoint
+from dscoder_exp.weights.checkpoint import save_checkpoint, write_slices
+from dscoder_exp.weights.layout import file_name
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
+Moments = Sequence[tuple[Owned, Sequence[NDArray[Any]]]]
 
 
 class Checkpoints:
     """Writes checkpoints, keeps the links, and removes what is no longer kept.
 
-    They are native ones (weights/checkpoint.py), or LoRA's factors alone (weights/adapter_checkpoint.py).
+    They are native ones (weights/checkpoint.py), or LoRA's factors alone (weights/adapter_checkpoint.py). Each rank
+    writes what it owns: of weights that replicas have alike, the first one of them.
     A thread writes them, while training goes on. What was begun in a `with` is whole when that is left.
     """
 
@@ -43,24 +49,26 @@ class Checkpoints:
         template: str | None,
         lineage: dict[str, Any],
         resumed: Resumed | None,
-        *,
-        writes: bool,
+        mesh: Mesh,
     ) -> None:
         """
         Args:
             template: the prompt format that the model learns.
             lineage: where the weights come from; each checkpoint adds its step and eval loss.
             resumed: what the run goes on from; its checkpoint isn't written again.
-            writes: whether this process writes them; replicas hold the same weights, so one of them is enough.
+            mesh: the ranks that write them together.
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
-        self._writes, self._keep = writes, config.train.keep
+        self._place, self._keep = mesh.place, config.train.keep
+        self._leads = mesh.place.rank == 0  # it puts the checkpoint together, and keeps the links
+        (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32
+        self._parts = Parts(int(token), mesh.place.rank, mesh.place.ranks)
         self._there = resumed and resumed.checkpoint
         self._best_loss = resumed.state.best_loss if resumed else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._begun: Future[None] | None = None  # until it was waited for
-        if resumed is not None and writes:  # a kill may have come between a checkpoint and its links
+        if resumed is not None and self._leads:  # a kill may have come between a checkpoint and its links
             _link(self._directory / LAST, resumed.checkpoint.name)
             if resumed.state.eval_loss is not None and resumed.state.eval_loss == resumed.state.best_loss:
                 _link(self._directory / BEST, resumed.checkpoint.name)
@@ -86,10 +94,11 @@ class Checkpoints:
             Refused, OSError: of the checkpoint before, as `wait` does.
         """
         target = self._directory / f"step-{step:06d}"
-        if self._writes and target.resolve() != self._there:
+        if target.resolve() != self._there:
             self.wait()
-            state = resumable and (resumable[0], list(resumable[1].moments()))
-            self._begun = self._thread.submit(self._write, target, step, eval_loss, self._writer(model), state)
+            state, moments = (resumable[0], list(resumable[1].moments())) if resumable else (None, None)
+            write = self._write if self._leads else self._write_part
+            self._begun = self._thread.submit(write, _Work(model, self._place, target, step, eval_loss, state, moments))
         return target
 
     def wait(self) -> None:
@@ -118,43 +127,59 @@ class Checkpoints:
                 raise
             log.error("a checkpoint was not written: %s", failure)  # the first error is the one to raise
 
-    def _writer(self, model: Llama) -> Callable[..., None]:
-        """What writes the model as it is now.
+    def _write_part(self, work: "_Work") -> None:
+        """Runs in the thread of a rank that doesn't lead."""
+        directory, files = self._parts.begin(work.target), {}
+        weights, place = None, self._place
+        if work.lora is None and place.replica == 0:
+            weights = write_slices(directory, work.config, work.tensors, place.tensor_rank, place.tensor)
+            files[file_name(place.tensor_rank, place.tensor)] = None
+        files |= self._write_moments(directory, work)
+        self._parts.leave(work.target, {"weights": weights, "files": files})
 
-        The thread gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an array is
-        its tensor's own memory, no copy.
-        """
-        tensors = list(model.state())
-        if model.lora is None:
-            return partial(save_checkpoint, config=model.config, tensors=tensors, tokenizer=self._tokenizer)
-        base = self._lineage["base"], sha256_of(model.weight(TELLING).asnumpy())
-        return partial(save_adapter, config=model.config, lora=model.lora, factors=tensors, base=base)
+    def _write_moments(self, directory: Path, work: "_Work") -> dict[str, Any]:
+        """The file of this rank's moments, and what is recorded of it."""
+        if work.moments is None:
+            return {}
+        name = moments_file(self._place.rank, self._place.ranks)
+        return {name: write_moments(directory / name, self._place.tensor_rank, work.moments)}
 
-    def _write(
-        self,
-        target: Path,
-        step: int,
-        eval_loss: float | None,
-        write: Callable[..., None],
-        resumable: tuple[TrainingState, Sequence[tuple[str, Sequence[NDArray]]]] | None,
-    ) -> None:
-        """Runs in the thread."""
+    def _write(self, work: "_Work") -> None:
+        """Runs in rank 0's thread."""
+        others: list[dict[str, Any]] = []
+
+        def take(directory: Path) -> list[dict[str, str]]:
+            others.extend(self._parts.take(work.target, directory))
+            return [part["weights"] for part in others if part["weights"] is not None]
 
         def add(directory: Path) -> None:
-            if resumable is not None:
-                state, moments = resumable
-                best = eval_loss if self._is_best(eval_loss) else self._best_loss
-                write_state(directory, replace(state, eval_loss=eval_loss, best_loss=best), moments)
+            if work.lora is not None:
+                take(directory)
+            if work.state is not None:
+                files = self._write_moments(directory, work)
+                for part in others:
+                    files |= {name: record for name, record in part["files"].items() if record is not None}
+                best = work.eval_loss if self._is_best(work.eval_loss) else self._best_loss
+                optimizer = {"ways": self._place.tensor, "files": files}
+                state = replace(work.state, eval_loss=work.eval_loss, best_loss=best, optimizer=optimizer)
+                write_state(directory, state)
 
-        lineage = {**self._lineage, "step": step, "eval_loss": eval_loss}
-        write(target, template=self._template, lineage=lineage, add=add)
-        _link(self._directory / LAST, target.name)
-        self.judge(target, eval_loss)
+        lineage = {**self._lineage, "step": work.step, "eval_loss": work.eval_loss}
+        common = {"config": work.config, "template": self._template, "lineage": lineage, "add": add}
+        if work.lora is None:
+            ways = self._place.tensor
+            files = {"tensors": work.tensors, "tokenizer": self._tokenizer, "ways": ways, "others": take}
+            save_checkpoint(work.target, **files, **common)
+        else:
+            base = self._lineage["base"], work.base
+            save_adapter(work.target, lora=work.lora, factors=work.tensors, base=base, **common)
+        _link(self._directory / LAST, work.target.name)
+        self.judge(work.target, work.eval_loss)
         self._sweep()
 
     def judge(self, checkpoint: Path, eval_loss: float | None) -> None:
         """It becomes `best` where no loss was lower. Not to be called while another one is being written."""
-        if self._writes and self._is_best(eval_loss):
+        if self._leads and self._is_best(eval_loss):
             self._best_loss = eval_loss
             _link(self._directory / BEST, checkpoint.name)
 
@@ -163,7 +188,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Remove the checkpoints that are no longer kept, and what a killed process had begun."""
-        for left in self._directory.glob(".step-*.partial"):
+        ours = self._parts.directory(self._directory / "step-*").name  # another rank may be at the next one already
+        for left in set(self._directory.glob(".step-*.partial")) - set(self._directory.glob(ours)):
             shutil.rmtree(left)
         steps = sorted(self._directory.glob("step-*"))
         linked = {(self._directory / name).resolve() for name in (LAST, BEST)}
@@ -172,6 +198,37 @@ class Checkpoints:
                 gone = old.with_name(f".{old.name}.partial")  # so that half a checkpoint never has a whole one's name
                 old.rename(gone)
                 shutil.rmtree(gone)
+
+
+class _Work:
+    """A checkpoint to be written: the model as it is now.
+
+    The thread gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an array is its
+    tensor's own memory, no copy.
+
+    Attributes:
+        tensors: of the weights, what this rank holds; LoRA's factors, whole, since they are small.
+        base: of an adapter: SHA-256 of what tells the weights beside it from others.
+        state, moments: what a run needs to go on from here; None: the weights alone.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        place: Topology,
+        target: Path,
+        step: int,
+        eval_loss: float | None,
+        state: TrainingState | None,
+        moments: Moments | None,
+    ) -> None:
+        self.config, self.lora = model.config, model.lora
+        self.target, self.step, self.eval_loss = target, step, eval_loss
+        self.state, self.moments = state, moments
+        if model.lora is not None:
+            self.tensors, self.base = list(model.whole_state()), model.base_sha256
+        else:
+            self.tensors, self.base = (list(model.state()) if place.replica == 0 else []), ""
 
 
 def _link(link: Path, target: str) -> None:

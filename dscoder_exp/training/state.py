@@ -1,31 +1,23 @@
-"""What a run needs to go on, beside the weights: training.json and optimizer.safetensors in its checkpoint.
+"""What a run needs to go on, beside the weights: training.json in its checkpoint, and the moments (moments.py).
 
 Neither belongs to the checkpoint's record: without them it is a model still. Never imports mindspore.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.tracking.run import MetricValue
 from dscoder_exp.weights.hf_config import read_json
 from dscoder_exp.weights.record import write_json
-from dscoder_exp.weights.safetensors_file import read_header, safetensors_layout
-from dscoder_exp.weights.stored import Entry, TensorWriter, chunks, read_rows
 
-STATE_FILE, OPTIMIZER_FILE = "training.json", "optimizer.safetensors"
+STATE_FILE = "training.json"
 RESUME = "train.resume"
 START_ANEW = "output_dir=DIR for a new run; model.path=CHECKPOINT starts it from these weights"
-MOMENTS = ("first", "second")
 
 
 @dataclass(frozen=True)
@@ -42,6 +34,7 @@ class TrainingState:
         loss_before, answers_before: of the model before training.
         waiting: metrics that MLflow had not taken.
         loss_scale: its value and the steps since it was changed; None: the precision needs none.
+        optimizer: which file holds which moments, as moments.py records it.
     """
 
     step: int
@@ -54,6 +47,7 @@ class TrainingState:
     answers_before: list[str]
     waiting: list[MetricValue]
     loss_scale: tuple[float, int] | None
+    optimizer: dict[str, Any]
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
@@ -62,17 +56,8 @@ def last_checkpoint(output_dir: Path) -> Path | None:
     return found[-1].resolve() if found else None
 
 
-def write_state(directory: Path, state: TrainingState, moments: Iterable[tuple[str, Sequence[NDArray]]]) -> None:
-    """
-    Args:
-        moments: (name of a weight, its first and second moment, fp32).
-    """
-    names = {f"{which}.{name}": array for name, arrays in moments for which, array in zip(MOMENTS, arrays, strict=True)}
-    layout = safetensors_layout({name: ("F32", array.shape) for name, array in names.items()})
-    with TensorWriter(directory / OPTIMIZER_FILE, layout) as writer:
-        for name, array in names.items():
-            writer.write(name, array)
-    write_json(directory / STATE_FILE, asdict(state) | {"optimizer": writer.hashes()})
+def write_state(directory: Path, state: TrainingState) -> None:
+    write_json(directory / STATE_FILE, asdict(state))
 
 
 def read_state(checkpoint: Path) -> TrainingState:
@@ -81,44 +66,19 @@ def read_state(checkpoint: Path) -> TrainingState:
         Refused: the checkpoint has none (saved without train.save_every), or it is damaged.
     """
     file = checkpoint / STATE_FILE
-    if not file.is_file() or not (checkpoint / OPTIMIZER_FILE).is_file():
+    if not file.is_file():
         what = f"{checkpoint} holds weights alone: a run without train.save_every keeps no optimizer state at its end"
         raise refuse(RESUME, what, START_ANEW)
     values = read_json(file, RESUME)
     try:
-        values.pop("optimizer")
+        lost = [name for name in values["optimizer"]["files"] if not (checkpoint / name).is_file()]
+        if lost:
+            raise refuse(RESUME, f"{checkpoint / lost[0]} is missing", "take an earlier checkpoint")
         values["waiting"] = [MetricValue(*item) for item in values["waiting"]]
         values["loss_scale"] = values["loss_scale"] and tuple(values["loss_scale"])
         return TrainingState(**values)
     except (KeyError, TypeError) as error:
         raise refuse(str(file), f"damaged: {error!r}", "take an earlier checkpoint") from error
-
-
-def read_moments(checkpoint: Path, names: Sequence[str], first: Sequence[NDArray], second: Sequence[NDArray]) -> None:
-    """Fill arrays, of the weights' shapes and in the order of `names`, with the moments.
-
-    Raises:
-        Refused: the file is damaged or changed, or of another model.
-    """
-    file = checkpoint / OPTIMIZER_FILE
-    hashes = json.loads((checkpoint / STATE_FILE).read_text("utf-8"))["optimizer"]
-    entries = read_header(file, RESUME)
-    for which, arrays in zip(MOMENTS, (first, second), strict=True):
-        for name, array in zip(names, arrays, strict=True):
-            key = f"{which}.{name}"
-            entry = entries.get(key)
-            if entry is None or (entry.shape, entry.dtype) != (array.shape, "F32"):
-                raise refuse(RESUME, f"{file} holds no {key} of this model", START_ANEW)
-            if _fill(array, file, entry) != hashes.get(key):
-                raise refuse(RESUME, f"{file}, {key}: its content has changed (SHA-256)", "take an earlier checkpoint")
-
-
-def _fill(array: NDArray, file: Path, entry: Entry) -> str:
-    digest, rows = hashlib.sha256(), array.reshape(array.shape[0], -1)
-    for first, last in chunks(entry.shape, entry.dtype):
-        rows[first:last] = read_rows(file, entry, first, last)
-        digest.update(np.ascontiguousarray(rows[first:last]))  # type: ignore[arg-type]  # an array is a buffer
-    return digest.hexdigest()
 
 
 def refuse_other(state: TrainingState, recipe: dict[str, Any], checkpoint: Path) -> None:

@@ -16,8 +16,9 @@ from mindspore import ops
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.parallel.pieces import Piece, pieces_of, slice_length
+from dscoder_exp.training.moments import Owned
 from dscoder_exp.weights.layout import held
-from dscoder_exp.weights.names import NORM, expected, factor_shapes
+from dscoder_exp.weights.names import NORM
 
 _slice = ops.Slice()
 _assign = ops.Assign()
@@ -51,7 +52,7 @@ class Zero:
 
     Attributes:
         weights: this rank's pieces of each group, fp32 and flat; alone, the weights themselves.
-        names: of the tensors that they belong to.
+        owned: what they are of which tensors.
         counted: whether this rank is the one, of those that hold the same, that counts the piece.
         matrices: whether they belong to a matrix.
     """
@@ -60,11 +61,10 @@ class Zero:
         self._model, mesh = model, model.mesh
         self._alone = mesh.replicas.size == 1
         self._groups = [_group(model, number) for number in range(len(model.trained))]
-        self.names = [[group.names[piece.number] for piece in group.pieces] for group in self._groups]
+        self.owned = [[Owned(group.names[p.number], p.first, p.last) for p in group.pieces] for group in self._groups]
         place = mesh.place.tensor_rank
         self.counted = [[place % group.copies[p.number] == 0 for p in group.pieces] for group in self._groups]
         self.matrices = [[len(group.shapes[p.number]) > 1 for p in group.pieces] for group in self._groups]
-        self.pieces = [group.pieces for group in self._groups]
         self.weights = model.trained if self._alone else [self._cut(number) for number in range(len(self._groups))]
         self._units: dict[tuple[Any, ...], tuple[Any, Any]] = {}
         for group in self._groups:
@@ -91,8 +91,8 @@ class Zero:
         """Names of the tensors in whose gradients, this rank's pieces, there is NaN or infinity on any rank."""
         names = [name for group in self._groups for name in group.names]
         found = dict.fromkeys(names, 0)
-        for name, piece in zip(chain(*self.names), chain(*gradients), strict=True):
-            found[name] = int(not np.isfinite(piece.asnumpy()).all())
+        for owned, piece in zip(chain(*self.owned), chain(*gradients), strict=True):
+            found[owned.name] = int(not np.isfinite(piece.asnumpy()).all())
         return [name for name, ranks in zip(names, self._model.mesh.sums(*found.values()), strict=True) if ranks]
 
     def _cut(self, number: int) -> list[ms.Tensor]:
@@ -103,7 +103,7 @@ class Zero:
 
 def _group(model: Llama, number: int) -> _Group:
     names, tensors, place = model.trained_names[number], model.trained[number], model.mesh.place
-    shapes = expected(model.config) if model.lora is None else factor_shapes(model.config, model.lora)
+    shapes = model.trained_shapes
     parts = [held(name, shapes[name], model.config, place.tensor_rank, place.tensor) for name in names]
     copies = tuple(part.copies for part in parts)
     sizes, replicas = [tensor.size for tensor in tensors], model.mesh.replicas

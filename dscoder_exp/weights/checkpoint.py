@@ -1,4 +1,5 @@
-"""Writing the native checkpoint of a model in memory: whole, in fp32, a directory that transformers reads as well.
+"""Writing the native checkpoint of a model in memory, in fp32: whole, a directory that transformers reads as well, or a
+file a tensor-parallel rank.
 
 The weights lie in model.safetensors by Hugging Face's names; beside them config.json, the tokenizer's files, and the
 record (record.py).
@@ -6,7 +7,7 @@ record (record.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dscoder_exp.schema.errors import Problem, Refused
-from dscoder_exp.schema.files import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from dscoder_exp.schema.files import CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.making import making
 from dscoder_exp.weights.chat_template import keep
 from dscoder_exp.weights.hf_config import to_hf
-from dscoder_exp.weights.layout import Cut
+from dscoder_exp.weights.layout import cut_of, file_name, held
 from dscoder_exp.weights.names import expected
 from dscoder_exp.weights.record import RecordedTensor, write_json, write_record
 from dscoder_exp.weights.safetensors_file import safetensors_layout
@@ -38,6 +39,8 @@ def save_checkpoint(
     tokenizer: Tokenizer | None,
     template: str | None,
     lineage: dict[str, Any],
+    ways: int = 1,
+    others: Callable[[Path], Sequence[Mapping[str, str]]] = lambda directory: (),
     add: Callable[[Path], None] = lambda directory: None,
 ) -> None:
     """Writes a whole fp32 checkpoint or nothing.
@@ -45,8 +48,9 @@ def save_checkpoint(
     Args:
         directory: the target; its parents are made.
         config: the model's shape.
-        tensors: (Hugging Face name, array of the shape that `expected(config)` gives), in any order; taken one at a
-            time, so a generator that fetches them keeps memory low.
+        tensors: those that rank 0 holds, as `write_slices` takes them.
+        ways: tensor-parallel ranks.
+        others: puts the other ranks' files into the directory, and gives what `write_slices` gave for each.
         tokenizer: saved beside the weights.
         template: the prompt format that the model now follows; a file goes along.
         lineage: where it came from (JSON values).
@@ -56,33 +60,58 @@ def save_checkpoint(
         Refused: the target exists and isn't an empty directory.
         ValueError: the tensors are not those of `config`.
     """
-    shapes = expected(config)
     with new_directory(directory, "output_dir") as unfinished:
-        layout = safetensors_layout({name: ("F32", shape) for name, shape in shapes.items()})
-        with TensorWriter(unfinished / WEIGHTS_FILE, layout) as writer:
-            missing = dict(shapes)
-            for name, tensor in tensors:
-                if name not in missing:
-                    raise ValueError(f"{name}: not a tensor of this model, or given twice")
-                if tensor.shape != missing.pop(name):
-                    raise ValueError(f"{name}: shape {tensor.shape}, expected {shapes[name]}")
-                writer.write(name, np.ascontiguousarray(tensor, np.float32))
+        hashes = [write_slices(unfinished, config, tensors, 0, ways), *others(unfinished)]
         written = to_hf(config)
         write_json(unfinished / CONFIG_FILE, written)
         if tokenizer is not None:
             write_tokenizer(unfinished, tokenizer, config)
         keep(unfinished, template)
-        hashes = writer.hashes()
+        cuts = {name: cut_of(name, shape, ways) for name, shape in expected(config).items()}
         write_record(
             unfinished,
             written,
-            {name: RecordedTensor("F32", Cut(shape, None, 1), (hashes[name],)) for name, shape in shapes.items()},
-            ways=1,
+            {n: RecordedTensor("F32", cut, tuple(h[n] for h in hashes[: cut.ways])) for n, cut in cuts.items()},
+            ways=ways,
             template=template,
             tokenizer=tokenizer and fingerprint(tokenizer),
             lineage=lineage,
         )
         add(unfinished)
+
+
+def write_slices(
+    directory: Path, config: LlamaConfig, tensors: Iterable[tuple[str, np.ndarray]], rank: int, ways: int
+) -> dict[str, str]:
+    """Writes a tensor-parallel rank's file: its slice of every tensor, and with rank 0 those that aren't cut.
+
+    Args:
+        tensors: (Hugging Face name, array that the rank holds; layout.py's `held`), in any order; taken one at a time,
+            so a generator that fetches them keeps memory low.
+
+    Returns:
+        Name -> SHA-256 (hex) of what was written.
+
+    Raises:
+        ValueError: the tensors are not those of `config`.
+    """
+    shapes = expected(config)
+    cuts = {name: cut_of(name, shape, ways) for name, shape in shapes.items()}
+    mine = {name: cut for name, cut in cuts.items() if rank < cut.ways}
+    layout = safetensors_layout({name: ("F32", cut.slice_shape) for name, cut in mine.items()})
+    with TensorWriter(directory / file_name(rank, ways), layout) as writer:
+        missing = set(shapes)
+        for name, tensor in tensors:
+            if name not in missing:
+                raise ValueError(f"{name}: not a tensor of this model, or given twice")
+            missing.remove(name)
+            part = held(name, shapes[name], config, rank, ways)
+            if tensor.shape != (expected_shape := part.shape(shapes[name])):
+                raise ValueError(f"{name}: shape {tensor.shape}, expected {expected_shape}")
+            if name in mine:
+                rows = part.cut(tensor, cuts[name].slice_of(rank))
+                writer.write(name, np.ascontiguousarray(rows, np.float32))
+    return writer.hashes()
 
 
 @contextmanager

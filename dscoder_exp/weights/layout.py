@@ -6,6 +6,7 @@ vocabulary. Norms are kept whole.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,9 +55,21 @@ class Held:
     slices: tuple[slice, ...]
     copies: int
 
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """Of the part, from that of the whole."""
+        return tuple(len(range(size)[part]) for size, part in zip(whole, self.slices, strict=True))
+
+    def size(self, whole: tuple[int, ...]) -> int:
+        return math.prod(self.shape(whole))
+
     def of(self, whole: np.ndarray) -> np.ndarray:
         """An array of its own, unless it is all of it."""
         return whole if whole[self.slices].shape == whole.shape else np.ascontiguousarray(whole[self.slices])
+
+    def cut(self, array: np.ndarray, wanted: tuple[slice, ...]) -> np.ndarray:
+        """A smaller part of the whole, out of the array that holds this one."""
+        inside = zip(wanted, self.slices, strict=True)
+        return array[tuple(_shifted(part, own.start or 0) for part, own in inside)]
 
 
 def cut_of(name: str, shape: tuple[int, ...], ways: int) -> Cut:
@@ -94,7 +107,15 @@ def uneven(config: LlamaConfig, ways: int) -> list[str]:
     names = ("vocab_size", "intermediate_size", "num_attention_heads")
     found = [f"{name} {getattr(config, name)}" for name in names if getattr(config, name) % ways]
     heads = config.num_key_value_heads
-    return [*found, f"num_key_value_heads {heads}"] if heads % ways and ways % heads else found
+    if heads % ways and ways % heads:
+        found.append(f"num_key_value_heads {heads}")
+    elif heads % ways and config.head_dim % (ways // heads):
+        found.append(f"head_dim {config.head_dim}, of which {ways // heads} ranks with one key head each save a part")
+    return found
+
+
+def _shifted(part: slice, by: int) -> slice:
+    return slice(part.start - by, part.stop - by) if part.start is not None else part
 
 
 def file_name(rank: int, ways: int) -> str:

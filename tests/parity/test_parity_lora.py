@@ -45,13 +45,13 @@ def logits_of(model, ids: np.ndarray) -> np.ndarray:
 def test_curve(folder, tmp_path):
     from dscoder_exp import load
     from dscoder_exp.training.step import Step
-    from dscoder_exp.weights.adapter import TELLING, read_adapter, sha256_of
+    from dscoder_exp.weights.adapter import read_adapter
     from dscoder_exp.weights.adapter_checkpoint import save_adapter
 
     curve = arrays(folder, "curve.npz")
     model, adapter, hyper = adapted(folder)
     step = Step(model, optim_of(hyper | {"no_decay_on_1d": True}), recompute="none")
-    frozen = {name: model.weight(name).asnumpy().copy() for group in model.names for name in group}
+    frozen = [weight.asnumpy().copy() for group in model.groups for weight in group]
     for number in range(hyper["steps"]):
         batches = [whole_batch(ids.astype(np.int32)) for ids in curve["batches"][number]]
         result = step(batches, float(curve["lr"][number]))
@@ -61,13 +61,13 @@ def test_curve(folder, tmp_path):
     assert {name for name, _ in model.state()} == expected.keys()
     for name, factor in model.state():
         np.testing.assert_allclose(factor, expected[name], atol=TOLERANCE, err_msg=name)
-    for name, weight in frozen.items():
-        assert np.array_equal(model.weight(name).asnumpy(), weight), name
+    for before, weight in zip(frozen, [weight for group in model.groups for weight in group], strict=True):
+        assert np.array_equal(weight.asnumpy(), before)
 
     ids = curve["final_input_ids"].astype(np.int32)
     np.testing.assert_allclose(logits_of(model, ids), curve["final_logits"], atol=TOLERANCE)
     saved = tmp_path / "adapter"
-    base = "tiny", sha256_of(model.weight(TELLING).asnumpy())
+    base = "tiny", model.base_sha256
     save_adapter(saved, model.config, adapter.lora, model.state(), base=base, template=None, lineage={})
     merged = load(str(base_of(folder)), adapter=str(saved))
     np.testing.assert_allclose(merged.logits(ids), curve["merged_logits"], atol=TOLERANCE)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dscoder_exp.schema.cross import context_problems, cross_problems
 
 SIZES = st.integers(1, 9)
+ROWS = {"parallel.tensor": 2, "parallel.ranks": 2}
 
 
 def places(config: Any) -> list[str]:
@@ -19,13 +20,6 @@ def places(config: Any) -> list[str]:
 def test_sizes_multiply_to_the_ranks(typed: Any, data: int, ranks: int) -> None:
     found = places(typed({"parallel.data": data, "parallel.ranks": ranks}))
     assert found == ([] if data == ranks else ["parallel.ranks"])
-
-
-@pytest.mark.parametrize("task", ["train", "predict"])
-def test_what_is_not_built_is_refused_by_name(typed: Any, task: str) -> None:
-    for name in ("tensor", "context"):
-        found = places(typed({"task.name": task, f"parallel.{name}": 2, "parallel.ranks": 2}))
-        assert found[0] == f"parallel.{name}"
 
 
 @pytest.mark.parametrize(
@@ -43,7 +37,11 @@ def test_what_is_not_built_is_refused_by_name(typed: Any, task: str) -> None:
         ({"task.in_process": True, "parallel.data": 2, "parallel.ranks": 2}, "task.in_process"),
         ({"task.name": "predict", "predict.prompt": None}, "predict.prompt"),
         ({"task.name": "predict", "predict.prompt": ""}, "predict.prompt"),
-        ({"task.name": "predict", "parallel.data": 2, "parallel.ranks": 2}, "parallel.ranks"),
+        ({"task.name": "predict", "parallel.data": 2, "parallel.ranks": 2}, "parallel.data"),
+        ({"task.name": "predict", "parallel.context": 2, "parallel.ranks": 2}, "parallel.context"),
+        ({"seq_length": 1023, "parallel.context": 2, "parallel.ranks": 2}, "seq_length"),
+        ({"seq_length": 1023, **ROWS, "parallel.sequence": True}, "parallel.sequence"),
+        ({"runtime.precision": "fp16", "parallel.context": 2, "parallel.ranks": 2}, "parallel.context"),
     ],
 )
 def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any], where: str) -> None:
@@ -58,6 +56,9 @@ def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any
         {"model.head_dim": None, "model.vocab_size": None, "model.eos_token_id": 5000},
         {"seq_length": 4096, "data.packing": False},
         {"seq_length": 8192},
+        {"seq_length": 1023, **ROWS},
+        {"task.name": "predict", **ROWS},
+        {"parallel.context": 2, "parallel.tensor": 4, "parallel.ranks": 8, "parallel.sequence": True},
         {"seq_length": 8192, "data.packing": False, "task.name": "predict"},
         {"seq_length": 8192, "data.packing": False, "model.max_position_embeddings": None},
         {"task.name": "prepare", "task.in_process": True, "parallel.tensor": 8, "runtime.precision": "bf16"},

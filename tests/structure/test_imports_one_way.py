@@ -18,7 +18,7 @@ FRONT = "front"  # the modules that lie in dscoder_exp itself and have no row be
 SERVICES = {"training", "generation", "model", "data", "weights", "tracking"}
 MAY_IMPORT = {
     FRONT: {"door", "tasks", "console", *SERVICES, "parallel", "schema"},
-    "door": {"tasks", *SERVICES, "parallel", "schema"},
+    "door": {"tasks", *SERVICES, "parallel", "native", "schema"},
     "tasks": {"console", *SERVICES, "parallel", "native", "schema"},
     "training": {"generation", "model", "data", "weights", "tracking", "parallel", "native", "schema"},
     "generation": {"model", "data", "weights", "parallel", "schema"},

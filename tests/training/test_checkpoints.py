@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from dscoder_exp.app import config_directory
+from dscoder_exp.parallel.collectives import ALONE
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import Config
 from dscoder_exp.training import checkpoints as module
@@ -41,7 +42,7 @@ class Training:
 
     def __init__(self, config: Config, before_update: Callable[[], None] = lambda: None) -> None:
         self.model = fresh_model()
-        self.checkpoints = Checkpoints(config, Tokenizer(BPE()), None, {}, None, writes=True)
+        self.checkpoints = Checkpoints(config, Tokenizer(BPE()), None, {}, None, ALONE)
         self._before_update = before_update
         self.step = Step(self.model, optim(), recompute="none", before_update=self._wait)
         self.step([sequences(1)], 1e-3)  # so that there are moments
@@ -51,14 +52,14 @@ class Training:
         self.checkpoints.wait()
 
     def save(self) -> Path:
-        state = TrainingState(self.step.done, 0, {}, None, None, None, None, [], [], None)
+        state = TrainingState(self.step.done, 0, {}, None, None, None, None, [], [], None, {})
         return self.checkpoints.save(self.model, self.step.done, None, (state, self.step.adamw))
 
     def now(self) -> dict[str, np.ndarray]:
         """Weights and moments, copied."""
         moments = {
-            f"{which}.{name}": moment.copy()
-            for name, both in self.step.adamw.moments()
+            f"{which}.{owned.name}": moment.reshape(-1).copy()
+            for owned, both in self.step.adamw.moments()
             for which, moment in zip(("first", "second"), both, strict=True)
         }
         return weights(self.model) | moments

@@ -1,0 +1,132 @@
+"""AdamW's moments in a checkpoint: a file a rank, with the pieces that it owns; read back into any other layout.
+
+Recorded in training.json: {ways: tensor-parallel ranks, files: {name: {rank: the tensor rank, pieces: {tensor: [first,
+last]}, sha256: {entry: hex}}}}. A piece is flat: from the first value to the last, in rows, of what that tensor rank
+holds of the tensor (weights/layout.py). Never imports mindspore.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.training.state import RESUME, START_ANEW
+from dscoder_exp.weights.layout import held
+from dscoder_exp.weights.safetensors_file import read_header, safetensors_layout
+from dscoder_exp.weights.stored import Entry, TensorWriter, chunks, read_rows
+
+MOMENTS = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A rank's piece of a tensor: from `first` to `last` of what its tensor rank holds of it."""
+
+    name: str
+    first: int
+    last: int
+
+
+def moments_file(rank: int, ranks: int) -> str:
+    return "optimizer.safetensors" if ranks == 1 else f"optimizer-rank-{rank:02d}-of-{ranks:02d}.safetensors"
+
+
+def write_moments(
+    file: Path, tensor_rank: int, moments: Iterable[tuple[Owned, Sequence[NDArray[np.float32]]]]
+) -> dict[str, Any]:
+    """Writes one rank's file.
+
+    Args:
+        moments: (piece, its first and second moment).
+
+    Returns:
+        What is recorded of it.
+    """
+    pieces = list(moments)
+    arrays = {
+        f"{which}.{owned.name}": array.reshape(-1)
+        for owned, pair in pieces
+        for which, array in zip(MOMENTS, pair, strict=True)
+    }
+    layout = safetensors_layout({name: ("F32", array.shape) for name, array in arrays.items()})
+    with TensorWriter(file, layout) as writer:
+        for name, array in arrays.items():
+            writer.write(name, array)
+    extents = {owned.name: [owned.first, owned.last] for owned, _ in pieces}
+    return {"rank": tensor_rank, "pieces": extents, "sha256": writer.hashes()}
+
+
+class StoredMoments:
+    """Those of a checkpoint."""
+
+    def __init__(
+        self, checkpoint: Path, record: Mapping[str, Any], config: LlamaConfig, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """
+        Args:
+            record: training.json's.
+            config: the model's.
+            shapes: of all that is trained, whole.
+
+        Raises:
+            Refused: a file is missing or damaged.
+        """
+        self._checkpoint, self._record, self._config, self._shapes = checkpoint, record, config, shapes
+        self._headers = {name: read_header(checkpoint / name, RESUME) for name in record["files"]}
+
+    def fill(
+        self, rank: int, ways: int, owned: Sequence[Owned], arrays: Sequence[Sequence[NDArray[np.float32]]]
+    ) -> None:
+        """Read what a rank owns; of a tensor at a time all, whatever layout it was written in.
+
+        Args:
+            rank, ways: the tensor rank, of how many.
+            arrays: the first moments of `owned`, and the second ones, of any shape.
+
+        Raises:
+            Refused: a file is changed, or of another model.
+        """
+        for number, piece in enumerate(owned):
+            part = held(piece.name, self._shapes[piece.name], self._config, rank, ways)
+            for which, into in zip(MOMENTS, arrays, strict=True):
+                values = part.of(self._whole(which, piece.name)).reshape(-1)[piece.first : piece.last]
+                into[number].reshape(-1)[:] = values
+
+    def _whole(self, which: str, name: str) -> NDArray[np.float32]:
+        shape, ways, found = self._shapes[name], self._record["ways"], 0
+        whole = np.empty(shape, np.float32)
+        for rank in range(ways):
+            part = held(name, shape, self._config, rank, ways)
+            own = np.empty(part.shape(shape), np.float32)
+            for first, last, values in self._pieces(which, name, rank):
+                own.reshape(-1)[first:last] = values
+                found += last - first
+            whole[part.slices] = own
+        if found != sum(held(name, shape, self._config, rank, ways).size(shape) for rank in range(ways)):
+            raise refuse(RESUME, f"{self._checkpoint} holds no whole {which}.{name} of this model", START_ANEW)
+        return whole
+
+    def _pieces(self, which: str, name: str, rank: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        for file, item in self._record["files"].items():
+            if item["rank"] == rank and name in item["pieces"]:
+                first, last = item["pieces"][name]
+                entry, key = self._headers[file].get(f"{which}.{name}"), f"{which}.{name}"
+                if entry is None or (entry.shape, entry.dtype) != ((last - first,), "F32"):
+                    raise refuse(RESUME, f"{self._checkpoint / file} holds no {key} of this model", START_ANEW)
+                yield first, last, _read(self._checkpoint / file, key, entry, item["sha256"].get(key))
+
+
+def _read(file: Path, key: str, entry: Entry, sha256: str | None) -> NDArray[np.float32]:
+    digest, values = hashlib.sha256(), np.empty(entry.shape, np.float32)
+    for first, last in chunks(entry.shape, entry.dtype):
+        values[first:last] = read_rows(file, entry, first, last)[:, 0]
+        digest.update(values[first:last])  # type: ignore[arg-type]  # an array is a buffer
+    if digest.hexdigest() != sha256:
+        raise refuse(RESUME, f"{file}, {key}: its content has changed (SHA-256)", "take an earlier checkpoint")
+    return values

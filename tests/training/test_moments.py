@@ -1,0 +1,139 @@
+"""What ranks of one layout write, ranks of any other read back bit by bit: weights, LoRA's factors, and moments."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dscoder_exp.parallel.pieces import pieces_of
+from dscoder_exp.schema.config import MODULES
+from dscoder_exp.schema.errors import Refused
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.lora import Lora
+from dscoder_exp.training.moments import Owned, StoredMoments, moments_file, write_moments
+from dscoder_exp.weights.checkpoint import save_checkpoint, write_slices
+from dscoder_exp.weights.layout import held, uneven
+from dscoder_exp.weights.names import expected, factor_shapes
+from dscoder_exp.weights.source import open_weights
+
+LORA = Lora(3, 6.0, 0.0, MODULES)
+
+
+@dataclass(frozen=True)
+class Layout:
+    tensor: int
+    replicas: int
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.replicas
+
+
+def config_of(heads: int, key_heads: int, *, tied: bool) -> LlamaConfig:
+    return LlamaConfig(48, 12, 24, 2, heads, key_heads, 8, 64, 1e-6, 1e4, None, tied, 0, 1, 2)
+
+
+def drawn(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, tuple[int, ...]]) -> list[Owned]:
+    """All tensors as one group: its pieces begin and end anywhere."""
+    parts = {name: held(name, shape, config, rank % layout.tensor, layout.tensor) for name, shape in shapes.items()}
+    names, sizes = list(shapes), [parts[name].size(shape) for name, shape in shapes.items()]
+    pieces = pieces_of(sizes, rank // layout.tensor, layout.replicas)
+    return [Owned(names[piece.number], piece.first, piece.last) for piece in pieces]
+
+
+def values_of(rank: int, layout: Layout, config: LlamaConfig, arrays: dict[str, np.ndarray], owned: list[Owned]):
+    ways = layout.tensor
+    parts = {name: held(name, array.shape, config, rank % ways, ways).of(array) for name, array in arrays.items()}
+    return [parts[piece.name].reshape(-1)[piece.first : piece.last] for piece in owned]
+
+
+def write(directory: Path, layout: Layout, config: LlamaConfig, moments: list[dict[str, np.ndarray]]) -> dict:
+    shapes, files = {name: array.shape for name, array in moments[0].items()}, {}
+    for rank in range(layout.ranks):
+        owned = owned_by(rank, layout, config, shapes)
+        pairs = zip(*(values_of(rank, layout, config, which, owned) for which in moments), strict=True)
+        name = moments_file(rank, layout.ranks)
+        files[name] = write_moments(directory / name, rank % layout.tensor, list(zip(owned, pairs, strict=True)))
+    return {"ways": layout.tensor, "files": files}
+
+
+layouts = st.builds(Layout, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 3, 5]))
+
+
+@settings(max_examples=40)
+@given(layouts, layouts, st.sampled_from([(4, 4), (4, 2), (4, 1), (8, 2)]), st.booleans(), st.booleans())
+@example(Layout(4, 2), Layout(1, 1), (4, 1), True, False)
+@example(Layout(1, 1), Layout(4, 3), (4, 2), False, True)
+def test_any_layout_to_any_layout(before, after, heads, tied, lora):
+    config = config_of(*heads, tied=tied)
+    assert not uneven(config, before.tensor)
+    shapes = factor_shapes(config, LORA) if lora else expected(config)
+    moments = [drawn(shapes, seed) for seed in (1, 2)]
+    with TemporaryDirectory() as name:
+        stored = StoredMoments(Path(name), write(Path(name), before, config, moments), config, shapes)
+        for rank in range(after.ranks):
+            owned = owned_by(rank, after, config, shapes)
+            into = [[np.full(piece.last - piece.first, np.nan, np.float32) for piece in owned] for _ in range(2)]
+            stored.fill(rank % after.tensor, after.tensor, owned, into)
+            for which, arrays in zip(moments, into, strict=True):
+                for found, value in zip(arrays, values_of(rank, after, config, which, owned), strict=True):
+                    assert found.tobytes() == value.tobytes()
+
+
+@settings(max_examples=20)
+@given(st.sampled_from([1, 2, 4]), st.sampled_from([(4, 4), (4, 2), (4, 1)]), st.booleans())
+def test_weights_that_ranks_wrote_are_whole(ways, heads, tied):
+    config = config_of(*heads, tied=tied)
+    arrays = drawn(expected(config), 3)
+
+    def of_rank(rank):
+        return [(n, held(n, array.shape, config, rank, ways).of(array)) for n, array in arrays.items()]
+
+    def others(directory):
+        return [write_slices(directory, config, of_rank(rank), rank, ways) for rank in range(1, ways)]
+
+    with TemporaryDirectory() as name:
+        target = Path(name) / "checkpoint"
+        save_checkpoint(target, config, of_rank(0), tokenizer=None, template=None, lineage={}, ways=ways, others=others)
+        source = open_weights(str(target))
+        assert source.shapes() == expected(config)
+        for tensor, array in arrays.items():
+            assert source.tensor(tensor).tobytes() == array.tobytes()
+
+
+def test_sizes_that_ranks_cannot_share_are_named():
+    config = config_of(4, 2, tied=False)
+    assert uneven(config, 2) == []
+    assert uneven(config, 3) == ["num_attention_heads 4", "num_key_value_heads 2"]
+    assert uneven(config, 16)[0] == "intermediate_size 24"
+
+
+def refusal(call, *arguments: object) -> str:
+    with pytest.raises(Refused) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def test_damage_is_refused(tmp_path: Path) -> None:
+    config = config_of(4, 2, tied=True)
+    shapes = expected(config)
+    record = write(tmp_path, Layout(2, 2), config, [drawn(shapes, seed) for seed in (1, 2)])
+    owned = [Owned("model.norm.weight", 0, 12)]
+    into = [[np.empty(12, np.float32)] for _ in range(2)]
+    file = tmp_path / "optimizer-rank-03-of-04.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    stored = StoredMoments(tmp_path, record, config, shapes)
+    assert "second.model.norm.weight: its content has changed (SHA-256)" in refusal(stored.fill, 0, 1, owned, into)
+    file.write_bytes(whole)
+    stored = StoredMoments(tmp_path, {**record, "files": {file.name: record["files"][file.name]}}, config, shapes)
+    assert "holds no whole first.model.norm.weight of this model" in refusal(stored.fill, 0, 1, owned, into)
