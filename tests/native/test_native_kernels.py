@@ -97,6 +97,32 @@ def test_attention(native, tensor, name, size):
     assert_same(*results)
 
 
+@pytest.mark.parametrize("ranks", [2, 5])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_attention_of_context_ranks(native, tensor, name, ranks):
+    """Each has its positions' queries and the keys of all; outputs follow one another, gradients of keys add up."""
+    documents = np.array(DOCUMENTS[name], np.int32)
+    batch, length = documents.shape
+    q, k, v = (tensor(batch, length, heads, 16) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
+    dout = tensor(batch, length, HEADS * 16)
+    mask = native["attention_mask"](documents, HEADS)
+    out, saved = native["attention"](q, k, v, mask)
+    gradients = native["attention_backward"](dout.reshape(out.shape), out, q, k, v, mask, saved)
+    outs, dqs, dks, dvs = [], [], [], []
+    for rank in range(ranks):
+        own = slice(rank * length // ranks, (rank + 1) * length // ranks)
+        queries, mask = q[:, own], native["attention_mask"](documents, HEADS, rank, ranks)
+        part, kept = native["attention"](queries, k, v, mask)
+        own_dout = dout[:, own].reshape(part.shape)
+        dq, dk, dv = native["attention_backward"](own_dout, part, queries, k, v, mask, kept)
+        outs.append(part.asnumpy().reshape(batch, length // ranks, -1))
+        for found, values in zip((dqs, dks, dvs), (dq, dk, dv), strict=True):
+            found.append(values.asnumpy())
+    assert_same(ms.Tensor(np.concatenate(outs, 1).reshape(out.shape)), out)
+    whole = np.concatenate(dqs, 1), np.sum(dks, 0), np.sum(dvs, 0)
+    assert_same(tuple(map(ms.Tensor, whole)), gradients)
+
+
 def test_a_number_that_is_none_stays_so(native, tensor):
     """Or a step whose loss is NaN would not be skipped."""
     mask = native["attention_mask"](np.zeros((1, 70), np.int32), HEADS)

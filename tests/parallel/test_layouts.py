@@ -40,8 +40,9 @@ def alone(case: Case) -> dict[str, np.ndarray]:
 def start(directory: Path, cases: list[str], ranks: int) -> dict[str, list[dict[str, np.ndarray]]]:
     """Each case's results, rank by rank."""
     command = ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--join=True"]
-    command += [f"--master_port={9500 + os.getpid() % 400 + ranks}", f"--log_dir={directory}", sys.executable]
-    environment = os.environ | {"GLOG_v": "3", "OMP_NUM_THREADS": "1"}
+    command += [f"--master_port={9500 + os.getpid() % 400 + ranks}", f"--log_dir={directory}", "python"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # msrun runs `python` by it
+    environment = os.environ | {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "PATH": path}
     ended = subprocess.run([*command, str(HERE / "ranks.py"), str(directory), *cases], env=environment, check=False)
     logs = "\n".join(file.read_text()[-3000:] for file in sorted(directory.glob("worker_*.log")))
     assert ended.returncode == 0, logs

@@ -1,0 +1,115 @@
+"""Bytes that ranks send in a training step, counted by the kernel, beside the formula of docs/parallel.md.
+
+    unshare --net python bench/bytes_moved.py
+
+In a network namespace of its own (unshare needs root) nothing else is sent over the loopback device, whose counter this
+reads. The CPU's collectives; headers and acknowledgements are counted too.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.config import OptimConfig
+from dscoder_exp.schema.llama import LlamaConfig
+
+CONFIG = LlamaConfig(1024, 256, 512, 4, 8, 4, 32, 512, 1e-6, 1e4, None, False, 0, 1, 2)
+OPTIM = OptimConfig(1e-3, [0.9, 0.95], 1e-8, 0.0, False, 1.0, "constant", 0.0, None, 0.2, 0.1)
+LAYOUTS = ["2 1 1 0", "1 2 1 0", "1 2 1 1", "1 1 2 0", "4 1 1 0", "2 2 1 0"]  # data, tensor, context, sequence
+SEQUENCES, LENGTH, STEPS = 4, 128, 5
+FLOAT = 4  # bytes
+COPIES = 2  # MindSpore 2.10's backend for CPUs sends all that a ring needs twice
+
+
+def all_reduce(values: float, ranks: int) -> float:
+    """Bytes that the ranks of a group send together, in a ring (Patarasu & Yuan 2009)."""
+    return COPIES * 2 * (ranks - 1) * values * FLOAT
+
+
+def all_gather(values: float, ranks: int) -> float:
+    """values: of all ranks together."""
+    return COPIES * (ranks - 1) * values * FLOAT
+
+
+def formula(place: Topology) -> float:
+    """Of a step, all ranks together: what is summed by hundreds of values only is left out."""
+    rows = SEQUENCES * LENGTH / place.replicas
+    residual, blocks = rows * CONFIG.hidden_size, CONFIG.num_hidden_layers
+    total = 0.0
+    if place.tensor > 1:
+        everyone = place.tensor == place.ranks
+        scatter = all_reduce(residual, place.tensor)
+        gather = all_gather(residual, place.tensor) if everyone else scatter
+        head = all_reduce(residual, place.tensor)  # all labels count: the chunks' rows are all rows
+        if place.sequence:
+            in_block = 2 * (gather + scatter) + 4 * gather + 2 * scatter
+            ends = scatter + gather + gather  # embedding, before the head, embedding's gradient
+        else:
+            in_block, ends = 4 * scatter, scatter
+        total += place.replicas * (blocks * in_block + ends + head)
+    if place.context > 1:
+        keys = rows * place.context * CONFIG.num_key_value_heads / place.tensor * CONFIG.head_dim
+        total += blocks * (4 * all_gather(keys, place.context) + 2 * all_reduce(keys, place.context))
+    if place.replicas > 1:
+        held = CONFIG.num_parameters / place.tensor
+        everyone = place.replicas == place.ranks
+        gather = all_gather(held, place.replicas) if everyone else all_reduce(held, place.replicas)
+        total += place.tensor * (all_reduce(held, place.replicas) + gather)
+    return total
+
+
+def sent() -> int:
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.split()[9])
+
+
+def train(*sizes: str) -> None:
+    """A rank's work; rank 0 tells what was sent in a step."""
+    from mindspore.communication import get_rank, init
+
+    from dscoder_exp.data.sequences import Batch
+    from dscoder_exp.model.build import build
+    from dscoder_exp.model.device import start_device
+    from dscoder_exp.parallel.collectives import Mesh
+    from dscoder_exp.training.step import Step
+
+    start_device("cpu")
+    init()
+    data, tensor, context, sequence = map(int, sizes)
+    mesh = Mesh(Topology(get_rank(), data, tensor, context, bool(sequence)), "cpu")
+    model = build(CONFIG, None, seed=0, device="cpu", precision="fp32", mesh=mesh)
+    step = Step(model, OPTIM, recompute="none")
+    shape = SEQUENCES // data, LENGTH
+    ids = np.random.default_rng(0).integers(0, CONFIG.vocab_size, shape).astype(np.int32)
+    positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), shape)
+    batch = Batch(ids, ids, positions, np.zeros_like(ids))
+    step([batch], 1e-3)  # compiles
+    mesh.meet()
+    before = sent()
+    for _ in range(STEPS):
+        step([batch], 1e-3)
+    mesh.meet()
+    print("SENT", (sent() - before) / STEPS, flush=True)
+
+
+def main() -> None:
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    print(f"{'data tensor context rows':28} {'counted':>12} {'formula':>12}")
+    for number, sizes in enumerate(LAYOUTS):
+        place = Topology(0, *map(int, sizes.split()[:3]), sequence=sizes.endswith("1"))
+        with tempfile.TemporaryDirectory() as logs:
+            options = [f"--worker_num={place.ranks}", f"--local_worker_num={place.ranks}", "--join=True"]
+            options += [f"--master_port={9700 + number}", f"--log_dir={logs}"]
+            command = ["msrun", *options, "python", __file__, *sizes.split()]
+            subprocess.run(command, check=True, capture_output=True)
+            text = (Path(logs) / "worker_0.log").read_text()
+        counted = float(text.split("SENT", 1)[1].split()[0])
+        print(f"{sizes:28} {counted:12,.0f} {formula(place):12,.0f}  {counted / formula(place) - 1:+.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:]) if len(sys.argv) > 1 else main()

@@ -1,0 +1,84 @@
+"""The table of collectives: its CPU column is run by test_layouts.py, its Ascend column is bound to real signatures.
+
+Stand-ins for MindSpore's operators compute what their documentation says, for all ranks at once.
+"""
+
+import inspect
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import ops
+
+from dscoder_exp.parallel import collectives as module
+from dscoder_exp.parallel.collectives import collectives
+
+RANKS = 3
+VALUES = [np.random.default_rng(rank).standard_normal((RANKS * 2, 4)).astype(np.float32) for rank in range(RANKS)]
+TOTAL = np.sum(VALUES, 0)
+
+
+def stand_in(name, compute):
+    """The operator's constructor and call signatures; `compute(place)`."""
+    real = getattr(ops, name)
+
+    def construct(*args, **kwargs):
+        bound = inspect.signature(real.__init__).bind(None, *args, **kwargs).arguments
+        assert bound["group"] == "ranks 4 to 8 by 2"
+        assert bound.get("op", ops.ReduceOp.SUM) == ops.ReduceOp.SUM
+
+        def call(x):
+            inspect.signature(real.construct if hasattr(real, "construct") else real.__call__).bind(None, x)
+            place = next(i for i, value in enumerate(VALUES) if np.array_equal(value, x.asnumpy()))
+            return ms.Tensor(compute(place))
+
+        return call
+
+    return construct
+
+
+@pytest.fixture
+def group(monkeypatch):
+    """The table's column for a device, of the rank at a place of a group of three."""
+    monkeypatch.setattr(module, "get_group_size", lambda: 12)
+    made = []
+
+    def create(name, ranks):
+        made.append((name, ranks))
+
+    monkeypatch.setattr(module, "create_group", create)
+    monkeypatch.setattr(module, "_created", set())
+    rows = 2
+    monkeypatch.setattr(ops, "AllReduce", stand_in("AllReduce", lambda place: TOTAL))
+    monkeypatch.setattr(ops, "AllGather", stand_in("AllGather", lambda place: np.concatenate(VALUES)))
+    monkeypatch.setattr(
+        ops,
+        "ReduceScatter",
+        stand_in("ReduceScatter", lambda place: TOTAL[place * rows : (place + 1) * rows]),
+    )
+    yield lambda device, place: collectives(range(4, 9, 2), 4 + 2 * place, device)
+    assert made[0] == ("ranks 4 to 8 by 2", [4, 6, 8])
+
+
+@pytest.mark.parametrize("place", range(RANKS))
+def test_the_ascend_column(group, place):
+    chosen = group("ascend", place)
+    assert (chosen.size, chosen.place) == (RANKS, place)
+    x = ms.Tensor(VALUES[place])
+    np.testing.assert_allclose(chosen.all_reduce(x).asnumpy(), TOTAL)
+    np.testing.assert_allclose(chosen.all_gather(x).asnumpy(), np.concatenate(VALUES))
+    np.testing.assert_allclose(chosen.reduce_scatter(x).asnumpy(), TOTAL[2 * place : 2 * place + 2])
+
+
+@pytest.mark.parametrize("place", range(RANKS))
+def test_the_cpus_reduce_scatter_is_the_same(group, place):
+    chosen = group("cpu", place)
+    found = chosen.reduce_scatter(ms.Tensor(VALUES[place])).asnumpy()
+    np.testing.assert_allclose(found, TOTAL[2 * place : 2 * place + 2])
+
+
+def test_a_rank_alone_has_everything():
+    chosen = collectives(range(5, 6), 5, "cpu")
+    x = ms.Tensor(VALUES[0])
+    assert chosen.size == 1
+    assert all(f(x) is x for f in (chosen.all_reduce, chosen.all_gather, chosen.reduce_scatter))
