@@ -1,0 +1,57 @@
+"""The memory table of docs/parallel.md: what a card holds while 7B is trained, by arithmetic. python bench/memory_7b.py
+
+Activations in bf16, all else in fp32, train.recompute=full, one sequence a micro step, no accumulation (which keeps
+whole gradients where replicas would keep slices). None of it was measured: no NPU was at hand.
+"""
+
+from dscoder_exp.parallel.topology import Topology
+from dscoder_exp.schema.llama import LlamaConfig
+
+CONFIG = LlamaConfig(102400, 4096, 11008, 30, 32, 32, 128, 4096, 1e-6, 1e4, None, False, 100000, 100001, 100015)
+LAYOUTS = {
+    "dp8": Topology(0, data=8),
+    "tp8": Topology(0, tensor=8, sequence=True),
+    "dp2_tp4": Topology(0, data=2, tensor=4, sequence=True),
+    "cp8": Topology(0, context=8),
+}
+LENGTHS = (2048, 4096, 8192, 16384)
+CHUNK = 1024  # rows whose logits exist at a time
+
+
+def memory(place: Topology, length: int) -> dict[str, float]:
+    """GB by what for."""
+    hidden, ffn, tensor, replicas = CONFIG.hidden_size, CONFIG.intermediate_size, place.tensor, place.replicas
+    held, table = CONFIG.num_parameters / tensor, CONFIG.vocab_size * hidden / tensor
+    block = (held - 2 * table) / CONFIG.num_hidden_layers
+    rows = length / place.context
+    residual = rows * hidden / (tensor if place.sequence else 1)
+    if replicas == 1:
+        state, gradients = 8 * held, 4 * held  # two moments
+    else:  # moments and weights of the slice; its gradient, and whole ones: the tables', a block's, one on its way
+        state, gradients = 12 * held / replicas, 4 * held / replicas + 4 * (3 * table + block)
+    inside = rows * (4 * hidden + 3 * ffn) / tensor + 3 * rows * hidden  # of a block, forward
+    computing = 2 * (2 * inside + block)  # and backward; its weights in bf16
+    logits = CHUNK * CONFIG.vocab_size / tensor * (4 + 4 + 2)
+    gathered = 4 * table if replicas > 1 else 0.0
+    parts = {
+        "weights": 4 * held,
+        "optimizer state": state,
+        "gradients": gradients,
+        "kept for the backward": CONFIG.num_hidden_layers * 2 * residual,
+        "at work, at most": max(computing, logits, gathered),
+    }
+    return {name: size / 1e9 for name, size in parts.items()}
+
+
+def main() -> None:
+    print("| GB a card | " + " | ".join(f"{length:,}" for length in LENGTHS) + " |")
+    for name, place in LAYOUTS.items():
+        totals = (sum(memory(place, length).values()) for length in LENGTHS)
+        print(f"| {name} | " + " | ".join(f"{total:.0f}" for total in totals) + " |")
+    print(f"\nat {LENGTHS[2]:,}:")
+    for name, place in LAYOUTS.items():
+        print(f"| {name} | " + " | ".join(f"{size:.1f}" for size in memory(place, LENGTHS[2]).values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A run goes on in any other layout to the same end, an adapter too; a model that ranks share answers as a whole one."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tasks_support import FIVE_STEPS, Ended, Room, done
+
+pytestmark = pytest.mark.slow
+
+
+def steps_of(directory: Path) -> list[str]:
+    return sorted(path.name for path in (directory / "checkpoints").glob("step-*"))
+
+
+def through(room: Room, name: str, legs: Sequence[tuple[int, str]], *how: str) -> Path:
+    """Five steps, each leg in its own layout (what it types) up to a step; the directory of the whole run.
+
+    A leg runs to the end, so that its schedule is the run's, and what it saved after its last step is taken away.
+    """
+    directory = room.directory / "runs" / name
+    for last, layout in legs:
+        own = ["tracking=off", f"output_dir=runs/{name}", "train.resume=auto", "train.save_every=1", "train.keep=null"]
+        done(room(*FIVE_STEPS, *layout.split(), *how, *own))
+        assert steps_of(directory) == [f"step-{step:06d}" for step in range(1, 6)]
+        for step in range(last + 1, 6):
+            shutil.rmtree(directory / "checkpoints" / f"step-{step:06d}")
+    return directory
+
+
+def assert_close(found: Path, expected: Path) -> None:
+    weights, reference = load_file(found), load_file(expected)
+    assert weights.keys() == reference.keys()
+    for name, array in reference.items():
+        np.testing.assert_allclose(weights[name], array, atol=1e-5, err_msg=name)
+
+
+def test_four_ranks_two_and_one_go_on_from_each_other(room: Room, whole: Ended) -> None:
+    legs = [
+        (2, "parallel=dp2 train.batch_size=1"),
+        (4, "parallel=dp2_tp2 train.batch_size=1"),
+        (5, "parallel=single train.batch_size=2"),
+    ]
+    directory = through(room, "legs", legs)
+    cut = directory / "checkpoints" / "step-000004"
+    assert {path.name for path in cut.glob("*.safetensors")} == {
+        *(f"model-rank-{rank:02d}-of-02.safetensors" for rank in range(2)),
+        *(f"optimizer-rank-{rank:02d}-of-04.safetensors" for rank in range(4)),
+    }
+    assert not list(directory.glob("checkpoints/.*"))
+    last = "checkpoints/step-000005/model.safetensors"
+    assert_close(directory / last, room.directory / "runs/whole" / last)
+
+
+def test_an_adapter_goes_on_over_other_ranks(room: Room) -> None:
+    lora = ["adapter=lora", "adapter.dropout=0.1", "train.accumulate=2"]
+    alone = through(room, "adapter-alone", [(5, "parallel=single train.batch_size=1")], *lora)
+    shared = [(3, "parallel=tp2 train.batch_size=1"), (5, "parallel=single train.batch_size=1")]
+    directory = through(room, "adapter-shared", shared, *lora)
+    for step in (3, 5):
+        file = f"checkpoints/step-{step:06d}/adapter_model.safetensors"
+        assert_close(directory / file, alone / file)
+
+
+def test_two_ranks_answer_as_one(room: Room, whole: Ended) -> None:
+    model = f"model.path={room.directory}/runs/whole/checkpoints/last"
+    command = [
+        "task=predict",
+        model,
+        "predict.prompt=Write",
+        "predict.max_new_tokens=40",
+        "tracking=off",
+        "runtime=cpu",
+    ]
+    answers = [done(room(*command, f"parallel={parallel}")) for parallel in ("single", "tp2")]
+    assert answers[0].out == answers[1].out != ""
+    assert "tokens/s" in answers[1].err
