@@ -9,6 +9,8 @@ from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher._settings import read_settings, refuse
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
+TWO_NODES = {"worker_num": 4, "local_worker_num": 2, "master_addr": "127.0.0.1"}
+
 
 def job(**options: Any) -> DictConfig:
     launcher = OmegaConf.merge(OmegaConf.structured(MsrunLauncherConf), options)
@@ -22,8 +24,13 @@ def job(**options: Any) -> DictConfig:
         ({"worker_num": 2, "local_worker_num": 0}, "local_worker_num=0"),
         ({"worker_num": 2, "local_worker_num": 3}, "local_worker_num=3 exceeds worker_num=2"),
         ({"worker_num": "${ranks}", "local_worker_num": 8}, "local_worker_num=8 exceeds worker_num=4"),
-        ({"worker_num": 4, "local_worker_num": 2}, "master_port is null"),
-        ({"worker_num": 4, "local_worker_num": 2, "master_port": 9000, "node_rank": 2}, "would start at 4"),
+        ({"worker_num": 4, "local_worker_num": 3}, "local_worker_num=3 doesn't divide worker_num=4: every node has"),
+        ({"worker_num": 4, "node_rank": 1}, "node_rank=1, but all processes are on one node: hydra.launcher.local_wo"),
+        ({**TWO_NODES, "node_rank": 2}, "node_rank=2: there are 2 nodes, 2 of 4 processes on each"),
+        ({**TWO_NODES, "master_addr": None}, "master_addr is null: several nodes need the address of node 0"),
+        ({**TWO_NODES, "master_addr": "nowhere.invalid"}, "master_addr=nowhere.invalid can't be looked up: "),
+        ({**TWO_NODES, "master_addr": "192.0.2.1"}, "master_addr=192.0.2.1 is no address of this machine, and node_"),
+        ({**TWO_NODES, "master_port": 65535}, "master_port=65535: several nodes need the next port, too"),
         ({"master_port": 1023}, "outside 1024"),
         ({"master_port": 65536}, "outside 1024"),
         ({"node_rank": -1}, "node_rank=-1"),
@@ -53,7 +60,9 @@ def test_what_makes_sense_is_let_through() -> None:
         [
             job(),
             job(in_process=True, worker_num=8, local_worker_num=16),
-            job(worker_num=8, local_worker_num=4, node_rank=1, master_port=9543, bind_core={"device0": ["0-3"]}),
+            job(**TWO_NODES),
+            job(**TWO_NODES | {"node_rank": 1, "master_addr": "192.0.2.1"}, master_port=9543),
+            job(worker_num=8, bind_core={"device0": ["0-3"]}),
         ]
     )
 

@@ -1,5 +1,6 @@
 """What a job or a launch fails with."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -12,9 +13,10 @@ class WorkerFailed(CompactHydraException):
 
     Hydra prints the message alone; the frames of the launcher say nothing to a user.
 
-    rank: the rank that failed first; None where msrun failed before any rank did
+    rank: the rank that failed first; None where msrun failed before any rank did, or a node did as a whole
     cause: the exception that the worker raised, where it raised one that could be brought over
     log: the file to read next
+    at: time.monotonic() of that, now where nothing is said
     """
 
     def __init__(
@@ -24,11 +26,13 @@ class WorkerFailed(CompactHydraException):
         rank: Optional[int] = None,
         cause: Optional[BaseException] = None,
         log: Optional[Path] = None,
+        at: Optional[float] = None,
     ) -> None:
         super().__init__(message)
         self.rank = rank
         self.cause = cause
         self.log = log
+        self.at = time.monotonic() if at is None else at
 
 
 class BadLauncherConfig(CompactHydraException):

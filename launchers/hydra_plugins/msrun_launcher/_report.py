@@ -19,6 +19,12 @@ class Logs:
 
     directory: Optional[Path]
     job_log: Optional[Path]
+    node: Optional[int] = None  # this one, where there are several
+
+    @property
+    def name(self) -> str:
+        """Of a log, in a message."""
+        return "log" if self.node is None else f"log on node {self.node}"
 
     def of_rank(self, rank: int) -> Optional[Path]:
         return self.job_log if self.directory is None else self.directory / f"worker_{rank}.log"
@@ -39,32 +45,42 @@ def job_log(logging_config: Optional[dict[str, Any]]) -> Optional[Path]:
 
 
 def rank_failed(
-    rank: int, what: str, logs: Logs, detail: Optional[str] = None, end: Optional[End] = None
+    rank: int,
+    what: str,
+    logs: Logs,
+    detail: Optional[str] = None,
+    end: Optional[End] = None,
+    at: Optional[float] = None,
 ) -> WorkerFailed:
-    """A rank's failure; detail: its traceback or stack, quoted."""
-    return _failed(f"rank {rank} failed: {what}", rank, detail, logs, _exception(end))
+    """A rank's failure; detail: its traceback or stack, quoted; at: time.monotonic(), None: now."""
+    return _failed(f"rank {rank} failed: {what}", rank, detail, logs, _exception(end), at)
 
 
 def silent(ranks: Sequence[int], what: str, detail: str, logs: Logs) -> WorkerFailed:
     """Ranks that hang; detail: what each has last done and where it is."""
     names = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-    return _failed(f"{names}: {what}", ranks[0], detail, logs, None)
+    return _failed(f"{names}: {what}", ranks[0], detail, logs)
 
 
 def _failed(
-    headline: str, rank: int, detail: Optional[str], logs: Logs, cause: Optional[BaseException]
+    headline: str,
+    rank: int,
+    detail: Optional[str],
+    logs: Logs,
+    cause: Optional[BaseException] = None,
+    at: Optional[float] = None,
 ) -> WorkerFailed:
     log = logs.of_rank(rank)
     lines = [headline, *(f"  {line}" for line in (detail or "").splitlines())]
     if log is not None:
-        lines.append(f"log: {log}")
-    return WorkerFailed("\n".join(lines), rank=rank, cause=cause, log=log)
+        lines.append(f"{logs.name}: {log}")
+    return WorkerFailed("\n".join(lines), rank=rank, cause=cause, log=log, at=at)
 
 
-def start_failed(what: str, *candidates: Path) -> WorkerFailed:
+def start_failed(what: str, logs: Logs, *candidates: Path) -> WorkerFailed:
     """No rank is to blame: quote the end of the first log that has something to say."""
     log = next((path for path in candidates if path.is_file() and path.stat().st_size), candidates[0])
-    return WorkerFailed("\n".join([what, *(f"  {line}" for line in tail(log)), f"log: {log}"]), log=log)
+    return WorkerFailed("\n".join([what, *(f"  {line}" for line in tail(log)), f"{logs.name}: {log}"]), log=log)
 
 
 def tail(path: Path) -> list[str]:

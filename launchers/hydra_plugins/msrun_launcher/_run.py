@@ -2,11 +2,12 @@
 
 import codecs
 import json
+import logging
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,49 +19,75 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.msrun_launcher._exchange import Job, search_path
+from hydra_plugins.msrun_launcher._nodes import nodes_of
 from hydra_plugins.msrun_launcher._report import Logs, job_log
+from hydra_plugins.msrun_launcher._settings import node_count
 from hydra_plugins.msrun_launcher._signals import Signals
 from hydra_plugins.msrun_launcher._start import local_ranks, scheduler_port, start_child, start_msrun
 from hydra_plugins.msrun_launcher._tree import ProcessTree
 from hydra_plugins.msrun_launcher._watch import Watch
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
+log = logging.getLogger(__name__)
 AFTER_FAILURE = 3.0  # seconds
 
 
 def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLauncherConf, signals: Signals) -> Any:
     """Called by Hydra's run_job in place of the task: working directory, environment and HydraConfig are the job's.
 
-    Returns what the task returned on this machine's first rank.
-    Raises WorkerFailed. No process of the job is left, whatever ends this.
+    Returns what the task returned on this node's first rank.
+    Raises WorkerFailed. No process of the job is left here, whatever ends this.
     """
     ranks = local_ranks(settings)
     many = settings.worker_num > 1
+    node = settings.node_rank if node_count(settings) > 1 else None
     hydra = HydraConfig.get()
-    logging: Any = OmegaConf.to_container(hydra.job_logging, resolve=True) if hydra.job_logging is not None else None  # type: ignore[arg-type]
+    job_logging: Any = None
+    if hydra.job_logging is not None:
+        job_logging = OmegaConf.to_container(hydra.job_logging, resolve=True)  # type: ignore[arg-type]
     log_dir = Path(settings.log_dir or Path(hydra.runtime.output_dir) / "logs").absolute() if many else None
-    job = Job(task, config, Singleton.get_state(), logging, hydra.verbose, ranks[0], many)
-    start = {"sys_path": search_path(hydra.runtime.cwd), "grace": settings.grace}
-    with _exchange_directory(job, start) as directory, scheduler_port(settings) as port:
+    if log_dir is not None and node is not None:
+        log_dir /= f"node_{node}"  # they may have one directory
+    job = Job(task, config, Singleton.get_state(), job_logging, hydra.verbose, ranks[0], many)
+    start = {"sys_path": search_path(hydra.runtime.cwd), "grace": settings.grace, "node": settings.node_rank}
+    with (
+        _exchange_directory(job, start) as directory,
+        scheduler_port(settings) as port,
+        nodes_of(settings, hydra.job.num, hydra.overrides.task) as nodes,
+    ):
+        nodes.meet()
+        if node is not None:
+            log.info("node %d of %d: %s; logs in %s", node, node_count(settings), _words(ranks), log_dir)
         root = start_child(directory) if log_dir is None else start_msrun(directory, settings, port, log_dir)
         tree = ProcessTree(root, root_is_worker=not many, directory=directory)
-        watch = Watch(directory, root, ranks, Logs(log_dir, job_log(logging)))
+        watch = Watch(directory, root, ranks, Logs(log_dir, job_log(job_logging), node))
         show_log = _follow(log_dir / f"worker_{ranks[0]}.log") if log_dir is not None else lambda: None
+
+        def each_poll() -> None:
+            show_log()
+            nodes.look()
+
         try:
-            watch.until_done(settings.time_limit, settings.heartbeat, show_log)
-        except BaseException as reason:
-            # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
-            grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace
+            watch.until_done(settings.time_limit, settings.heartbeat, each_poll)
+            nodes.finish()  # before msrun's scheduler ends, which the other nodes' workers need
+        except BaseException as error:
             with signals.held():
+                reason = nodes.tell(error)
+                # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
+                grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace
                 tree.add_workers(watch.pids())
                 tree.stop(grace, hurry=lambda: signals.hurry)
-            raise
+            if reason is error:
+                raise
+            raise reason from None  # what another node told came first
         else:
             with signals.held():
                 tree.add_workers(watch.pids())
                 tree.kill()
         finally:
             show_log()
+        if node is not None:
+            log.info("node %d of %d: all nodes have completed", node, node_count(settings))
         return watch.value(ranks[0])
 
 
@@ -80,6 +107,10 @@ def _exchange_directory(job: Job, start: dict[str, Any]) -> Iterator[Path]:
             os.close(writer)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _words(ranks: Sequence[int]) -> str:
+    return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
 def _follow(path: Path) -> Callable[[], None]:

@@ -1,6 +1,7 @@
 """A job's launcher options: read with the job's own values, and refused where they make no sense."""
 
 import math
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
@@ -10,6 +11,8 @@ from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
 TARGET = MsrunLauncherConf._target_
+LAST_PORT = 65535
+MSRUN_PORT = 8118  # its default
 
 
 def read_settings(config: DictConfig) -> MsrunLauncherConf:
@@ -18,6 +21,24 @@ def read_settings(config: DictConfig) -> MsrunLauncherConf:
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MsrunLauncherConf), values))
     assert isinstance(settings, MsrunLauncherConf)
     return settings
+
+
+def local_workers(settings: MsrunLauncherConf) -> int:
+    """Of this node."""
+    return settings.local_worker_num or settings.worker_num
+
+
+def node_count(settings: MsrunLauncherConf) -> int:
+    return 1 if settings.in_process else settings.worker_num // local_workers(settings)
+
+
+def master_address(settings: MsrunLauncherConf) -> str:
+    return (settings.master_addr or "127.0.0.1").strip("[]")
+
+
+def master_port(settings: MsrunLauncherConf) -> int:
+    """Of several nodes, who can't ask each other for a free one."""
+    return settings.master_port or MSRUN_PORT
 
 
 def refuse_literals(configs: Sequence[DictConfig]) -> None:
@@ -54,18 +75,47 @@ def _literal_problems(config: DictConfig) -> Iterator[str]:
 
 def _problems(settings: MsrunLauncherConf) -> Iterator[str]:
     yield from _field_problems(settings)
-    local, total = settings.local_worker_num, settings.worker_num
-    if settings.in_process or local is None:
+    local, total = local_workers(settings), settings.worker_num
+    if settings.in_process or local < 1:
         return
     if local > total:
         yield f"hydra.launcher.local_worker_num={local} exceeds worker_num={total}"
-    elif local < total and settings.master_port is None:
-        yield "hydra.launcher.master_port is null: ranks on several machines need one that all machines name"
-    elif local < total and (settings.node_rank + 1) * local > total:
-        yield (
-            f"hydra.launcher.node_rank={settings.node_rank}: its ranks would start at "
-            f"{settings.node_rank * local}, but worker_num={total}"
-        )
+    elif total % local:
+        yield f"hydra.launcher.local_worker_num={local} doesn't divide worker_num={total}: every node has as many"
+    elif settings.node_rank >= total // local:
+        yield _no_such_node(settings)
+    elif total > local:
+        yield from _meeting_problems(settings)
+
+
+def _no_such_node(settings: MsrunLauncherConf) -> str:
+    nodes, named = node_count(settings), f"hydra.launcher.node_rank={settings.node_rank}"
+    if nodes == 1:
+        return f"{named}, but all processes are on one node: hydra.launcher.local_worker_num=N puts N on each"
+    return f"{named}: there are {nodes} nodes, {local_workers(settings)} of {settings.worker_num} processes on each"
+
+
+def _meeting_problems(settings: MsrunLauncherConf) -> Iterator[str]:
+    """Of where several nodes find each other."""
+    address = settings.master_addr
+    if settings.master_port == LAST_PORT:
+        yield f"hydra.launcher.master_port={LAST_PORT}: several nodes need the next port, too"
+    if address is None:
+        yield "hydra.launcher.master_addr is null: several nodes need the address of node 0, the same on each"
+        return
+    try:
+        number = socket.getaddrinfo(master_address(settings), None, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError as error:
+        yield f"hydra.launcher.master_addr={address} can't be looked up: {error.strerror}"
+        return
+    if settings.node_rank == 0 and number not in _own_addresses():  # so msrun would start no scheduler
+        yield f"hydra.launcher.master_addr={address} is no address of this machine, and node_rank=0 says it is"
+
+
+def _own_addresses() -> set[str]:
+    import psutil  # not worth its time at every start
+
+    return {address.address.partition("%")[0] for found in psutil.net_if_addrs().values() for address in found}
 
 
 def _field_problems(settings: MsrunLauncherConf) -> Iterator[str]:
@@ -73,10 +123,10 @@ def _field_problems(settings: MsrunLauncherConf) -> Iterator[str]:
         yield f"hydra.launcher.worker_num={settings.worker_num}: a job needs at least 1 process"
     if settings.local_worker_num is not None and settings.local_worker_num < 1:
         yield f"hydra.launcher.local_worker_num={settings.local_worker_num}: at least 1, or null for all"
-    if settings.master_port is not None and not 1024 <= settings.master_port <= 65535:
-        yield f"hydra.launcher.master_port={settings.master_port}: outside 1024 to 65535"
+    if settings.master_port is not None and not 1024 <= settings.master_port <= LAST_PORT:
+        yield f"hydra.launcher.master_port={settings.master_port}: outside 1024 to {LAST_PORT}"
     if settings.node_rank < 0:
-        yield f"hydra.launcher.node_rank={settings.node_rank}: machines are numbered from 0"
+        yield f"hydra.launcher.node_rank={settings.node_rank}: nodes are numbered from 0"
     if settings.time_limit is not None and not settings.time_limit > 0:
         yield f"hydra.launcher.time_limit={settings.time_limit}: seconds above 0, or null for no limit"
     if settings.heartbeat is not None and not settings.heartbeat > 0:

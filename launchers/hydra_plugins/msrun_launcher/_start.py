@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from hydra_plugins.msrun_launcher import _spare
 from hydra_plugins.msrun_launcher._failures import WorkerFailed
+from hydra_plugins.msrun_launcher._settings import local_workers, master_address, master_port, node_count
 from hydra_plugins.msrun_launcher._spare import WORKER
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
@@ -34,8 +35,8 @@ def start_child(directory: Path) -> subprocess.Popen[bytes]:
 @contextmanager
 def scheduler_port(settings: MsrunLauncherConf) -> Iterator[int]:
     """The given port, or a free one that nobody else is given meanwhile: msrun takes seconds until it listens there."""
-    if settings.master_port is not None:
-        yield settings.master_port
+    if settings.master_port is not None or node_count(settings) > 1:
+        yield master_port(settings)
         return
     with socket.socket() as holder:
         # Bound but not listening, with an option that MindSpore's scheduler sets too: it alone can share the port.
@@ -72,12 +73,11 @@ def start_msrun(directory: Path, settings: MsrunLauncherConf, port: int, log_dir
 
 
 def local_ranks(settings: MsrunLauncherConf) -> range:
-    """The ranks that run on this machine."""
+    """The ranks that run on this node."""
     if settings.worker_num == 1:
         return range(1)
-    count = settings.local_worker_num or settings.worker_num
-    start = 0 if count == settings.worker_num else settings.node_rank * count
-    return range(start, start + count)
+    count = local_workers(settings)
+    return range(settings.node_rank * count, (settings.node_rank + 1) * count)
 
 
 def _options(settings: MsrunLauncherConf, port: int, log_dir: Path) -> list[str]:
@@ -87,7 +87,7 @@ def _options(settings: MsrunLauncherConf, port: int, log_dir: Path) -> list[str]
     options = {
         "worker_num": settings.worker_num,
         "local_worker_num": len(local_ranks(settings)),
-        "master_addr": settings.master_addr,
+        "master_addr": master_address(settings),
         "master_port": port,
         "node_rank": settings.node_rank,
         "log_dir": log_dir,

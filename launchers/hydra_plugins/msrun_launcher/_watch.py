@@ -136,14 +136,14 @@ class Watch:
         failed = [(worker.failed_at, rank) for rank, worker in self.workers.items() if worker.failed_at is not None]
         if not failed:
             return
-        rank = min(failed)[1]
+        at, rank = min(failed)
         end = self.workers[rank].end
         if end is not None:
-            raise rank_failed(rank, end.what or end.kind, self._logs, end.traceback, end)
+            raise rank_failed(rank, end.what or end.kind, self._logs, end.traceback, end, at)
         code = self.workers[rank].code
         if not self._plain and any(worker.gone and worker.code is None for worker in self.workers.values()):
             rank, code = self._told_by_msrun() or (rank, code)
-        raise rank_failed(rank, _words(code), self._logs)
+        raise rank_failed(rank, _words(code), self._logs, at=at)
 
     def _told_by_msrun(self) -> Optional[tuple[int, int]]:
         """Rank and exit code of the first death that msrun saw, if it was quicker than this watch.
@@ -161,15 +161,16 @@ class Watch:
     def _check_msrun(self, code: Optional[int]) -> None:
         """Fail where msrun or its scheduler ended although there are workers to come or at work."""
         self._scheduler.look(self._directory)
-        logs = self._logs.of_scheduler(), self._logs.of_msrun()
+        scheduler, msrun = self._logs.of_scheduler(), self._logs.of_msrun()
         if self._scheduler.gone and self._scheduler.code:
-            raise start_failed(f"msrun's scheduler ended: {_words(self._scheduler.code)}", *logs)
+            raise start_failed(f"msrun's scheduler ended: {_words(self._scheduler.code)}", self._logs, scheduler, msrun)
         missing = [rank for rank, worker in self.workers.items() if worker.process is None and not worker.gone]
         if code is None or not missing:
             return
         self._root_left = self._root_left or time.monotonic()
         if code != 0 or time.monotonic() - self._root_left > LATE_START:
-            raise start_failed(f"msrun ended before rank {missing[0]} started: {_words(code)}", *reversed(logs))
+            what = f"msrun ended before rank {missing[0]} started: {_words(code)}"
+            raise start_failed(what, self._logs, msrun, scheduler)
 
     def _time_over(self, time_limit: Optional[float]) -> NoReturn:
         late = [rank for rank, worker in self.workers.items() if worker.end is None] or list(self.workers)

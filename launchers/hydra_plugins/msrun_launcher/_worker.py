@@ -24,6 +24,8 @@ def main(directory: Path) -> int:
     from hydra_plugins.msrun_launcher import _exchange, _guard
 
     is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
+    if is_scheduler and start["node"] != 0:  # of two nodes that are one machine, each has the master's address
+        return 0
     rank = int(os.environ.get("RANK_ID", "0")) if "MS_ROLE" in os.environ else 0
     member = _exchange.SCHEDULER if is_scheduler else _exchange.member_of(rank)
     os.environ[_exchange.JOB_VARIABLE] = str(directory)

@@ -10,28 +10,30 @@ from hydra.core.config_store import ConfigStore
 class MsrunLauncherConf:
     _target_: str = "hydra_plugins.msrun_launcher.msrun_launcher.MsrunLauncher"
 
-    # processes of one job over all machines; 1: a plain child process without msrun
+    # processes of one job over all nodes (machines); 1: a plain child process without msrun
     worker_num: int = 1
 
-    # processes of one job on this machine; null: all of them
+    # processes of one job on this node, as many as on every other; null: all of them
     local_worker_num: Optional[int] = None
 
-    # address or host name of the machine that holds rank 0
-    master_addr: str = "127.0.0.1"
+    # address or host name of node 0, which holds rank 0; null: 127.0.0.1 (one node only)
+    master_addr: Optional[str] = None
 
-    # TCP port of the scheduler, 1024 to 65535; null: a free one is chosen (one machine only)
+    # TCP port of the scheduler, 1024 to 65535; null: a free one is chosen (of several nodes: 8118). Several nodes'
+    # launchers meet at the next port
     master_port: Optional[int] = None
 
-    # this machine's number, from 0; its ranks start at node_rank * local_worker_num
+    # this node's number, from 0; its ranks start at node_rank * local_worker_num
     node_rank: int = 0
 
-    # directory of scheduler.log, msrun.log and worker_<rank>.log; null: logs/ in the job's output directory
+    # directory of scheduler.log, msrun.log and worker_<rank>.log, of several nodes in node_<node_rank>/; null: logs/ in
+    # the job's output directory
     log_dir: Optional[str] = None
 
     # msrun stays until its workers end; the launcher itself waits for them either way
     join: bool = True
 
-    # seconds that the workers may take to find each other; negative: no limit
+    # seconds that nodes, and then the workers, may take to find each other; negative: no limit
     cluster_time_out: int = 600
 
     # CPU cores: true binds by the machine's topology, a mapping {device0: ["0-3"], ...} by hand

@@ -1,0 +1,355 @@
+"""The launchers of one job on several nodes: they begin together, and what ends the job on one ends it on all.
+
+Node 0 listens at master_addr, on the port after the scheduler's; the others connect to it. They send each other lines
+of JSON: what it is, and its fields.
+
+hello    to node 0: which node of how many, the job's number, its arguments
+refused  from node 0: why a node that said hello can't take part
+start    from node 0: all have come
+done     to node 0: all processes of a node have completed; from it: those of all nodes have
+failed   to node 0: a failure, and how many seconds ago, since clocks differ
+end      from node 0: what the job fails with, the earliest of what it was told in time
+stop     both ways: a launcher was told to end, by this signal
+
+What breaks a connection has failed: a launcher that was killed, or a machine.
+"""
+
+import contextlib
+import json
+import logging
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+from hydra_plugins.msrun_launcher._failures import WorkerFailed
+from hydra_plugins.msrun_launcher._settings import master_address, master_port, node_count
+from hydra_plugins.msrun_launcher._signals import Terminated
+from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+
+log = logging.getLogger(__name__)
+POLL = 0.05  # seconds
+SETTLE = 0.3  # seconds that node 0 waits for earlier failures after it was told of one
+VERDICT_PATIENCE = 3.0  # seconds that another node waits for what node 0 makes of its failure
+UNTOLD = 2.0  # seconds of waiting for other nodes before a user is told of it
+SILENCE = 20  # seconds after which a machine that doesn't answer is given up
+LONGEST_LINE = 1 << 20  # bytes
+
+
+class Nodes:
+    """Of one node: there is nobody to wait for and nobody to tell."""
+
+    def meet(self) -> None:
+        """Wait until the launchers of all nodes have come."""
+
+    def look(self) -> None:
+        """Raise what ends the job, where another node tells of it; called many times a second."""
+
+    def finish(self) -> None:
+        """Wait until all nodes have done what this one has done."""
+
+    def tell(self, reason: BaseException) -> BaseException:
+        """Have the other nodes end for `reason`, unless it came from there. What the job ends with, on all of them."""
+        return reason
+
+
+@contextmanager
+def nodes_of(settings: MsrunLauncherConf, job: int, arguments: Sequence[str]) -> Iterator[Nodes]:
+    """Those of a job of a launch; `arguments` have to be the same on all of them."""
+    if node_count(settings) == 1:
+        yield Nodes()
+        return
+    hello = {"nodes": node_count(settings), "job": job, "arguments": list(arguments)}
+    with contextlib.ExitStack() as opened:
+        yield (FirstNode if settings.node_rank == 0 else OtherNode)(settings, hello, opened)
+
+
+class _Peer:
+    """A connection to another launcher."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._received = b""
+        self.closed = False
+        connection.settimeout(VERDICT_PATIENCE)
+        for option, value in (
+            (socket.TCP_KEEPIDLE, SILENCE // 4),
+            (socket.TCP_KEEPINTVL, SILENCE // 4),
+            (socket.TCP_KEEPCNT, 3),
+            (socket.TCP_USER_TIMEOUT, SILENCE * 1000),
+        ):
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def tell(self, what: str, **said: Any) -> None:
+        with contextlib.suppress(OSError):  # it will be found closed
+            self._connection.sendall(json.dumps({"what": what, **said}).encode() + b"\n")
+
+    def heard(self) -> Iterator[dict[str, Any]]:
+        """What has come since it was last asked for. What isn't of this protocol closes it."""
+        while not self.closed and select.select([self._connection], [], [], 0)[0]:
+            try:
+                content = self._connection.recv(1 << 16)
+            except OSError:
+                content = b""
+            self._received += content
+            self.closed = not content or len(self._received) > LONGEST_LINE
+        *lines, self._received = self._received.split(b"\n")
+        for line in lines:
+            try:
+                said = json.loads(line)
+            except ValueError:
+                said = None
+            if not isinstance(said, dict) or "what" not in said:
+                self.closed = True
+                return
+            yield said
+
+
+class _SeveralNodes(Nodes):
+    """What node 0 and the others have in common."""
+
+    def __init__(self, settings: MsrunLauncherConf, hello: dict[str, Any], opened: contextlib.ExitStack) -> None:
+        self._node = settings.node_rank
+        self._hello = hello
+        self._opened = opened  # connections, to be closed at the end
+        self._address = master_address(settings), master_port(settings) + 1
+        self._place = f"{settings.master_addr}:{self._address[1]}"
+        self._limit = settings.cluster_time_out
+        self._heard: Optional[BaseException] = None  # what ends the job, once another node has told
+
+    def meet(self) -> None:
+        begun, told = time.monotonic(), False
+        try:
+            while missing := self._missing():
+                waited = time.monotonic() - begun
+                if 0 <= self._limit < waited:
+                    raise WorkerFailed(f"{missing} within hydra.launcher.cluster_time_out={self._limit} s")
+                if waited > UNTOLD and not told:
+                    log.info("%s yet", missing)
+                    told = True
+                time.sleep(POLL)
+        except BaseException as reason:
+            raise self.tell(reason) from None
+
+    def _missing(self) -> str:
+        """Who has not come, empty once all have."""
+        raise NotImplementedError
+
+    def _end(self, reason: BaseException) -> NoReturn:
+        self._heard = reason
+        raise reason
+
+
+class FirstNode(_SeveralNodes):
+    """Node 0, which decides."""
+
+    def __init__(self, settings: MsrunLauncherConf, hello: dict[str, Any], opened: contextlib.ExitStack) -> None:
+        super().__init__(settings, hello, opened)
+        self._peers: dict[int, _Peer] = {}
+        self._strangers: list[_Peer] = []  # have not said hello
+        self._done: set[int] = set()
+        self._failures: list[tuple[int, WorkerFailed]] = []  # and the node
+        self._told_at = 0.0  # of the first of them
+        family = socket.getaddrinfo(*self._address)[0][0]
+        try:
+            self._door = opened.enter_context(socket.create_server(self._address, family=family))
+        except OSError as error:
+            where = f"hydra.launcher.master_port={self._address[1] - 1}: the next port can't be listened at"
+            raise WorkerFailed(f"{where}: {error.strerror}") from error
+
+    def meet(self) -> None:
+        super().meet()
+        self._tell_all("start")
+
+    def look(self) -> None:
+        self._listen()
+        if self._failures and time.monotonic() - self._told_at > SETTLE:
+            self._end(self._decide())
+
+    def finish(self) -> None:
+        while len(self._done) < len(self._peers):
+            self.look()
+            time.sleep(POLL)
+        self._tell_all("done")
+
+    def tell(self, reason: BaseException) -> BaseException:
+        if reason is self._heard:
+            return reason
+        if isinstance(reason, (KeyboardInterrupt, Terminated)):
+            self._tell_all("stop", signal=_number(reason))
+            return reason
+        mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
+        self._fail(0, mine)
+        deadline = self._told_at + SETTLE
+        while time.monotonic() < deadline:
+            try:
+                self._listen()
+            except (KeyboardInterrupt, Terminated) as stop:
+                return stop
+            time.sleep(POLL)
+        verdict = self._decide()
+        return reason if verdict is mine else verdict
+
+    def _missing(self) -> str:
+        while select.select([self._door], [], [], 0)[0]:
+            connection = self._opened.enter_context(self._door.accept()[0])
+            self._strangers.append(_Peer(connection))
+        for stranger in list(self._strangers):
+            for said in stranger.heard():
+                self._strangers.remove(stranger)
+                self._receive(stranger, said)
+                break
+            if stranger.closed and stranger in self._strangers:
+                self._strangers.remove(stranger)
+        self.look()
+        names = [str(node) for node in range(1, self._hello["nodes"]) if node not in self._peers]
+        return f"node{'s' if len(names) > 1 else ''} {', '.join(names)} didn't come to {self._place}" if names else ""
+
+    def _receive(self, peer: _Peer, said: dict[str, Any]) -> None:
+        """Let in who has said hello. What was started otherwise has to be seen on both sides."""
+        node, job, ours = said.pop("node", None), said.get("job"), self._hello
+        if said.pop("what") != "hello" or not isinstance(node, int) or not isinstance(job, int):
+            return
+        if node in self._peers:
+            peer.tell("refused", why=f"node {node} is there already")
+        elif job < ours["job"]:
+            peer.tell("refused", why=f"job #{job} has ended on node 0")
+        elif job > ours["job"]:  # it will ask again
+            raise WorkerFailed(f"job #{ours['job']} has ended on node {node}")
+        elif said == ours:
+            self._peers[node] = peer
+        else:
+            why = f"node {node} was started with something else than node 0"
+            for name in ours:
+                if said.get(name) != ours[name]:
+                    why += f"\n  {name} there: {_text(said.get(name))}\n  {name} here: {_text(ours[name])}"
+            peer.tell("refused", why=why)
+            raise WorkerFailed(why)
+
+    def _listen(self) -> None:
+        for node, peer in self._peers.items():
+            for said in peer.heard():
+                self._take(node, said)
+            if peer.closed and node not in self._done and all(node != failed for failed, _ in self._failures):
+                self._fail(node, WorkerFailed(f"node {node} broke its connection: its launcher or its machine ended"))
+
+    def _take(self, node: int, said: dict[str, Any]) -> None:
+        if said["what"] == "done":
+            self._done.add(node)
+        elif said["what"] == "failed":
+            self._fail(node, _failure(said))
+        elif said["what"] == "stop":
+            self._tell_all("stop", signal=said["signal"])
+            self._end(_stop(said["signal"]))
+
+    def _fail(self, node: int, failure: WorkerFailed) -> None:
+        self._told_at = self._told_at or time.monotonic()
+        self._failures.append((node, failure))
+
+    def _decide(self) -> WorkerFailed:
+        node, failure = min(self._failures, key=lambda entry: entry[1].at)
+        self._tell_all("end", node=node, **_fields(failure))
+        return failure
+
+    def _tell_all(self, what: str, **said: Any) -> None:
+        for peer in self._peers.values():
+            peer.tell(what, **said)
+
+
+class OtherNode(_SeveralNodes):
+    """Every other node, which tells node 0 and then does as that says."""
+
+    def __init__(self, settings: MsrunLauncherConf, hello: dict[str, Any], opened: contextlib.ExitStack) -> None:
+        super().__init__(settings, hello, opened)
+        self._first: Optional[_Peer] = None
+        self._started = False
+        self._all_done = False
+        self._is_mine = False  # what the job ends with
+
+    def look(self) -> None:
+        if self._first is None:
+            return
+        for said in self._first.heard():
+            self._take(said)
+        if self._first.closed and not self._all_done:
+            if self._started:
+                self._end(WorkerFailed("node 0 broke its connection: its launcher or its machine ended"))
+            self._first = None  # it was not for this job: the next may be
+
+    def finish(self) -> None:
+        assert self._first is not None
+        self._first.tell("done")
+        while not self._all_done:
+            self.look()
+            time.sleep(POLL)
+
+    def tell(self, reason: BaseException) -> BaseException:
+        if reason is self._heard or self._first is None:
+            return reason
+        if isinstance(reason, (KeyboardInterrupt, Terminated)):
+            self._first.tell("stop", signal=_number(reason))
+            return reason
+        mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
+        self._first.tell("failed", **_fields(mine))
+        deadline = time.monotonic() + VERDICT_PATIENCE
+        while time.monotonic() < deadline and self._first is not None:
+            try:
+                self.look()
+            except (WorkerFailed, KeyboardInterrupt, Terminated) as verdict:
+                return reason if self._is_mine else verdict
+            time.sleep(POLL)
+        return reason
+
+    def _missing(self) -> str:
+        if self._first is None:
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(self._address, timeout=VERDICT_PATIENCE)
+                self._first = _Peer(self._opened.enter_context(connection))
+                self._first.tell("hello", node=self._node, **self._hello)
+        self.look()
+        if self._first is None:
+            return f"node 0 didn't come to {self._place}"
+        return "" if self._started else "other nodes didn't come"
+
+    def _take(self, said: dict[str, Any]) -> None:
+        if said["what"] == "start":
+            self._started = True
+        elif said["what"] == "done":
+            self._all_done = True
+        elif said["what"] == "refused":
+            self._end(WorkerFailed(said["why"]))
+        elif said["what"] == "stop":
+            self._end(_stop(said["signal"]))
+        elif said["what"] == "end":
+            self._is_mine = said["node"] == self._node
+            self._end(_failure(said))
+
+
+def _fields(failure: WorkerFailed) -> dict[str, Any]:
+    place = str(failure.log) if failure.log is not None else None
+    text = str(failure)
+    if len(text) > LONGEST_LINE // 8:
+        text = f"{text[: LONGEST_LINE // 16]}\n…\n{text[-LONGEST_LINE // 16 :]}"
+    return {"ago": time.monotonic() - failure.at, "rank": failure.rank, "text": text, "log": place}
+
+
+def _failure(said: dict[str, Any]) -> WorkerFailed:
+    place = Path(said["log"]) if said["log"] is not None else None
+    return WorkerFailed(said["text"], rank=said["rank"], log=place, at=time.monotonic() - said["ago"])
+
+
+def _number(stop: BaseException) -> int:
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+
+
+def _stop(number: int) -> BaseException:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+
+
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
