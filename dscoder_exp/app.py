@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
@@ -37,7 +38,9 @@ def config_directory() -> Path:
 def run_task(cfg: DictConfig) -> float | None:
     """What a job does, in a worker process or in the parent: the task's recipe on the typed configuration."""
     config = to_config(cfg, launched=True)
-    set_environment(config.runtime.threads, config.parallel.ranks)  # before the task's module imports MindSpore
+    launcher = HydraConfig.get().launcher
+    ranks_here = launcher.local_worker_num or launcher.worker_num
+    set_environment(config.runtime.threads, ranks_here)  # before the task's module imports MindSpore
     return import_module(f"dscoder_exp.tasks.{config.task.name}").run(config)
 
 

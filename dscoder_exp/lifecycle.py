@@ -53,7 +53,7 @@ class Lifecycle:
             for key, address in addresses(config).items():
                 OmegaConf.update(node, key, address)
             node.runtime.cache_dir, node.tracking.uri = config.runtime.cache_dir, config.tracking.uri
-            if config.tracking.enabled:
+            if config.tracking.enabled and node.hydra.launcher.node_rank == 0:  # where rank 0 is, which logs
                 self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)
         _warm_up(checked[0])
         for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked.values()):

@@ -17,7 +17,7 @@ from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.tracking.describe import difference
 from dscoder_exp.tracking.store import resolve_uri
 from hydra_plugins.msrun_launcher import BadLauncherConfig, current_job
-from hydra_plugins.msrun_launcher._settings import read_settings, refuse
+from hydra_plugins.msrun_launcher._settings import local_workers, node_count, read_settings, refuse
 
 SMALL = "model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
 NAMED = 3  # jobs that a message names
@@ -105,9 +105,13 @@ def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
     if settings.worker_num != config.parallel.ranks:
         what = f"{settings.worker_num} processes for parallel.ranks={config.parallel.ranks}"
         return [Problem("hydra.launcher.worker_num", what, "leave it out: it follows parallel.ranks")]
+    hydras = Path(node.hydra.runtime.output_dir).absolute()
+    if node_count(settings) > 1 and Path(config.output_dir).is_relative_to(hydras):
+        what = f"{config.output_dir} is Hydra's directory, of which each of several nodes has its own"
+        return [Problem("output_dir", what, "output_dir=DIR, the same on every node and on storage that they share")]
     if config.task.name in WITHOUT_DEVICE or config.runtime.device != "ascend":
         return []
-    problem = npu_problem(settings.local_worker_num or settings.worker_num)
+    problem = npu_problem(local_workers(settings))
     return [problem] if problem else []
 
 

@@ -19,6 +19,7 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Refused
 
 REFERENCE = Path(__file__).parents[1] / "reference"
+NODES = ["hydra.launcher.master_addr=127.0.0.1", "hydra.launcher.local_worker_num=1"]
 
 
 @pytest.fixture
@@ -87,8 +88,7 @@ def test_npus_are_counted(refused: Any, check: Any, npus: Any, small: list[str])
         "python -m dscoder_exp model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
     )
     check([*small, "runtime=ascend", "parallel=dp2"])
-    machines = ["hydra.launcher.local_worker_num=4", "hydra.launcher.master_port=9000"]
-    check([*small, "runtime=ascend", "parallel=dp8", *machines])
+    check([*small, "runtime=ascend", "parallel=dp8", *NODES, "hydra.launcher.local_worker_num=4", "output_dir=run"])
 
 
 def test_preparing_data_needs_neither_npus_nor_weights(check: Any, inputs: Path) -> None:
@@ -189,6 +189,18 @@ def test_the_launchers_options_are_checked_in_the_same_list(refused: Any, small:
     assert "local_worker_num=4 exceeds worker_num=1" in found["hydra.launcher"]
     found, _ = refused([*small, "hydra.launcher.grace=${nowhere}"])
     assert set(found) == {"hydra.launcher"}
+
+
+def test_several_nodes_have_one_output_directory(refused: Any, check: Any, small: list[str]) -> None:
+    two = [*small, "parallel=dp2", *NODES]
+    for own in ([], ["output_dir=${hydra:runtime.output_dir}/mine"]):
+        found, _ = refused([*two, *own])
+        assert list(found) == ["output_dir"]
+        assert "is Hydra's directory, of which each of several nodes has its own" in found["output_dir"]
+    check([*two, "output_dir=runs/${name}"])
+    check([*two, "output_dir=run", "hydra.launcher.node_rank=1"])
+    found, _ = refused([*two, "output_dir=run", "hydra.launcher.node_rank=2"])
+    assert "node_rank=2: there are 2 nodes, 1 of 2 processes on each" in found["hydra.launcher"]
 
 
 def test_a_retired_store_is_refused_unless_tracking_is_off(refused: Any, check: Any, small: list[str]) -> None:
