@@ -16,7 +16,7 @@ import cloudpickle
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from hydra_plugins.msrun_launcher._exchange import Job, search_path
 from hydra_plugins.msrun_launcher._nodes import nodes_of
@@ -41,10 +41,12 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
     ranks = local_ranks(settings)
     many = settings.worker_num > 1
     node = settings.node_rank if node_count(settings) > 1 else None
-    hydra = HydraConfig.get()
+    hydra: Any = HydraConfig.get()
+    with read_write(hydra):
+        hydra.launcher = settings  # resolved: to a worker, what they refer to is out of sight
     job_logging: Any = None
     if hydra.job_logging is not None:
-        job_logging = OmegaConf.to_container(hydra.job_logging, resolve=True)  # type: ignore[arg-type]
+        job_logging = OmegaConf.to_container(hydra.job_logging, resolve=True)
     log_dir = Path(settings.log_dir or Path(hydra.runtime.output_dir) / "logs").absolute() if many else None
     if log_dir is not None and node is not None:
         log_dir /= f"node_{node}"  # they may have one directory
