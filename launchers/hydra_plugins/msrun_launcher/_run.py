@@ -19,6 +19,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from hydra_plugins.msrun_launcher._exchange import Job, search_path
+from hydra_plugins.msrun_launcher._failures import WorkerFailed
 from hydra_plugins.msrun_launcher._nodes import nodes_of
 from hydra_plugins.msrun_launcher._report import Logs, job_log
 from hydra_plugins.msrun_launcher._settings import node_count
@@ -75,6 +76,8 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         except BaseException as error:
             with signals.held():
                 reason = nodes.tell(error)
+                if many and isinstance(reason, WorkerFailed):  # at once: those that hang take the whole grace to end
+                    log.error("%s; the other ranks are stopped", str(reason).splitlines()[0])
                 # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
                 grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace
                 tree.add_workers(watch.pids())

@@ -1,0 +1,73 @@
+"""A rank is killed at a random step, ten times in one run: found at once each time, and the run ends as if not."""
+
+import random
+import socket
+import time
+
+import psutil
+import pytest
+from tasks_support import RECIPE, Recorded, Room, Started, assert_the_same, checkpoints, done, own
+
+KILLS, STEPS = 10, 60
+DETECTED = 5.0  # seconds from a kill to the launcher's report; a tenth of that is usual
+RUN = ["train.save_every=2", "train.eval_every=7", "train.keep=2", f"train.max_steps={STEPS}", "optim.lr=1e-3"]
+TWO_RANKS = [*RECIPE, *RUN, "train.batch_size=1", "parallel=dp2"]
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def unharmed(room: Room) -> Recorded:
+    done(room(*TWO_RANKS, *own("unharmed")))
+    return room.run("unharmed")
+
+
+def step_of(room: Room, rank: int) -> int:
+    """The last one that the rank of the only launch has taken; 0 before it begins to train."""
+    for beat in room.home.glob(f"msrun-*/rank-{rank}.beat"):
+        title, _, count = beat.read_text().rpartition(" ")
+        return int(count.partition("/")[0]) if title == "training" else 0
+    return 0
+
+
+def wait_for_step(room: Room, started: Started, rank: int, step: int) -> None:
+    while step_of(room, rank) < step:
+        assert started.process.poll() is None, started.wait().err
+        time.sleep(0.005)
+
+
+def process_of(room: Room, rank: int) -> psutil.Process:
+    (file,) = room.home.glob(f"msrun-*/rank-{rank}.pid")
+    return psutil.Process(int(file.read_text()))
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing(room: Room, unharmed: Recorded, port: int) -> None:
+    chance = random.Random(0)
+    command = [*TWO_RANKS, *own("killed ten times"), "train.resume=auto", f"hydra.launcher.master_port={port}"]
+    last, saved = checkpoints(room, "killed ten times") / "last", 0
+    for _ in range(KILLS):
+        rank, ahead, delay = chance.randrange(2), chance.randint(1, 4), chance.uniform(0, 0.1)
+        started = room.start(*command)
+        wait_for_step(room, started, rank, saved + ahead)
+        time.sleep(delay)  # anywhere within a step
+        process_of(room, rank).kill()
+        killed = time.monotonic()
+        started.wait_for_words(f"rank {rank} failed: killed by SIGKILL; the other ranks are stopped")
+        assert time.monotonic() - killed < DETECTED
+        ended = started.wait()
+        assert ended.code == 1
+        assert f"\nrank {rank} failed: killed by SIGKILL\n" in ended.err
+        assert started.left() == []
+        run = room.run("killed ten times")
+        assert run.status == "FAILED"
+        assert run.tags["error"].startswith(f"rank {rank} failed: killed by SIGKILL\n")
+        saved = int(last.readlink().name[-6:]) if last.exists() else 0
+    assert 0 < saved < STEPS
+    done(room(*command))
+    assert_the_same(room, "killed ten times", unharmed)
