@@ -1,6 +1,6 @@
 """The directory through which launcher and workers of one job talk. Both sides import this; it must stay light.
 
-start.json          sys.path, grace and the node's number, readable before anything else can be imported
+start.json          sys.path, grace, the node's number, what msrun sets; readable before anything else can be imported
 job.pkl             the Job, by cloudpickle
 alive               a named pipe that the launcher holds open for writing: its end is the launcher's death
 <member>.pid        a worker has started

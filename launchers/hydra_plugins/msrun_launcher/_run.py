@@ -31,6 +31,7 @@ from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
 log = logging.getLogger(__name__)
 AFTER_FAILURE = 3.0  # seconds
+SET_BY_MSRUN = ["OMP_NUM_THREADS"]  # to 1, where it imports MindSpore; its workers would take that for the user's
 
 
 def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLauncherConf, signals: Signals) -> Any:
@@ -52,7 +53,12 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
     if log_dir is not None and node is not None:
         log_dir /= f"node_{node}"  # they may have one directory
     job = Job(task, config, Singleton.get_state(), job_logging, hydra.verbose, ranks[0], many)
-    start = {"sys_path": search_path(hydra.runtime.cwd), "grace": settings.grace, "node": settings.node_rank}
+    start = {
+        "sys_path": search_path(hydra.runtime.cwd),
+        "grace": settings.grace,
+        "node": settings.node_rank,
+        "unset": [name for name in SET_BY_MSRUN if name not in os.environ],
+    }
     with (
         _exchange_directory(job, start) as directory,
         scheduler_port(settings) as port,

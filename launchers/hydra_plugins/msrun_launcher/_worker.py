@@ -23,6 +23,8 @@ def main(directory: Path) -> int:
     sys.path[:] = start["sys_path"]
     from hydra_plugins.msrun_launcher import _exchange, _guard
 
+    for name in start["unset"]:
+        os.environ.pop(name, None)
     is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
     if is_scheduler and start["node"] != 0:  # of two nodes that are one machine, each has the master's address
         return 0

@@ -14,12 +14,15 @@ from dscoder_exp.tracking.run import open_run
 
 
 def run(config: Config) -> float:
-    with open_run(config.tracking, rank=0) as tracked:
+    rank = int(os.environ.get("RANK_ID", "0"))
+    with open_run(config.tracking, rank) as tracked:
         tracked.metrics({"train/loss": 1.5}, step=1)
         output = Path(config.output_dir)
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").write_text(json.dumps(asdict(config)))
-        _end(config.name)
+        (output / f"threads-{rank}").write_text(os.environ.get("OMP_NUM_THREADS", "all"))
+        if rank == config.parallel.ranks - 1:
+            _end(config.name)
     return 0.5
 
 

@@ -1,0 +1,78 @@
+"""Two nodes of one rank each, through the real launcher: who records the run, and what both make of its end."""
+
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_support import HERE, PATIENCE, Command, runs_in
+
+
+@pytest.fixture
+def nodes(tracked: Command, small: list[str], tmp_path: Path) -> Any:
+    """nodes(*arguments) -> both nodes' commands at work, node 1's in another directory."""
+    other = Command(tmp_path / "other", HERE / "fakes")
+    other.directory.mkdir()
+    while True:  # two ports in a row
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except (OSError, OverflowError):
+                continue
+        break
+    several = ["local_worker_num=1", "master_addr=127.0.0.1", f"master_port={port}"]
+
+    def begin(*arguments: str) -> list[Any]:
+        shared = [*small, "parallel=dp2", f"output_dir={tmp_path}/run", *arguments]
+        options = [f"hydra.launcher.{option}" for option in several]
+        return [
+            command.start(*shared, *options, f"hydra.launcher.node_rank={node}")
+            for node, command in enumerate((tracked, other))
+        ]
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "status", "error"),
+    [
+        ("ok", 0, "FINISHED", None),
+        ("raise", 1, "FAILED", "ValueError: boom"),
+        ("sigkill", 1, "FAILED", "killed by SIG"),
+    ],
+)
+def test_node_0_records_how_it_ended(
+    nodes: Any, tracked: Command, tmp_path: Path, how: str, code: int, status: str, error: str | None
+) -> None:
+    for process in nodes(f"name={how}"):
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == code, err
+        assert error is None or f"\nrank 1 failed: {error}" in err
+    [run] = runs_in(tracked.directory)
+    assert (run.name, run.status) == (how, status)
+    assert run.tags.get("error", "").startswith("" if error is None else f"rank 1 failed: {error}")
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {"multirun"}
+
+
+def test_a_stop_on_another_node_is_recorded(nodes: Any, tracked: Command, tmp_path: Path) -> None:
+    first, second = nodes("name=hang")
+    Command(tmp_path / "other", HERE).wait_for("started")
+    second.send_signal(signal.SIGTERM)
+    for process in (first, second):
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 143, err
+    [run] = runs_in(tracked.directory)
+    assert (run.status, run.tags["error"]) == ("KILLED", "stopped by SIGTERM")
+
+
+@pytest.mark.parametrize(("asked", "threads"), [([], "all"), (["runtime.threads=3"], "3")])
+def test_a_node_shares_its_cores_out_over_its_own_ranks(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str], threads: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for process in nodes("name=ok", "tracking=off", *asked):
+        process.communicate(timeout=PATIENCE)
+    assert [(tmp_path / f"run/threads-{rank}").read_text() for rank in (0, 1)] == [threads, threads]
