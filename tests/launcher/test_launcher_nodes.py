@@ -1,5 +1,6 @@
 """Two nodes of two ranks each, which here are two launchers on one machine."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+GUARD = 60.0  # seconds until a hanging test is given up
 PROMPT = 5.0  # seconds from a failure on one node to the other node's end
 
 
@@ -23,6 +25,17 @@ def free_ports() -> int:
             except (OSError, OverflowError):
                 continue
             return port
+
+
+def reached(port: int) -> socket.socket:
+    """A connection to what will listen there."""
+    deadline = time.monotonic() + GUARD
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port))
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, f"nothing listens at {port}"
+            time.sleep(0.05)
 
 
 @pytest.fixture
@@ -122,6 +135,20 @@ def test_nodes_that_were_started_otherwise_are_refused(nodes: Any) -> None:
         assert "arguments there: how=ok ranks=4 rank=2\n" in output
         assert "arguments here: how=ok ranks=4\n" in output
         assert "hello" not in output
+
+
+def test_who_says_nothing_that_makes_sense_is_not_let_in(start: Any) -> None:
+    port = free_ports()
+    several = ["hydra.launcher.local_worker_num=1", "hydra.launcher.master_addr=127.0.0.1"]
+    several += [f"hydra.launcher.master_port={port}", "ranks=2"]
+    first = start("app.py", *several, "hydra.sweep.dir=out/node0")
+    with contextlib.ExitStack() as strangers:
+        for words in (b"GET / HTTP/1.1\r\n\r\n", b'{"what": "stop", "signal": 15}\n', b"{}\n", b""):
+            strangers.enter_context(reached(port + 1)).sendall(words)
+        other = start("app.py", *several, "hydra.sweep.dir=out/node1", "hydra.launcher.node_rank=1")
+        for launch in (first, other):
+            code, output = launch.finish()
+            assert code == 0, output
 
 
 @pytest.mark.parametrize("node", [0, 1])

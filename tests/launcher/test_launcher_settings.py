@@ -37,6 +37,7 @@ def job(**options: Any) -> DictConfig:
         ({"time_limit": 0}, "time_limit=0"),
         ({"heartbeat": -1}, "heartbeat=-1"),
         ({"grace": float("nan")}, "grace=nan"),
+        ({"rank_table_file": "none.json"}, "rank_table_file=none.json: no such file"),
         ({"bind_core": "some"}, "bind_core='some'"),
     ],
 )

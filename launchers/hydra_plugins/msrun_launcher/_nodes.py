@@ -15,29 +15,24 @@ What breaks a connection has failed: a launcher that was killed, or a machine.
 """
 
 import contextlib
-import json
 import logging
 import select
-import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn, Optional
 
 from hydra_plugins.msrun_launcher._failures import WorkerFailed
 from hydra_plugins.msrun_launcher._settings import master_address, master_port, node_count
 from hydra_plugins.msrun_launcher._signals import Terminated
+from hydra_plugins.msrun_launcher._wire import PATIENCE, Peer, failure_of, fields_of, number_of, stop_of
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 
 log = logging.getLogger(__name__)
 POLL = 0.05  # seconds
 SETTLE = 0.3  # seconds that node 0 waits for earlier failures after it was told of one
-VERDICT_PATIENCE = 3.0  # seconds that another node waits for what node 0 makes of its failure
 UNTOLD = 2.0  # seconds of waiting for other nodes before a user is told of it
-SILENCE = 20  # seconds after which a machine that doesn't answer is given up
-LONGEST_LINE = 1 << 20  # bytes
 
 
 class Nodes:
@@ -66,48 +61,6 @@ def nodes_of(settings: MsrunLauncherConf, job: int, arguments: Sequence[str]) ->
     hello = {"nodes": node_count(settings), "job": job, "arguments": list(arguments)}
     with contextlib.ExitStack() as opened:
         yield (FirstNode if settings.node_rank == 0 else OtherNode)(settings, hello, opened)
-
-
-class _Peer:
-    """A connection to another launcher."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._received = b""
-        self.closed = False
-        connection.settimeout(VERDICT_PATIENCE)
-        for option, value in (
-            (socket.TCP_KEEPIDLE, SILENCE // 4),
-            (socket.TCP_KEEPINTVL, SILENCE // 4),
-            (socket.TCP_KEEPCNT, 3),
-            (socket.TCP_USER_TIMEOUT, SILENCE * 1000),
-        ):
-            connection.setsockopt(socket.IPPROTO_TCP, option, value)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    def tell(self, what: str, **said: Any) -> None:
-        with contextlib.suppress(OSError):  # it will be found closed
-            self._connection.sendall(json.dumps({"what": what, **said}).encode() + b"\n")
-
-    def heard(self) -> Iterator[dict[str, Any]]:
-        """What has come since it was last asked for. What isn't of this protocol closes it."""
-        while not self.closed and select.select([self._connection], [], [], 0)[0]:
-            try:
-                content = self._connection.recv(1 << 16)
-            except OSError:
-                content = b""
-            self._received += content
-            self.closed = not content or len(self._received) > LONGEST_LINE
-        *lines, self._received = self._received.split(b"\n")
-        for line in lines:
-            try:
-                said = json.loads(line)
-            except ValueError:
-                said = None
-            if not isinstance(said, dict) or "what" not in said:
-                self.closed = True
-                return
-            yield said
 
 
 class _SeveralNodes(Nodes):
@@ -150,8 +103,8 @@ class FirstNode(_SeveralNodes):
 
     def __init__(self, settings: MsrunLauncherConf, hello: dict[str, Any], opened: contextlib.ExitStack) -> None:
         super().__init__(settings, hello, opened)
-        self._peers: dict[int, _Peer] = {}
-        self._strangers: list[_Peer] = []  # have not said hello
+        self._peers: dict[int, Peer] = {}
+        self._strangers: list[Peer] = []  # have not said hello
         self._done: set[int] = set()
         self._failures: list[tuple[int, WorkerFailed]] = []  # and the node
         self._told_at = 0.0  # of the first of them
@@ -181,7 +134,7 @@ class FirstNode(_SeveralNodes):
         if reason is self._heard:
             return reason
         if isinstance(reason, (KeyboardInterrupt, Terminated)):
-            self._tell_all("stop", signal=_number(reason))
+            self._tell_all("stop", signal=number_of(reason))
             return reason
         mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
         self._fail(0, mine)
@@ -198,7 +151,7 @@ class FirstNode(_SeveralNodes):
     def _missing(self) -> str:
         while select.select([self._door], [], [], 0)[0]:
             connection = self._opened.enter_context(self._door.accept()[0])
-            self._strangers.append(_Peer(connection))
+            self._strangers.append(Peer(connection))
         for stranger in list(self._strangers):
             for said in stranger.heard():
                 self._strangers.remove(stranger)
@@ -210,7 +163,7 @@ class FirstNode(_SeveralNodes):
         names = [str(node) for node in range(1, self._hello["nodes"]) if node not in self._peers]
         return f"node{'s' if len(names) > 1 else ''} {', '.join(names)} didn't come to {self._place}" if names else ""
 
-    def _receive(self, peer: _Peer, said: dict[str, Any]) -> None:
+    def _receive(self, peer: Peer, said: dict[str, Any]) -> None:
         """Let in who has said hello. What was started otherwise has to be seen on both sides."""
         node, job, ours = said.pop("node", None), said.get("job"), self._hello
         if said.pop("what") != "hello" or not isinstance(node, int) or not isinstance(job, int):
@@ -242,10 +195,10 @@ class FirstNode(_SeveralNodes):
         if said["what"] == "done":
             self._done.add(node)
         elif said["what"] == "failed":
-            self._fail(node, _failure(said))
+            self._fail(node, failure_of(said))
         elif said["what"] == "stop":
             self._tell_all("stop", signal=said["signal"])
-            self._end(_stop(said["signal"]))
+            self._end(stop_of(said["signal"]))
 
     def _fail(self, node: int, failure: WorkerFailed) -> None:
         self._told_at = self._told_at or time.monotonic()
@@ -253,7 +206,7 @@ class FirstNode(_SeveralNodes):
 
     def _decide(self) -> WorkerFailed:
         node, failure = min(self._failures, key=lambda entry: entry[1].at)
-        self._tell_all("end", node=node, **_fields(failure))
+        self._tell_all("end", node=node, **fields_of(failure))
         return failure
 
     def _tell_all(self, what: str, **said: Any) -> None:
@@ -266,7 +219,7 @@ class OtherNode(_SeveralNodes):
 
     def __init__(self, settings: MsrunLauncherConf, hello: dict[str, Any], opened: contextlib.ExitStack) -> None:
         super().__init__(settings, hello, opened)
-        self._first: Optional[_Peer] = None
+        self._first: Optional[Peer] = None
         self._started = False
         self._all_done = False
         self._is_mine = False  # what the job ends with
@@ -292,11 +245,11 @@ class OtherNode(_SeveralNodes):
         if reason is self._heard or self._first is None:
             return reason
         if isinstance(reason, (KeyboardInterrupt, Terminated)):
-            self._first.tell("stop", signal=_number(reason))
+            self._first.tell("stop", signal=number_of(reason))
             return reason
         mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
-        self._first.tell("failed", **_fields(mine))
-        deadline = time.monotonic() + VERDICT_PATIENCE
+        self._first.tell("failed", **fields_of(mine))
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline and self._first is not None:
             try:
                 self.look()
@@ -308,8 +261,8 @@ class OtherNode(_SeveralNodes):
     def _missing(self) -> str:
         if self._first is None:
             with contextlib.suppress(OSError):
-                connection = socket.create_connection(self._address, timeout=VERDICT_PATIENCE)
-                self._first = _Peer(self._opened.enter_context(connection))
+                connection = socket.create_connection(self._address, timeout=PATIENCE)
+                self._first = Peer(self._opened.enter_context(connection))
                 self._first.tell("hello", node=self._node, **self._hello)
         self.look()
         if self._first is None:
@@ -324,31 +277,10 @@ class OtherNode(_SeveralNodes):
         elif said["what"] == "refused":
             self._end(WorkerFailed(said["why"]))
         elif said["what"] == "stop":
-            self._end(_stop(said["signal"]))
+            self._end(stop_of(said["signal"]))
         elif said["what"] == "end":
             self._is_mine = said["node"] == self._node
-            self._end(_failure(said))
-
-
-def _fields(failure: WorkerFailed) -> dict[str, Any]:
-    place = str(failure.log) if failure.log is not None else None
-    text = str(failure)
-    if len(text) > LONGEST_LINE // 8:
-        text = f"{text[: LONGEST_LINE // 16]}\n…\n{text[-LONGEST_LINE // 16 :]}"
-    return {"ago": time.monotonic() - failure.at, "rank": failure.rank, "text": text, "log": place}
-
-
-def _failure(said: dict[str, Any]) -> WorkerFailed:
-    place = Path(said["log"]) if said["log"] is not None else None
-    return WorkerFailed(said["text"], rank=said["rank"], log=place, at=time.monotonic() - said["ago"])
-
-
-def _number(stop: BaseException) -> int:
-    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-
-
-def _stop(number: int) -> BaseException:
-    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+            self._end(failure_of(said))
 
 
 def _text(value: Any) -> str:

@@ -4,6 +4,7 @@ import math
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -133,5 +134,7 @@ def _field_problems(settings: MsrunLauncherConf) -> Iterator[str]:
         yield f"hydra.launcher.heartbeat={settings.heartbeat}: seconds above 0, or null for no limit"
     if not (settings.grace >= 0 and math.isfinite(settings.grace)):
         yield f"hydra.launcher.grace={settings.grace}: seconds, 0 or more"
+    if settings.rank_table_file and not Path(settings.rank_table_file).is_file():
+        yield f"hydra.launcher.rank_table_file={settings.rank_table_file}: no such file"
     if not (isinstance(settings.bind_core, (bool, dict)) or OmegaConf.is_dict(settings.bind_core)):
         yield f"hydra.launcher.bind_core={settings.bind_core!r}: true, false, or a mapping from devices to cores"
