@@ -89,6 +89,14 @@ def test_a_failing_rank_is_named_on_all_nodes(nodes: Any, tmp_path: Path, rank: 
         assert launch.living() == []
 
 
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_node_that_is_through_waits_for_the_other(nodes: Any, rank: int) -> None:
+    for launch in nodes("how=late", f"rank={rank}"):
+        code, output = launch.finish()
+        assert code == 1
+        assert f"\nrank {rank} failed: TaskError: here: boom\n" in output
+
+
 @pytest.mark.parametrize("node", [0, 1])
 def test_a_node_that_is_gone_ends_the_other(nodes: Any, tmp_path: Path, node: int) -> None:
     started = tmp_path / "started"

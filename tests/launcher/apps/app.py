@@ -104,6 +104,11 @@ def main(config: Config) -> Any:
         facts |= {"cwd": os.getcwd(), "added": config.added, "number": HydraConfig.get().job.num, "pid": os.getpid()}
         Path(config.output_dir, f"report-{rank}.json").write_text(json.dumps(facts))
         return facts
+    if config.how == "late":  # when the others are through
+        if rank != config.rank:
+            return 7
+        time.sleep(2)
+        return fail("raise")
     if rank != config.rank:
         if config.how == "silent":  # waits for the other, as in a collective
             beat("step 3")
