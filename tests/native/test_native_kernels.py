@@ -120,7 +120,7 @@ def test_attention_of_context_ranks(native, tensor, name, ranks):
             found.append(values.asnumpy())
     assert_same(ms.Tensor(np.concatenate(outs, 1).reshape(out.shape)), out)
     whole = np.concatenate(dqs, 1), np.sum(dks, 0), np.sum(dvs, 0)
-    assert_same(tuple(map(ms.Tensor, whole)), gradients)
+    assert_same(tuple(ms.Tensor(array) for array in whole), gradients)
 
 
 def test_a_number_that_is_none_stays_so(native, tensor):

@@ -1,4 +1,4 @@
-"""A run goes on in any other layout to the same end, an adapter too; a model that ranks share answers as a whole one."""
+"""A run goes on in any other layout to the same end, an adapter too; two ranks that share a model answer as one."""
 
 import shutil
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Optional
 
+SHOWN = ("shown.out", "shown.err")  # what a job's first rank here prints: the launcher shows it as its own
 SCHEDULER = "scheduler"
 STACK_SIGNAL = signal.SIGUSR2
 JOB_VARIABLE = "MSRUN_LAUNCHER_JOB"  # holds the exchange directory, for what a worker starts to be known by

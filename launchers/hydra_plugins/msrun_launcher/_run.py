@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cloudpickle
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +18,7 @@ from hydra.core.singleton import Singleton
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from hydra_plugins.msrun_launcher._exchange import Job, search_path
+from hydra_plugins.msrun_launcher._exchange import SHOWN, Job, search_path
 from hydra_plugins.msrun_launcher._failures import WorkerFailed
 from hydra_plugins.msrun_launcher._nodes import nodes_of
 from hydra_plugins.msrun_launcher._report import Logs, job_log
@@ -70,10 +70,14 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         root = start_child(directory) if log_dir is None else start_msrun(directory, settings, port, log_dir)
         tree = ProcessTree(root, root_is_worker=not many, directory=directory)
         watch = Watch(directory, root, ranks, Logs(log_dir, job_log(job_logging), node))
-        show_log = _follow(log_dir / f"worker_{ranks[0]}.log") if log_dir is not None else lambda: None
+        follow = [_follow(directory / name, to) for name, to in zip(SHOWN, (sys.stdout, sys.stderr), strict=True)]
+
+        def show() -> None:
+            for news in follow:
+                news()
 
         def each_poll() -> None:
-            show_log()
+            show()
             nodes.look()
 
         try:
@@ -96,7 +100,7 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
                 tree.add_workers(watch.pids())
                 tree.kill()
         finally:
-            show_log()
+            show()
         if node is not None:
             log.info("node %d of %d: all nodes have completed", node, node_count(settings))
         return watch.value(ranks[0])
@@ -124,8 +128,8 @@ def _words(ranks: Sequence[int]) -> str:
     return f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]} to {ranks[-1]}"
 
 
-def _follow(path: Path) -> Callable[[], None]:
-    """A function that shows what the file has grown by since its last call."""
+def _follow(path: Path, to: TextIO) -> Callable[[], None]:
+    """A function that shows what the file, if it is there, has grown by since its last call."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     position = 0
 
@@ -138,7 +142,7 @@ def _follow(path: Path) -> Callable[[], None]:
             content = log.read()
         position += len(content)
         if content:
-            sys.stdout.write(decoder.decode(content))
-            sys.stdout.flush()
+            to.write(decoder.decode(content))
+            to.flush()
 
     return show

@@ -11,8 +11,9 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hydra_plugins.msrun_launcher._exchange import End, Job
@@ -89,7 +90,7 @@ def _run(directory: Path, rank: int) -> "tuple[End, int]":
     except BaseException as error:
         text = _task_traceback(error)
         if job is None or job.many:  # its log is a file that should tell the story by itself
-            print(text, file=sys.stderr)
+            print(text, file=sys.__stderr__)  # the launcher will show it
         what = traceback.format_exception_only(error)[-1].strip()
         return End("raised", time.monotonic(), what=what, traceback=text, exception=_dumps_or_none(error)), 1
 
@@ -99,12 +100,40 @@ def _load(directory: Path, rank: int) -> "Job":
 
     from hydra.core.singleton import Singleton
 
+    from hydra_plugins.msrun_launcher import _exchange
+
     job: Job = pickle.loads((directory / "job.pkl").read_bytes())
     Singleton.set_state(job.singletons)
     if job.many:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a file, yet it is read as it grows
+    if job.many and rank == job.first_rank:
+        sys.stdout = _Shown(sys.stdout, directory / _exchange.SHOWN[0])
+        sys.stderr = _Shown(sys.stderr, directory / _exchange.SHOWN[1])
     _configure_logging(job, rank)
     return job
+
+
+class _Shown:
+    """A stream of Python's: what is written there goes to a second file, too, which the launcher shows as its own.
+
+    What libraries print beside Python, such as MindSpore's INFO lines, stays in the log.
+    """
+
+    def __init__(self, stream: Any, path: Path) -> None:
+        self._stream = stream
+        self._copy = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+    def write(self, text: str) -> int:
+        self._copy.write(text)
+        self._copy.flush()
+        return self._stream.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _configure_logging(job: "Job", rank: int) -> None:
