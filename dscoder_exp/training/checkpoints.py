@@ -17,6 +17,7 @@ from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import refuse
 from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.moments import Owned, moments_file, write_moments
 from dscoder_exp.training.parts import Parts
@@ -57,6 +58,9 @@ class Checkpoints:
             lineage: where the weights come from; each checkpoint adds its step and eval loss.
             resumed: what the run goes on from; its checkpoint isn't written again.
             mesh: the ranks that write them together.
+
+        Raises:
+            Refused: they don't all have the same output_dir before them.
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
@@ -64,6 +68,8 @@ class Checkpoints:
         self._leads = mesh.place.rank == 0  # it puts the checkpoint together, and keeps the links
         (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32
         self._parts = Parts(int(token), mesh.place.rank, mesh.place.ranks)
+        if mesh.place.ranks > 1:
+            _refuse_unshared(Path(config.output_dir), int(token), mesh)
         self._there = resumed and resumed.checkpoint
         self._best_loss = resumed.state.best_loss if resumed else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -198,6 +204,21 @@ class Checkpoints:
                 gone = old.with_name(f".{old.name}.partial")  # so that half a checkpoint never has a whole one's name
                 old.rename(gone)
                 shutil.rmtree(gone)
+
+
+def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
+    """Raise Refused, on all ranks, where one doesn't see what rank 0 writes: its node has a storage of its own."""
+    proof, leads = directory / f".{token:08x}.shared", mesh.place.rank == 0
+    if leads:
+        directory.mkdir(parents=True, exist_ok=True)
+        proof.touch()
+    mesh.meet()
+    (seen,) = mesh.sums(float(proof.exists()))
+    if leads:
+        proof.unlink()
+    if seen < mesh.place.ranks:
+        what = f"{mesh.place.ranks - int(seen)} of {mesh.place.ranks} ranks don't see what rank 0 writes to {directory}"
+        raise refuse("output_dir", what, "output_dir=DIR on storage that all nodes share")
 
 
 class _Work:

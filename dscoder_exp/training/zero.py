@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import ops
 
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.collectives import Mesh
+from dscoder_exp.parallel.collectives import Collectives, Mesh
 from dscoder_exp.parallel.pieces import Piece, pieces_of, slice_length
 from dscoder_exp.training.moments import Owned
 from dscoder_exp.weights.layout import held
@@ -26,16 +26,18 @@ _assign = ops.Assign()
 
 @dataclass(frozen=True)
 class _Group:
-    """One of the model's trained groups.
+    """One of the model's trained groups, as this rank holds it.
 
     Attributes:
         copies: tensor ranks that hold the same of each tensor.
         partial: the copies' gradients are to be added up: of so many ranks, 1 where there is nothing to add.
         pieces: that this rank owns.
+        length: of a rank's slice.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
     copies: tuple[int, ...]
     partial: tuple[int, ...]
     pieces: tuple[Piece, ...]
@@ -70,7 +72,6 @@ class Zero:
         for group in self._groups:
             if group.kind not in self._units:
                 self._units[group.kind] = _units(model, group, alone=self._alone)
-        # On the CPU a call returns when it is done: another thread waits for the other ranks, while this one computes.
 
     def scatter(self, number: int, gradients: Sequence[ms.Tensor]) -> list[ms.Tensor]:
         """This rank's pieces of the sum of a group's gradients over replicas.
@@ -106,10 +107,11 @@ def _group(model: Llama, number: int) -> _Group:
     shapes = model.trained_shapes
     parts = [held(name, shapes[name], model.config, place.tensor_rank, place.tensor) for name in names]
     copies = tuple(part.copies for part in parts)
-    sizes, replicas = [tensor.size for tensor in tensors], model.mesh.replicas
+    sizes, replicas = tuple(tensor.size for tensor in tensors), model.mesh.replicas
     return _Group(
         names=tuple(names),
         shapes=tuple(tensor.shape for tensor in tensors),
+        sizes=sizes,
         copies=copies,
         partial=tuple(count if _is_partial(name, model.mesh) else 1 for name, count in zip(names, copies, strict=True)),
         pieces=tuple(pieces_of(sizes, replicas.place, replicas.size)),
@@ -126,48 +128,57 @@ def _is_partial(name: str, mesh: Mesh) -> bool:
 
 def _units(model: Llama, group: _Group, *, alone: bool) -> tuple[Any, Any]:
     """What sums a group's gradients into pieces, and what writes pieces into weights; None: there is nothing to do."""
-    partial = any(count > 1 for count in group.partial)
-    if alone and not partial:
+    unit, summed, replicas = model.units.unit, _summed(model.mesh, group), model.mesh.replicas
+    if not alone:
+        scatter, gather = _make_scatter(group, replicas, summed), _make_gather(group, replicas)
+        return unit(scatter, "gradients of replicas"), unit(gather, "weights of replicas")
+    if all(count == 1 for count in group.partial):
         return None, None
-    unit, summed = model.units.unit, _summed(model.mesh, group)
-    if alone:
 
-        def add(*gradients):
-            own = [summed(gradients[i], i) for i in range(len(gradients))]
-            return (gradients[0], *own)
+    def add(*gradients):
+        """Its first output stands for the slice, which replicas have."""
+        return (gradients[0], *[summed(gradients[i], i) for i in range(len(gradients))])
 
-        return unit(add, "gradients of copies"), None
-    reduce_scatter, all_gather = model.mesh.replicas.reduce_scatter, model.mesh.replicas.all_gather
+    return unit(add, "gradients of copies"), None
+
+
+def _make_scatter(group: _Group, replicas: Collectives, summed: Any):
     pieces = tuple((piece.number, piece.size) for piece in group.pieces)
-    count, shapes = len(pieces), group.shapes
-    sizes = tuple(tensor.size for tensor in model.trained[model.trained_names.index(list(group.names))])
-    filler = group.length * model.mesh.replicas.size - sum(sizes)
-    own_filler = group.length - sum(size for _, size in pieces)
-
-    def flat(tensors, filler):
-        rows = [tensor.reshape(-1) for tensor in tensors]
-        if filler > 0:
-            rows.append(ops.zeros((filler,), ms.float32))
-        return ops.concat(rows) if len(rows) > 1 else rows[0]
+    filler, reduce_scatter = group.length * replicas.size - sum(group.sizes), replicas.reduce_scatter
 
     def scatter(*gradients):
         """-> this rank's slice, followed by its pieces."""
-        own = reduce_scatter(flat(gradients, filler))
+        own = reduce_scatter(_flat(gradients, filler))
         found, start = [], 0
         for number, size in pieces:
             found.append(summed(_slice(own, (start,), (size,)), number))
             start += size
         return (own, *found)
 
+    return scatter
+
+
+def _make_gather(group: _Group, replicas: Collectives):
+    shapes, sizes, count, all_gather = group.shapes, group.sizes, len(group.pieces), replicas.all_gather
+    filler = group.length - sum(piece.size for piece in group.pieces)
+
     def gather(*pieces_and_weights):
-        every = all_gather(flat(pieces_and_weights[:count], own_filler))
-        start = 0
+        """Writes all ranks' pieces into the weights."""
+        every, start = all_gather(_flat(pieces_and_weights[:count], filler)), 0
         for i in range(len(shapes)):
             _assign(pieces_and_weights[count + i], _slice(every, (start,), (sizes[i],)).reshape(shapes[i]))
             start += sizes[i]
         return every
 
-    return unit(scatter, "gradients of replicas"), unit(gather, "weights of replicas")
+    return gather
+
+
+def _flat(tensors, filler):
+    """Tensors end to end, and so many zeros."""
+    rows = [tensor.reshape(-1) for tensor in tensors]
+    if filler > 0:
+        rows.append(ops.zeros((filler,), ms.float32))
+    return ops.concat(rows) if len(rows) > 1 else rows[0]
 
 
 def _summed(mesh: Mesh, group: _Group) -> Any:

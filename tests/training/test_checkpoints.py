@@ -16,9 +16,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from dscoder_exp.app import config_directory
-from dscoder_exp.parallel.collectives import ALONE
+from dscoder_exp.parallel.collectives import ALONE, Mesh
+from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import Refused
 from dscoder_exp.training import checkpoints as module
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.state import TrainingState
@@ -161,3 +163,16 @@ def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.Monkey
     assert sorted(path.name for path in at_save) == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
     for directory, arrays in at_save.items():
         assert same(load_file(directory / "model.safetensors"), arrays), directory
+
+
+class Apart(Mesh):
+    """Rank 0 of two that have no storage in common."""
+
+    def sums(self, *values: float) -> list[float]:
+        return list(values)
+
+
+def test_ranks_that_do_not_share_their_directory_are_refused(config: Config) -> None:
+    with pytest.raises(Refused, match=r"output_dir: 1 of 2 ranks don't see what rank 0 writes to .*storage that all"):
+        Checkpoints(config, Tokenizer(BPE()), None, {}, None, Apart(Topology(0, data=2), "cpu"))
+    assert not list(Path(config.output_dir).glob(".*"))
