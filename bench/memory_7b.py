@@ -10,7 +10,11 @@ from dscoder_exp.schema.llama import LlamaConfig
 CONFIG = LlamaConfig(102400, 4096, 11008, 30, 32, 32, 128, 4096, 1e-6, 1e4, None, False, 100000, 100001, 100015)
 LAYOUTS = {
     "dp8": Topology(0, data=8),
+    "dp16": Topology(0, data=16),
+    "tp2": Topology(0, tensor=2, sequence=True),
+    "tp4": Topology(0, tensor=4, sequence=True),
     "tp8": Topology(0, tensor=8, sequence=True),
+    "dp2_tp2": Topology(0, data=2, tensor=2, sequence=True),
     "dp2_tp4": Topology(0, data=2, tensor=4, sequence=True),
     "cp8": Topology(0, context=8),
 }

@@ -74,7 +74,7 @@ class Held:
 
 def cut_of(name: str, shape: tuple[int, ...], ways: int) -> Cut:
     """How the tensor of this name is cut N ways. One whose axis N doesn't divide is whole."""
-    *_, module, last, _ = ("", *name.split("."))
+    *_, module, last, _ = ("", *name.split("."))  # of a factor: the matrix it stands beside, and lora_A or lora_B
     axis = AXES.get(module if last.startswith("lora_") else last)
     if (last, axis) in (("lora_A", OUTPUTS), ("lora_B", INPUTS)):
         axis = None  # the matrix's cut side isn't this factor's

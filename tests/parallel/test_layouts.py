@@ -77,3 +77,14 @@ def test_a_layout_trains_as_one_rank(text, two, four):
             np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4)
     assert expected["loss"][-1] < expected["loss"][0] - 0.3, "nothing was learnt"
     assert len(expected["loss"]) == STEPS
+
+
+@pytest.mark.parametrize("text", [*TWO, *FOUR])
+def test_a_rank_holds_its_part_of_moments_and_vocabulary(text, two, four):
+    case, results = Case.parse(text), (two | four)[text]
+    expected = alone(case.alone)
+    for found in results:
+        assert found["table"][0] * case.tensor == expected["table"][0]  # a chunk's logits have as many columns
+        if case.trains == "all":
+            share = found["moments"] / expected["moments"] * case.data * case.tensor * case.context
+            assert share < (1.09 if case.tensor == 4 else 1.01)  # norms, and two ranks hold the same key head

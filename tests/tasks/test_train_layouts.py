@@ -16,19 +16,25 @@ def steps_of(directory: Path) -> list[str]:
     return sorted(path.name for path in (directory / "checkpoints").glob("step-*"))
 
 
-def through(room: Room, name: str, legs: Sequence[tuple[int, str]], *how: str) -> Path:
-    """Five steps, each leg in its own layout (what it types) up to a step; the directory of the whole run.
+def through(room: Room, name: str, legs: Sequence[tuple[int, str]], *how: str) -> tuple[Path, Ended]:
+    """Five steps, each leg in its own layout (what it types) up to a step; the whole run's directory, and its last leg.
 
     A leg runs to the end, so that its schedule is the run's, and what it saved after its last step is taken away.
     """
-    directory = room.directory / "runs" / name
+    directory, ended = room.directory / "runs" / name, None
     for last, layout in legs:
         own = ["tracking=off", f"output_dir=runs/{name}", "train.resume=auto", "train.save_every=1", "train.keep=null"]
-        done(room(*FIVE_STEPS, *layout.split(), *how, *own))
+        ended = done(room(*FIVE_STEPS, *layout.split(), *how, *own))
         assert steps_of(directory) == [f"step-{step:06d}" for step in range(1, 6)]
         for step in range(last + 1, 6):
             shutil.rmtree(directory / "checkpoints" / f"step-{step:06d}")
-    return directory
+    assert ended is not None
+    return directory, ended
+
+
+def eval_loss(ended: Ended) -> str:
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("eval loss  ")]
+    return line
 
 
 def assert_close(found: Path, expected: Path) -> None:
@@ -44,7 +50,8 @@ def test_four_ranks_two_and_one_go_on_from_each_other(room: Room, whole: Ended) 
         (4, "parallel=dp2_tp2 train.batch_size=1"),
         (5, "parallel=single train.batch_size=2"),
     ]
-    directory = through(room, "legs", legs)
+    directory, ended = through(room, "legs", legs)
+    assert eval_loss(ended) == eval_loss(whole)
     cut = directory / "checkpoints" / "step-000004"
     assert {path.name for path in cut.glob("*.safetensors")} == {
         *(f"model-rank-{rank:02d}-of-02.safetensors" for rank in range(2)),
@@ -57,9 +64,9 @@ def test_four_ranks_two_and_one_go_on_from_each_other(room: Room, whole: Ended) 
 
 def test_an_adapter_goes_on_over_other_ranks(room: Room) -> None:
     lora = ["adapter=lora", "adapter.dropout=0.1", "train.accumulate=2"]
-    alone = through(room, "adapter-alone", [(5, "parallel=single train.batch_size=1")], *lora)
+    alone, _ = through(room, "adapter-alone", [(5, "parallel=single train.batch_size=1")], *lora)
     shared = [(3, "parallel=tp2 train.batch_size=1"), (5, "parallel=single train.batch_size=1")]
-    directory = through(room, "adapter-shared", shared, *lora)
+    directory, _ = through(room, "adapter-shared", shared, *lora)
     for step in (3, 5):
         file = f"checkpoints/step-{step:06d}/adapter_model.safetensors"
         assert_close(directory / file, alone / file)
