@@ -40,7 +40,6 @@ def nodes(tracked: Command, small: list[str], tmp_path: Path) -> Any:
     ("how", "code", "status", "error"),
     [
         ("ok", 0, "FINISHED", None),
-        ("raise", 1, "FAILED", "ValueError: boom"),
         ("sigkill", 1, "FAILED", "killed by SIG"),
     ],
 )

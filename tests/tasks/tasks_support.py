@@ -192,8 +192,11 @@ def assert_the_same(room: Room, name: str, reference: Recorded) -> None:
     assert found.status == "FINISHED"
     for metric in SAME:
         assert found.metrics[metric] == reference.metrics[metric], metric
-    for file in ("model.safetensors", "optimizer.safetensors"):
-        ours, theirs = (checkpoints(room, which) / "last" / file for which in (name, reference.name))
-        assert ours.read_bytes() == theirs.read_bytes(), file
+    ours, theirs = (
+        sorted((checkpoints(room, which) / "last").glob("*.safetensors")) for which in (name, reference.name)
+    )
+    assert [file.name for file in ours] == [file.name for file in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.read_bytes() == other.read_bytes(), mine.name
     for link in ("last", "best"):
         assert (checkpoints(room, name) / link).readlink() == (checkpoints(room, reference.name) / link).readlink()

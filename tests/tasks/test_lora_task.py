@@ -56,6 +56,16 @@ def test_what_is_saved_is_an_adapter_of_pefts(room: Room, base: str, adapter: st
     assert losses[-1] < losses[0] - 0.01
 
 
+@pytest.mark.slow
+def test_tensor_ranks_save_the_same_adapter_whole(room: Room, base: str, adapter: str) -> None:
+    done(room(*RUN, f"model.path={base}", "parallel=tp2", "tracking=off", "output_dir=runs/adapter-shared"))
+    file = "checkpoints/last/adapter_model.safetensors"
+    found, reference = (load_file(room.directory / f"runs/{name}/{file}") for name in ("adapter-shared", "adapter"))
+    assert found.keys() == reference.keys()
+    for name, factor in reference.items():
+        np.testing.assert_allclose(found[name], factor, atol=1e-5, err_msg=name)
+
+
 def test_stopped_and_taken_up_again_it_is_the_same_bit_by_bit(room: Room, base: str, adapter: str) -> None:
     command = [*RUN, f"model.path={base}", *own("lora-stopped"), "train.resume=auto"]
     started = room.start(*command)

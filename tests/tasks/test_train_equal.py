@@ -66,7 +66,7 @@ def test_only_rank_0_of_two_speaks_logs_and_writes(room: Room, halves: Ended) ->
         "best": "step-000005",
     }
     for once in ("training …", "data: 40 rows", "eval loss    ", "checkpoint   ", "see the run  "):
-        assert halves.out.count(once) == 1, halves.out
+        assert (halves.out + halves.err).count(once) == 1, halves.err
     log = room.directory / "halves-sweep-cache" / "0" / "logs" / "worker_1.log"
     assert "loss" not in log.read_text()
 

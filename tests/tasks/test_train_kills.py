@@ -1,5 +1,9 @@
-"""A rank is killed at a random step, ten times in one run: found at once each time, and the run ends as if not."""
+"""A rank is killed at random steps of one run: found at once each time, and the run ends as if not.
 
+Twice, since a launch takes its time; DSCODER_KILLS=10 for more.
+"""
+
+import os
 import random
 import socket
 import time
@@ -8,7 +12,8 @@ import psutil
 import pytest
 from tasks_support import RECIPE, Recorded, Room, Started, assert_the_same, checkpoints, done, own
 
-KILLS, STEPS = 10, 60
+KILLS = int(os.environ.get("DSCODER_KILLS", "2"))
+STEPS = 6 * KILLS
 DETECTED = 5.0  # seconds from a kill to the launcher's report; a tenth of that is usual
 RUN = ["train.save_every=2", "train.eval_every=7", "train.keep=2", f"train.max_steps={STEPS}", "optim.lr=1e-3"]
 TWO_RANKS = [*RECIPE, *RUN, "train.batch_size=1", "parallel=dp2"]
@@ -47,10 +52,10 @@ def process_of(room: Room, rank: int) -> psutil.Process:
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing(room: Room, unharmed: Recorded, port: int) -> None:
+def test_kills_change_nothing(room: Room, unharmed: Recorded, port: int) -> None:
     chance = random.Random(0)
-    command = [*TWO_RANKS, *own("killed ten times"), "train.resume=auto", f"hydra.launcher.master_port={port}"]
-    last, saved = checkpoints(room, "killed ten times") / "last", 0
+    command = [*TWO_RANKS, *own("killed"), "train.resume=auto", f"hydra.launcher.master_port={port}"]
+    last, saved = checkpoints(room, "killed") / "last", 0
     for _ in range(KILLS):
         rank, ahead, delay = chance.randrange(2), chance.randint(1, 4), chance.uniform(0, 0.1)
         started = room.start(*command)
@@ -64,10 +69,10 @@ def test_ten_kills_change_nothing(room: Room, unharmed: Recorded, port: int) -> 
         assert ended.code == 1
         assert f"\nrank {rank} failed: killed by SIGKILL\n" in ended.err
         assert started.left() == []
-        run = room.run("killed ten times")
+        run = room.run("killed")
         assert run.status == "FAILED"
         assert run.tags["error"].startswith(f"rank {rank} failed: killed by SIGKILL\n")
         saved = int(last.readlink().name[-6:]) if last.exists() else 0
     assert 0 < saved < STEPS
     done(room(*command))
-    assert_the_same(room, "killed ten times", unharmed)
+    assert_the_same(room, "killed", unharmed)

@@ -1,4 +1,4 @@
-"""A run goes on in any other layout to the same end, an adapter too; two ranks that share a model answer as one."""
+"""A run goes on in any other layout to the same end, and two ranks that share a model answer as one."""
 
 import shutil
 from collections.abc import Sequence
@@ -60,16 +60,6 @@ def test_four_ranks_two_and_one_go_on_from_each_other(room: Room, whole: Ended) 
     assert not list(directory.glob("checkpoints/.*"))
     last = "checkpoints/step-000005/model.safetensors"
     assert_close(directory / last, room.directory / "runs/whole" / last)
-
-
-def test_an_adapter_goes_on_over_other_ranks(room: Room) -> None:
-    lora = ["adapter=lora", "adapter.dropout=0.1", "train.accumulate=2"]
-    alone, _ = through(room, "adapter-alone", [(5, "parallel=single train.batch_size=1")], *lora)
-    shared = [(3, "parallel=tp2 train.batch_size=1"), (5, "parallel=single train.batch_size=1")]
-    directory, _ = through(room, "adapter-shared", shared, *lora)
-    for step in (3, 5):
-        file = f"checkpoints/step-{step:06d}/adapter_model.safetensors"
-        assert_close(directory / file, alone / file)
 
 
 def test_two_ranks_answer_as_one(room: Room, whole: Ended) -> None:

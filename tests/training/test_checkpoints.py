@@ -173,6 +173,8 @@ class Apart(Mesh):
 
 
 def test_ranks_that_do_not_share_their_directory_are_refused(config: Config) -> None:
-    with pytest.raises(Refused, match=r"output_dir: 1 of 2 ranks don't see what rank 0 writes to .*storage that all"):
+    with pytest.raises(
+        Refused, match=r"(?s)output_dir: 1 of 2 ranks don't see what rank 0 writes to .*storage that all"
+    ):
         Checkpoints(config, Tokenizer(BPE()), None, {}, None, Apart(Topology(0, data=2), "cpu"))
     assert not list(Path(config.output_dir).glob(".*"))
