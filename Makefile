@@ -13,11 +13,14 @@ help: ## print this
 quickstart: $(VENV)/.run ## fine-tune a small real model here, in minutes (installs what it needs first)
 	$(PY) -m dscoder_exp +experiment=quickstart
 
-test: $(VENV)/.dev ## the whole test suite, the slow ones included
+test: $(VENV)/.dev ## the test suite, the slow ones included
 	$(PY) -m pytest
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow and not proof"
+
+proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts of four ranks
+	$(PY) -m pytest -m proof
 
 check: $(VENV)/.dev ## lint, format and types
 	$(PY) -m ruff check

@@ -21,8 +21,11 @@ TWO = [
     "tiny_gqa-all-selective-d1-t1-c2",
 ]
 FOUR = [
-    "tiny_gqa-lora-none-d4-t1-c1",
     "tiny_gqa-all-none-d1-t4-c1",
+    "tiny_gqa-lora-full-d2-t2-c1-rows",
+]
+MORE = [
+    "tiny_gqa-lora-none-d4-t1-c1",
     "tiny_gqa-lora-none-d1-t4-c1-rows",
     "tiny_gqa_tied-all-full-d2-t2-c1-rows",
     "tiny_gqa-all-none-d1-t2-c2",
@@ -56,9 +59,24 @@ def four(tmp_path_factory):
     return start(tmp_path_factory.mktemp("four"), FOUR, 4)
 
 
+@pytest.fixture(scope="session")
+def more(tmp_path_factory):
+    return start(tmp_path_factory.mktemp("more"), MORE, 4)
+
+
 @pytest.mark.parametrize("text", [*TWO, *FOUR])
 def test_a_layout_trains_as_one_rank(text, two, four):
-    case, results = Case.parse(text), (two | four)[text]
+    assert_as_one_rank(text, (two | four)[text])
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("text", MORE)
+def test_so_do_more_layouts(text, more):
+    assert_as_one_rank(text, more[text])
+
+
+def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]]) -> None:
+    case = Case.parse(text)
     expected = alone(case.alone)
     for rank, found in enumerate(results):
         np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)

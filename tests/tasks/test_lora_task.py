@@ -62,8 +62,8 @@ def test_tensor_ranks_save_the_same_adapter_whole(room: Room, base: str, adapter
     file = "checkpoints/last/adapter_model.safetensors"
     found, reference = (load_file(room.directory / f"runs/{name}/{file}") for name in ("adapter-shared", "adapter"))
     assert found.keys() == reference.keys()
-    for name, factor in reference.items():
-        np.testing.assert_allclose(found[name], factor, atol=1e-5, err_msg=name)
+    for name, factor in reference.items():  # AdamW enlarges what sums in another order differ by (docs/parallel.md)
+        np.testing.assert_allclose(found[name], factor, atol=1e-4, err_msg=name)
 
 
 def test_stopped_and_taken_up_again_it_is_the_same_bit_by_bit(room: Room, base: str, adapter: str) -> None:

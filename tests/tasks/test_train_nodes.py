@@ -23,7 +23,7 @@ def port() -> int:
             return port
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_two_nodes_go_on_after_a_kill_to_what_one_process_comes_to(room: Room, empty_room: Room, port: int) -> None:
     output = room.directory / "runs/nodes"
     run = [*FIVE_STEPS, "train.save_every=2", "parallel=single"]
