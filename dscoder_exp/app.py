@@ -22,6 +22,7 @@ from dscoder_exp.model.device import set_environment
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.errors import Refused, refuse
 from hydra_plugins.msrun_launcher import WorkerFailed
+from hydra_plugins.msrun_launcher._settings import local_workers
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -38,8 +39,7 @@ def config_directory() -> Path:
 def run_task(cfg: DictConfig) -> float | None:
     """What a job does, in a worker process or in the parent: the task's recipe on the typed configuration."""
     config = to_config(cfg, launched=True)
-    launcher = HydraConfig.get().launcher
-    ranks_here = launcher.local_worker_num or launcher.worker_num
+    ranks_here = local_workers(HydraConfig.get().launcher)
     set_environment(config.runtime.threads, ranks_here)  # before the task's module imports MindSpore
     return import_module(f"dscoder_exp.tasks.{config.task.name}").run(config)
 

@@ -2,7 +2,8 @@
 
 import copy
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,24 @@ def restored_hydra() -> Iterator[None]:
     before = copy.deepcopy(Singleton.get_state())
     yield
     Singleton.set_state(before)
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """free_port() -> a TCP port where nobody listens, nor at the next one."""
+
+    def find() -> int:
+        while True:
+            with socket.socket() as first, socket.socket() as second:
+                first.bind(("127.0.0.1", 0))
+                port = first.getsockname()[1]
+                try:
+                    second.bind(("127.0.0.1", port + 1))
+                except (OSError, OverflowError):
+                    continue
+                return port
+
+    return find
 
 
 @pytest.fixture(scope="session")

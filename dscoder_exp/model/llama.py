@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import mindspore as ms
 import numpy as np
@@ -110,7 +111,7 @@ class Llama:
         """[V, H]; a tied model's is its embedding."""
         return self.embedding if self.config.tie_word_embeddings else self.groups[-1][1]
 
-    @property
+    @cached_property
     def trained_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of all that is trained, whole."""
         return expected(self.config) if self.lora is None else factor_shapes(self.config, self.lora)

@@ -10,11 +10,7 @@ Context ranks: each has its positions' queries, and gathers the keys and values 
 from dataclasses import dataclass
 
 from dscoder_exp.model.kernels import Function
-from dscoder_exp.parallel.collectives import Mesh
-
-
-def _same(x):
-    return x
+from dscoder_exp.parallel.collectives import Mesh, same
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,8 @@ def make_sharing(mesh: Mesh, *, sequence: bool) -> Sharing:
         return scatter(parts.reshape(count * batch, length // count, heads, size))
 
     return Sharing(
-        enter=tensor.all_gather if sequence else _same,
+        enter=tensor.all_gather if sequence else same,
         leave=tensor.reduce_scatter if sequence else tensor.all_reduce,
-        gather_keys=gather_keys if count > 1 else _same,
-        scatter_keys=scatter_keys if count > 1 else _same,
+        gather_keys=gather_keys if count > 1 else same,
+        scatter_keys=scatter_keys if count > 1 else same,
     )

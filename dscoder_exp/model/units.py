@@ -16,7 +16,7 @@ from dscoder_exp.model.block import make_block
 from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import kernels_for
 from dscoder_exp.model.sharing import make_sharing
-from dscoder_exp.parallel.collectives import Mesh
+from dscoder_exp.parallel.collectives import Mesh, same
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
 
@@ -99,7 +99,7 @@ class Units:
         self.loss_backward = unit(loss_backward, "loss backward")
         self.cached_embed = unit(make_head(config, kernels, whole, mesh.tensor, dtype)[0], "embedding")
         self.cached_run = unit(make_block(config, kernels, whole, lora)[2], "blocks with cache", waits=False)
-        self.all_rows, self.own_rows = self._rows(mesh) if mesh.place.sequence else (_same, _same)
+        self.all_rows, self.own_rows = self._rows(mesh) if mesh.place.sequence else (same, same)
 
     def _rows(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """From a rank's rows [N / t, H] to all of them, and back: between the last block and the head."""
@@ -126,7 +126,3 @@ class Units:
     def compile_seconds(self) -> float:
         """Spent so far in calls that compiled."""
         return sum(unit.compile_seconds for unit in self._all)
-
-
-def _same(x: ms.Tensor) -> ms.Tensor:
-    return x

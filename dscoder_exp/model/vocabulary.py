@@ -8,7 +8,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import ops
 
-from dscoder_exp.parallel.collectives import Collectives
+from dscoder_exp.parallel.collectives import Collectives, same
 
 TINY = 1e-37  # keeps log finite where a probability underflowed
 
@@ -26,7 +26,7 @@ def make_vocabulary(count: int, ranks: Collectives):
         count: V, of a rank.
     """
     if ranks.size == 1:
-        return _gather_rows, _add_rows, _probabilities, _same
+        return _gather_rows, _add_rows, _probabilities, same
     first, size, all_reduce, all_gather = count * ranks.place, ranks.size, ranks.all_reduce, ranks.all_gather
 
     def own(ids):
@@ -72,7 +72,3 @@ def _probabilities(scores, labels):
     p = _softmax(scores)
     likelihood = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
     return p, ops.log(ops.maximum(likelihood, TINY))
-
-
-def _same(x):
-    return x

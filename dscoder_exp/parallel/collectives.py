@@ -7,7 +7,7 @@
 | reduce_scatter | AllReduce, and a slice of it | ReduceScatter |
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -42,7 +42,8 @@ class Collectives:
     reduce_scatter: Function  # x [size * n, ...] -> this rank's part of the sum, [n, ...]
 
 
-def _same(x):
+def same(x):
+    """What a rank alone does in place of a collective."""
     return x
 
 
@@ -50,7 +51,7 @@ def collectives(ranks: range, rank: int, device: str) -> Collectives:
     """Those of the group that holds these ranks; alone, a rank has everything already."""
     size, place = len(ranks), ranks.index(rank)
     if size == 1:
-        return Collectives(1, 0, _same, _same, _same)
+        return Collectives(1, 0, same, same, same)
     everyone = size == get_group_size()
     name = GlobalComm.WORLD_COMM_GROUP if everyone else f"ranks {ranks.start} to {ranks[-1]} by {ranks.step}"
     if not everyone and name not in _created:
@@ -75,6 +76,13 @@ def collectives(ranks: range, rank: int, device: str) -> Collectives:
         return _slice(all_reduce(x), (place * rows, *(0,) * len(rest)), (rows, *rest))
 
     return Collectives(size, place, all_reduce, all_gather if everyone else gather_by_sum, reduce_scatter)
+
+
+def _compiled(collective: Function) -> Any:
+    def call(values):
+        return collective(values)
+
+    return ms.jit(call)
 
 
 class Mesh:
@@ -105,21 +113,11 @@ class Mesh:
 
     @cached_property
     def _sum(self) -> Any:
-        all_reduce = self.world.all_reduce
-
-        def add(values):
-            return all_reduce(values)
-
-        return ms.jit(add)
+        return _compiled(self.world.all_reduce)
 
     @cached_property
     def _gather(self) -> Any:
-        all_gather = self.tensor.all_gather
-
-        def gather(values):
-            return all_gather(values)
-
-        return ms.jit(gather)
+        return _compiled(self.tensor.all_gather)
 
     def sums(self, *values: float) -> list[float]:
         """Each number's sum over all ranks, in fp32 between them."""
@@ -145,8 +143,8 @@ ALONE = Mesh(Topology(0), "cpu")
 
 def join(parallel: ParallelConfig, device: str) -> Mesh:
     """Meet the job's other processes. Comes after the device was chosen; msrun has set the addresses."""
-    sizes: Sequence[int] = (parallel.data, parallel.tensor, parallel.context)
     if parallel.ranks == 1:
         return Mesh(Topology(0), device)
     init()
-    return Mesh(Topology(get_rank(), *sizes, sequence=parallel.sequence), device)
+    place = Topology(get_rank(), parallel.data, parallel.tensor, parallel.context, parallel.sequence)
+    return Mesh(place, device)

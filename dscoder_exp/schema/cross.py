@@ -62,16 +62,13 @@ def _shares(config: Config) -> list[Problem]:
         problems.append(Problem("seq_length", what, f"a multiple of {parallel.context}"))
     rows = config.train.batch_size * config.seq_length // parallel.context
     if parallel.sequence and rows % parallel.tensor:
+        remedy = f"parallel.sequence=false, or a seq_length that is a multiple of {parallel.tensor}"
         what = f"{rows} rows of a micro batch can't be shared out over parallel.tensor={parallel.tensor} ranks"
-        problems.append(Problem("parallel.sequence", what, f"parallel.sequence=false, or {_multiple(parallel.tensor)}"))
+        problems.append(Problem("parallel.sequence", what, remedy))
     if parallel.context > 1 and runtime.device == "cpu" and runtime.precision != "fp32":
         what = f"on a CPU positions are shared out in fp32 alone, and this is {runtime.precision}"
         problems.append(Problem("parallel.context", what, "runtime.precision=fp32, or parallel.context=1"))
     return problems
-
-
-def _multiple(number: int) -> str:
-    return f"a seq_length that is a multiple of {number}"
 
 
 def _precision(config: Config) -> list[Problem]:

@@ -28,8 +28,8 @@ class Evaluator:
     def __call__(self, model: Llama, on_batch: Callable[[], None] = lambda: None) -> float:
         """Mean negative log-likelihood of the counted tokens, nats."""
         place, loss, tokens = self._mesh.place, 0.0, 0
-        shares = {"rank": place.data_rank, "ranks": place.data}
-        for batch in eval_batches(self._sequences, self._batch_size, limit=self._limit, **shares):
+        rank, ranks = place.data_rank, place.data
+        for batch in eval_batches(self._sequences, self._batch_size, rank=rank, ranks=ranks, limit=self._limit):
             loss += model.loss_sum(model.inputs(batch.ids, batch.positions, batch.documents), batch.labels)
             tokens += batch.loss_tokens
             on_batch()

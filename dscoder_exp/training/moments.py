@@ -113,10 +113,11 @@ class StoredMoments:
         return whole
 
     def _pieces(self, which: str, name: str, rank: int) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+        key = f"{which}.{name}"
         for file, item in self._record["files"].items():
             if item["rank"] == rank and name in item["pieces"]:
                 first, last = item["pieces"][name]
-                entry, key = self._headers[file].get(f"{which}.{name}"), f"{which}.{name}"
+                entry = self._headers[file].get(key)
                 if entry is None or (entry.shape, entry.dtype) != ((last - first,), "F32"):
                     raise refuse(RESUME, f"{self._checkpoint / file} holds no {key} of this model", START_ANEW)
                 yield first, last, _read(self._checkpoint / file, key, entry, item["sha256"].get(key))

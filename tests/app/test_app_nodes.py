@@ -1,7 +1,6 @@
 """Two nodes of one rank each, through the real launcher: who records the run, and what both make of its end."""
 
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,11 @@ from app_support import HERE, PATIENCE, Command, runs_in
 
 
 @pytest.fixture
-def nodes(tracked: Command, small: list[str], tmp_path: Path) -> Any:
+def nodes(tracked: Command, small: list[str], tmp_path: Path, free_port: Any) -> Any:
     """nodes(*arguments) -> both nodes' commands at work, node 1's in another directory."""
     other = Command(tmp_path / "other", HERE / "fakes")
     other.directory.mkdir()
-    while True:  # two ports in a row
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-        break
-    several = ["local_worker_num=1", "master_addr=127.0.0.1", f"master_port={port}"]
+    several = ["local_worker_num=1", "master_addr=127.0.0.1", f"master_port={free_port()}"]
 
     def begin(*arguments: str) -> list[Any]:
         shared = [*small, "parallel=dp2", f"output_dir={tmp_path}/run", *arguments]

@@ -14,19 +14,6 @@ GUARD = 60.0  # seconds until a hanging test is given up
 PROMPT = 5.0  # seconds from a failure on one node to the other node's end
 
 
-def free_ports() -> int:
-    """The first of two in a row."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 def reached(port: int) -> socket.socket:
     """A connection to what will listen there."""
     deadline = time.monotonic() + GUARD
@@ -39,12 +26,12 @@ def reached(port: int) -> socket.socket:
 
 
 @pytest.fixture
-def nodes(start: Any) -> Any:
+def nodes(start: Any, free_port: Any) -> Any:
     """nodes(*overrides) -> the launches of node 0 and node 1; `own`: overrides of node 1 alone."""
 
     def begin(*overrides: str, own: tuple[str, ...] = ()) -> list[Any]:
         several = ["hydra.launcher.local_worker_num=2", "hydra.launcher.master_addr=127.0.0.1"]
-        place = f"hydra.launcher.master_port={free_ports()}"
+        place = f"hydra.launcher.master_port={free_port()}"
         return [
             start(
                 "app.py",
@@ -145,8 +132,8 @@ def test_nodes_that_were_started_otherwise_are_refused(nodes: Any) -> None:
         assert "hello" not in output
 
 
-def test_who_says_nothing_that_makes_sense_is_not_let_in(start: Any) -> None:
-    port = free_ports()
+def test_who_says_nothing_that_makes_sense_is_not_let_in(start: Any, free_port: Any) -> None:
+    port = free_port()
     several = ["hydra.launcher.local_worker_num=1", "hydra.launcher.master_addr=127.0.0.1"]
     several += [f"hydra.launcher.master_port={port}", "ranks=2"]
     first = start("app.py", *several, "hydra.sweep.dir=out/node0")
@@ -160,8 +147,8 @@ def test_who_says_nothing_that_makes_sense_is_not_let_in(start: Any) -> None:
 
 
 @pytest.mark.parametrize("node", [0, 1])
-def test_a_node_that_does_not_come_is_named(start: Any, node: int) -> None:
-    port = free_ports()
+def test_a_node_that_does_not_come_is_named(start: Any, node: int, free_port: Any) -> None:
+    port = free_port()
     several = ["hydra.launcher.local_worker_num=1", "hydra.launcher.master_addr=127.0.0.1"]
     here = [
         f"hydra.launcher.master_port={port}",

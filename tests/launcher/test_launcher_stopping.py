@@ -9,15 +9,11 @@ from typing import Any
 import pytest
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_the_launcher(start: Any, tmp_path: Path, number: signal.Signals, ranks: int) -> None:
+def test_nothing_outlives_the_launcher(
+    start: Any, tmp_path: Path, number: signal.Signals, ranks: int, free_port: Any
+) -> None:
     started, port = tmp_path / "started", free_port()
     launch = start(
         "app.py",

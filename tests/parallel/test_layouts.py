@@ -37,10 +37,10 @@ def alone(case: Case) -> dict[str, np.ndarray]:
     return train(case)
 
 
-def start(directory: Path, cases: list[str], ranks: int) -> dict[str, list[dict[str, np.ndarray]]]:
+def start(directory: Path, cases: list[str], ranks: int, port: int) -> dict[str, list[dict[str, np.ndarray]]]:
     """Each case's results, rank by rank."""
     command = ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--join=True"]
-    command += [f"--master_port={9500 + os.getpid() % 400 + ranks}", f"--log_dir={directory}", "python"]
+    command += [f"--master_port={port}", f"--log_dir={directory}", "python"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # msrun runs `python` by it
     environment = os.environ | {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "PATH": path}
     ended = subprocess.run([*command, str(HERE / "ranks.py"), str(directory), *cases], env=environment, check=False)
@@ -50,18 +50,18 @@ def start(directory: Path, cases: list[str], ranks: int) -> dict[str, list[dict[
 
 
 @pytest.fixture(scope="session")
-def two(tmp_path_factory):
-    return start(tmp_path_factory.mktemp("two"), TWO, 2)
+def two(tmp_path_factory, free_port):
+    return start(tmp_path_factory.mktemp("two"), TWO, 2, free_port())
 
 
 @pytest.fixture(scope="session")
-def four(tmp_path_factory):
-    return start(tmp_path_factory.mktemp("four"), FOUR, 4)
+def four(tmp_path_factory, free_port):
+    return start(tmp_path_factory.mktemp("four"), FOUR, 4, free_port())
 
 
 @pytest.fixture(scope="session")
-def more(tmp_path_factory):
-    return start(tmp_path_factory.mktemp("more"), MORE, 4)
+def more(tmp_path_factory, free_port):
+    return start(tmp_path_factory.mktemp("more"), MORE, 4, free_port())
 
 
 @pytest.mark.parametrize("text", [*TWO, *FOUR])

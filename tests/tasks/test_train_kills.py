@@ -5,8 +5,8 @@ Ten times, some 25 seconds each; DSCODER_KILLS says how often.
 
 import os
 import random
-import socket
 import time
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -17,13 +17,6 @@ STEPS = 6 * KILLS
 DETECTED = 5.0  # seconds from a kill to the launcher's report; a tenth of that is usual
 RUN = ["train.save_every=2", "train.eval_every=7", "train.keep=2", f"train.max_steps={STEPS}", "optim.lr=1e-3"]
 TWO_RANKS = [*RECIPE, *RUN, "train.batch_size=1", "parallel=dp2"]
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +45,9 @@ def process_of(room: Room, rank: int) -> psutil.Process:
 
 
 @pytest.mark.proof
-def test_kills_change_nothing(room: Room, unharmed: Recorded, port: int) -> None:
+def test_kills_change_nothing(room: Room, unharmed: Recorded, free_port: Callable[[], int]) -> None:
     chance = random.Random(0)
-    command = [*TWO_RANKS, *own("killed"), "train.resume=auto", f"hydra.launcher.master_port={port}"]
+    command = [*TWO_RANKS, *own("killed"), "train.resume=auto", f"hydra.launcher.master_port={free_port()}"]
     last, saved = checkpoints(room, "killed") / "last", 0
     for _ in range(KILLS):
         rank, ahead, delay = chance.randrange(2), chance.randint(1, 4), chance.uniform(0, 0.1)

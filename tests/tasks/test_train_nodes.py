@@ -1,6 +1,6 @@
 """Two nodes of two ranks each, which here are two commands on one machine: one of them loses a rank, both go on."""
 
-import socket
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -9,26 +9,14 @@ from tasks_support import FIVE_STEPS, Room, Started, done
 SEVERAL = ["hydra.launcher.local_worker_num=2", "hydra.launcher.master_addr=127.0.0.1"]
 
 
-@pytest.fixture
-def port() -> int:
-    """The first of two in a row."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except (OSError, OverflowError):
-                continue
-            return port
-
-
 @pytest.mark.proof
-def test_two_nodes_go_on_after_a_kill_to_what_one_process_comes_to(room: Room, empty_room: Room, port: int) -> None:
+def test_two_nodes_go_on_after_a_kill_to_what_one_process_comes_to(
+    room: Room, empty_room: Room, free_port: Callable[[], int]
+) -> None:
     output = room.directory / "runs/nodes"
     run = [*FIVE_STEPS, "train.save_every=2", "parallel=single"]
     four = ["train.batch_size=1", "parallel.data=4", "parallel.ranks=4", "train.resume=auto"]
-    own = ["name=nodes", f"output_dir={output}", f"hydra.launcher.master_port={port}"]
+    own = ["name=nodes", f"output_dir={output}", f"hydra.launcher.master_port={free_port()}"]
 
     def begin() -> list[Started]:
         return [
