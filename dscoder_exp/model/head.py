@@ -71,7 +71,7 @@ def make_head(config: LlamaConfig, kernels: Kernels, sharing: Sharing, tensor: C
         if len(trained) > 0:  # none of it is, beside LoRA's factors
             dnorm, dtable = trained
             counted: Any = y * weights
-            _add(dtable, linear_dweight(p, counted, table))
+            _add(dtable, linear_dweight(p, counted))
             add(dtable, labels, ops.cast(-counted, dtable.dtype))
             _add(dnorm, dweight)
         _add_rows(dx, rows, drows)

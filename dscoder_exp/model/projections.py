@@ -37,7 +37,7 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
 
         def plain_gradients(dy, x, tensors, place):
             """The gradients of what is trained of this matrix, as a tuple."""
-            return (linear_dweight(dy, x, tensors[place]),)
+            return (linear_dweight(dy, x),)
 
         return plain, plain_dx, plain_gradients
     scale, targets = lora.scale, lora.target_modules
@@ -74,8 +74,8 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
         """(dA, dB); the matrix itself is frozen."""
         if first[place] == 0:
             return ()
-        a, b = tensors[first[place]], tensors[first[place] + 1]
+        a = tensors[first[place]]
         seen = dropped(x, tensors, place)
-        return linear_dweight(inner_dx(dy, tensors, place), seen, a), linear_dweight(dy, linear(seen, a) * scale, b)
+        return linear_dweight(inner_dx(dy, tensors, place), seen), linear_dweight(dy, linear(seen, a) * scale)
 
     return apply, apply_dx, apply_gradients

@@ -56,10 +56,10 @@ KERNEL(linear_dx) {
   return product(PLAIN, input<float>(params, 0), PLAIN, input<float>(params, 1), output(params, 2), rows, in, out);
 }
 
-// dy [N, out], x [N, in], weight [out, in], for its shape alone -> dweight [out, in]
+// dy [N, out], x [N, in] -> dweight [out, in]
 KERNEL(linear_dweight) {
   const int64_t rows = shapes[0][0], out = shapes[0][1], in = shapes[1][1];
-  return product(TRANSPOSED, input<float>(params, 0), PLAIN, input<float>(params, 1), output(params, 3), out, in, rows);
+  return product(TRANSPOSED, input<float>(params, 0), PLAIN, input<float>(params, 1), output(params, 2), out, in, rows);
 }
 
 // x, seen [N, in], weight [out, in], a [r, in], b [out, r], scale [1] -> x weight^T + scale seen a^T b^T [N, out]

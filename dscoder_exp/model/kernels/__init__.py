@@ -20,12 +20,12 @@ class Kernels:
 
     linear: Function  # (x [N, in], weight [out, in]) -> [N, out], in the activations' dtype
     linear_dx: Function  # (dy [N, out], weight) -> dx [N, in]
-    linear_dweight: Function  # (dy [N, out], x [N, in], weight) -> dweight [out, in] in the weight's dtype
+    linear_dweight: Function  # (dy [N, out], x [N, in]) -> dweight [out, in], fp32
     # LoRA's factors a [r, in] and b [out, r] beside a weight; seen: x, or what dropout left of it.
     adapted: Function  # (x, seen [N, in], weight, a, b, scale) -> x weight^T + scale seen a^T b^T [N, out]
     adapted_dx: Function  # (dy [N, out], inner [N, r], weight, a) -> dy weight + inner a [N, in]
     rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
-    rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H]
+    rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H], fp32
     rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
     # (documents int32 [B, T], on the host, h, context rank, context ranks) -> what `attention` takes as mask
     attention_mask: Function

@@ -53,7 +53,7 @@ def rms_norm(x, weight, eps):
 
 def rms_norm_backward(dy, x, rstd, weight):
     dx, dweight = RmsNormGrad()(dy, x, rstd, ops.cast(weight, x.dtype))
-    return dx, ops.cast(dweight, weight.dtype)
+    return dx, ops.cast(dweight, ms.float32)
 
 
 def rotate(x, cos, sin):

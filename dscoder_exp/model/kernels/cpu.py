@@ -33,9 +33,9 @@ def linear_dx(dy, weight):
     return _product(dy, ops.cast(weight, dy.dtype))
 
 
-def linear_dweight(dy, x, weight):
-    """dy [N, out], x [N, in] -> dweight [out, in] in the weight's dtype."""
-    return ops.cast(_product_at(dy, x), weight.dtype)
+def linear_dweight(dy, x):
+    """dy [N, out], x [N, in] -> dweight [out, in], fp32."""
+    return ops.cast(_product_at(dy, x), ms.float32)
 
 
 def adapted(x, seen, weight, a, b, scale):
@@ -48,18 +48,22 @@ def adapted_dx(dy, inner, weight, a):
     return linear_dx(dy, weight) + linear_dx(inner, a)
 
 
+def _wide(x) -> Any:
+    return ops.cast(x, ms.float32)
+
+
 def rms_norm(x, weight, eps):
     """Root mean square norm in fp32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
-    wide: Any = ops.cast(x, weight.dtype)
+    wide = _wide(x)
     rstd = ops.rsqrt(_mean(wide * wide, -1) + eps)
-    return ops.cast(wide * rstd * weight, x.dtype), rstd
+    return ops.cast(wide * rstd * _wide(ops.cast(weight, x.dtype)), x.dtype), rstd
 
 
 def rms_norm_backward(dy, x, rstd, weight):
     """With n = x * rstd: dx = rstd * (dy * w - n * mean(dy * w * n)); dw = sum(dy * n)."""
-    wide = ops.cast(dy, weight.dtype)
-    normed = ops.cast(x, weight.dtype) * rstd
-    scaled = wide * weight
+    wide = _wide(dy)
+    normed = _wide(x) * rstd
+    scaled = wide * _wide(ops.cast(weight, x.dtype))
     dx = rstd * (scaled - normed * _mean(scaled * normed, -1))
     return ops.cast(dx, x.dtype), ops.sum(wide * normed, 0)
 

@@ -67,7 +67,7 @@ def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
     return {
         "linear": kernel("linear", 1, lambda x, weight: [x[0], weight[0]]),
         "linear_dx": kernel("linear_dx", 1, lambda dy, weight: [dy[0], weight[1]]),
-        "linear_dweight": kernel("linear_dweight", 1, lambda dy, x, weight: weight),
+        "linear_dweight": kernel("linear_dweight", 1, lambda dy, x: [dy[1], x[1]]),
         "adapted": adapted,
         "adapted_dx": kernel("adapted_dx", 1, lambda dy, inner, weight, a: [dy[0], weight[1]]),
         "rms_norm": rms_norm,
