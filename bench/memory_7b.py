@@ -1,7 +1,8 @@
 """The memory table of docs/parallel.md: what a card holds while 7B is trained, by arithmetic. python bench/memory_7b.py
 
-Activations in bf16, all else in fp32, train.recompute=full, one sequence a micro step, no accumulation (which keeps
-whole gradients where replicas would keep slices). None of it was measured: no NPU was at hand.
+Activations are in bf16, and so are the weights that replicas have alike; all else in fp32. train.recompute=full, one
+sequence a micro step, no accumulation (which keeps whole gradients where replicas would keep slices). None of it was
+measured: no NPU was at hand.
 """
 
 from dscoder_exp.parallel.topology import Topology
@@ -9,6 +10,7 @@ from dscoder_exp.schema.llama import LlamaConfig
 
 CONFIG = LlamaConfig(102400, 4096, 11008, 30, 32, 32, 128, 4096, 1e-6, 1e4, None, False, 100000, 100001, 100015)
 LAYOUTS = {
+    "dp4": Topology(0, data=4),
     "dp8": Topology(0, data=8),
     "dp16": Topology(0, data=16),
     "tp2": Topology(0, tensor=2, sequence=True),
@@ -30,15 +32,16 @@ def memory(place: Topology, length: int) -> dict[str, float]:
     rows = length / place.context
     residual = rows * hidden / (tensor if place.sequence else 1)
     if replicas == 1:
-        state, gradients = 8 * held, 4 * held  # two moments
+        weights, state, gradients = 4 * held, 8 * held, 4 * held  # two moments
+        cast, gathered = 2 * block, 0.0
     else:  # moments and weights of the slice; its gradient, and whole ones: the tables', a block's, one on its way
-        state, gradients = 12 * held / replicas, 4 * held / replicas + 4 * (3 * table + block)
+        weights, state, gradients = 2 * held, 12 * held / replicas, 4 * held / replicas + 4 * (3 * table + block)
+        cast, gathered = 0.0, 2 * table
     inside = rows * (4 * hidden + 3 * ffn) / tensor + 3 * rows * hidden  # of a block, forward
-    computing = 2 * (2 * inside + block)  # and backward; its weights in bf16
+    computing = 2 * 2 * inside + cast  # and backward
     logits = CHUNK * CONFIG.vocab_size / tensor * (4 + 4 + 2)
-    gathered = 4 * table if replicas > 1 else 0.0
     parts = {
-        "weights": 4 * held,
+        "weights": weights,
         "optimizer state": state,
         "gradients": gradients,
         "kept for the backward": CONFIG.num_hidden_layers * 2 * residual,

@@ -136,5 +136,14 @@ def load(
     opened = OpenedModel(source.config, source, None)
     merged = None if adapter is None else open_adapter(adapter, "adapter.path", opened)
     start_device(device)
-    model = build(source.config, source, seed=0, device=device, precision=precision, adapter=merged, announce=announce)
+    model = build(
+        source.config,
+        source,
+        seed=0,
+        device=device,
+        precision=precision,
+        adapter=merged,
+        frozen=True,
+        announce=announce,
+    )
     return LLM(model, source.tokenizer())

@@ -24,6 +24,7 @@ def build(
     precision: str,
     adapter: Adapter | None = None,
     factors: Factors | None = None,
+    frozen: bool = False,
     mesh: Mesh = ALONE,
     announce: Announce = lambda name: None,
 ) -> Llama:
@@ -32,12 +33,22 @@ def build(
     Args:
         adapter: merged into the weights.
         factors: LoRA's, which are trained instead of the weights.
+        frozen: nothing is trained.
         mesh: the ranks that it is shared with.
     """
     weights = random_weights(config, seed) if source is None else _read(config, source, seed)
     if adapter is not None:
         weights = ((name, adapter.merged(name, array, 0, "F32")) for name, array in weights)
-    return Llama(config, weights, device=device, precision=precision, factors=factors, mesh=mesh, announce=announce)
+    return Llama(
+        config,
+        weights,
+        device=device,
+        precision=precision,
+        factors=factors,
+        frozen=frozen,
+        mesh=mesh,
+        announce=announce,
+    )
 
 
 def _read(config: LlamaConfig, source: WeightSource, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:

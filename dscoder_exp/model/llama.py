@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.model.rotary import rotary_tables
-from dscoder_exp.model.units import Announce, Units
+from dscoder_exp.model.units import DTYPES, Announce, Units
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.adapter import TELLING, Factors, sha256_of
@@ -45,7 +45,7 @@ class Llama:
         config: the whole model's shape.
         rank_config: of this rank's part of it, which is all that it holds.
         mesh: the ranks that it is shared with.
-        groups: fp32 tensors.
+        groups: tensors in fp32, or in what the model is computed in: see `narrow`.
         names: Hugging Face's names, in the same groups.
         lora: where factors beside the weights are trained instead of them.
         base_sha256: of the weight that tells the base beside which they are trained from others.
@@ -61,6 +61,7 @@ class Llama:
         device: str,
         precision: str,
         factors: Factors | None = None,
+        frozen: bool = False,
         mesh: Mesh = ALONE,
         announce: Announce = lambda name: None,
     ) -> None:
@@ -68,6 +69,7 @@ class Llama:
         Args:
             weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own; of one
                 that is shared out among tensor ranks it keeps this rank's part.
+            frozen: nobody writes to the weights. They are held in `precision` then, and so they are beside factors.
             factors: LoRA's; their arrays, too.
             device: "cpu" or "ascend".
             precision: "fp32", "bf16" or "fp16", of the activations and what is multiplied with them.
@@ -87,7 +89,7 @@ class Llama:
 
         tensors, self.base_sha256 = {}, ""
         for name, array in weights:
-            tensors[name] = own(name, array)
+            tensors[name] = self._narrow(own(name, array)) if frozen or factors is not None else own(name, array)
             if name == TELLING and factors is not None:
                 self.base_sha256 = sha256_of(array)
         self.groups = [[tensors.pop(name) for name in group] for group in self.names]
@@ -97,6 +99,18 @@ class Llama:
             self.trained_names = [list(factor_shapes(config, factors.lora, [layer])) for layer in layers]
             self.trained = [[own(name, factors.arrays[name]) for name in group] for group in self.trained_names]
             self.blocks = [[*weights, *added] for weights, added in zip(self.blocks, self.trained, strict=True)]
+
+    def narrow(self) -> None:
+        """Hold the weights in what the model is computed in, from now on: in bf16 and fp16 half the memory.
+
+        To be called before a unit has taken them, by whom keeps the fp32 that training adds to.
+        """
+        for group in self.groups:
+            group[:] = [self._narrow(tensor) for tensor in group]
+
+    def _narrow(self, tensor: ms.Tensor) -> ms.Tensor:
+        dtype = DTYPES[self.precision]
+        return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
     @property
     def embedding(self) -> ms.Tensor:

@@ -99,7 +99,7 @@ class Fitting:
         step, run_id = self._step, self._config.tracking.run_id
         so_far = self._before.loss, self._before.answers, self._run.waiting(), step.loss_scale.state
         state = TrainingState(step.done, step.skipped, self._recipe, run_id, None, None, *so_far, optimizer={})
-        return self._checkpoints.save(self._model, step.done, loss, (state, step.adamw) if resumable else None)
+        return self._checkpoints.save(self._model, step, loss, state if resumable else None)
 
     def _take(self, batches: Iterator[Batch], steps: int, signals: list[int]) -> StepResult:
         try:

@@ -19,12 +19,15 @@ def load_model(
     stage: Stage,
     screen: Screen,
     factors: Factors | None = None,
+    *,
+    frozen: bool = False,
 ) -> Llama:
     """The opened model on the device, its files checked first; what was found in them is logged.
 
     Args:
         mesh: the ranks that it is shared with.
         factors: LoRA's, which are trained; without them an adapter is merged into the weights.
+        frozen: nothing is trained.
     """
     if opened.source is not None:
         report = check(opened.source, allow=config.weights.allow)
@@ -38,6 +41,7 @@ def load_model(
         precision=config.runtime.precision,
         adapter=None if factors else opened.adapter,
         factors=factors,
+        frozen=frozen,
         mesh=mesh,
         announce=screen.compiling,
     )

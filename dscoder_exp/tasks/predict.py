@@ -35,7 +35,7 @@ def run(config: Config) -> float:
         raise refuse("predict.prompt", what, "give a shorter prompt")
     with open_run(config.tracking, rank, mesh.place.ranks) as run:
         with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, mesh, run, stage, screen)
+            model = load_model(config, opened, mesh, run, stage, screen, frozen=True)
         result = answer(
             Engine(model),
             text.tokenizer,

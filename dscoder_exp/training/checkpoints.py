@@ -4,25 +4,21 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
-from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.training.adamw import AdamW
-from dscoder_exp.training.moments import Owned, moments_file, write_moments
+from dscoder_exp.training.moments import moments_file, write_moments
 from dscoder_exp.training.parts import Parts
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.state import TrainingState, write_state
+from dscoder_exp.training.step import Step
 from dscoder_exp.weights.adapter_checkpoint import save_adapter
 from dscoder_exp.weights.checkpoint import save_checkpoint, write_slices
 from dscoder_exp.weights.layout import file_name
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
-Moments = Sequence[tuple[Owned, Sequence[NDArray[Any]]]]
 
 
 class Checkpoints:
@@ -82,16 +77,17 @@ class Checkpoints:
     def save(
         self,
         model: Llama,
-        step: int,
+        step: Step,
         eval_loss: float | None,
-        resumable: tuple[TrainingState, AdamW] | None,
+        state: TrainingState | None,
     ) -> Path:
-        """Begin to write the weights after optimizer step `step`; until `wait` neither they nor the moments may change.
+        """Begin to write the weights as they are; until `wait` neither they nor the moments may change.
 
         Once whole it becomes `last`, and `best` where no loss was lower.
 
         Args:
-            resumable: what a run needs to go on from here; None: the weights alone.
+            step: that trains the model.
+            state: what a run needs, with the moments, to go on from here; None: the weights alone.
 
         Returns:
             Where it will lie.
@@ -99,12 +95,11 @@ class Checkpoints:
         Raises:
             Refused, OSError: of the checkpoint before, as `wait` does.
         """
-        target = self._directory / f"step-{step:06d}"
+        target = self._directory / f"step-{step.done:06d}"
         if target.resolve() != self._there:
             self.wait()
-            state, moments = (resumable[0], list(resumable[1].moments())) if resumable else (None, None)
             write = self._write if self._leads else self._write_part
-            self._begun = self._thread.submit(write, _Work(model, self._place, target, step, eval_loss, state, moments))
+            self._begun = self._thread.submit(write, _Work(model, step, target, eval_loss, state))
         return target
 
     def wait(self) -> None:
@@ -228,28 +223,18 @@ class _Work:
     tensor's own memory, no copy.
 
     Attributes:
-        tensors: of the weights, what this rank holds; LoRA's factors, whole, since they are small.
+        tensors: of the weights, what this rank holds, on the first replica; LoRA's factors, whole: they are small.
         base: of an adapter: SHA-256 of what tells the weights beside it from others.
         state, moments: what a run needs to go on from here; None: the weights alone.
     """
 
     def __init__(
-        self,
-        model: Llama,
-        place: Topology,
-        target: Path,
-        step: int,
-        eval_loss: float | None,
-        state: TrainingState | None,
-        moments: Moments | None,
+        self, model: Llama, step: Step, target: Path, eval_loss: float | None, state: TrainingState | None
     ) -> None:
-        self.config, self.lora = model.config, model.lora
-        self.target, self.step, self.eval_loss = target, step, eval_loss
-        self.state, self.moments = state, moments
-        if model.lora is not None:
-            self.tensors, self.base = list(model.whole_state()), model.base_sha256
-        else:
-            self.tensors, self.base = (list(model.state()) if place.replica == 0 else []), ""
+        self.config, self.lora, self.base = model.config, model.lora, model.base_sha256
+        self.target, self.step, self.eval_loss = target, step.done, eval_loss
+        self.tensors = list(step.zero.state() if model.lora is None else model.whole_state())
+        self.state, self.moments = state, None if state is None else list(step.adamw.moments())
 
 
 def _link(link: Path, target: str) -> None:

@@ -28,7 +28,7 @@ def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int)
         "weights_not_finite": [
             name
             for name, tensor in zip(chain(*model.names), chain(*model.groups), strict=True)
-            if not np.isfinite(tensor.asnumpy()).all()
+            if not np.isfinite(tensor.float().asnumpy()).all()  # numpy has no bf16
         ],
         "gradients_not_finite": error.gradients,
     }

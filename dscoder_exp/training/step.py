@@ -56,7 +56,7 @@ class Step:
     Attributes:
         done: optimizer steps that were taken, before a resumption too, and those that were skipped.
         skipped: those whose loss or gradient was no number.
-        adamw, loss_scale: their states are what a run that goes on needs of this.
+        zero, adamw, loss_scale: their states are what a checkpoint holds of this.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Step:
             before_update: called before weights and moments change; until it returns, others may read them.
         """
         self._backpropagation = Backpropagation(model, recompute)
-        self._zero = Zero(model)
-        self.adamw = AdamW(model, self._zero, optim, resumed)
+        self.zero = Zero(model)
+        self.adamw = AdamW(model, self.zero, optim, resumed)
         self.loss_scale = LossScale(model.precision, resumed and resumed.state.loss_scale)
         self._clip_norm = optim.clip_norm
         self._before_update = before_update
@@ -119,7 +119,7 @@ class Step:
             self._in_a_row += 1
             if self._in_a_row == MOST_IN_A_ROW:
                 what = f"loss {loss / counted}, gradient norm {norm} in {MOST_IN_A_ROW} steps in a row"
-                raise NotFinite(what, self._zero.not_finite(gradients), batches)
+                raise NotFinite(what, self.zero.not_finite(gradients), batches)
             self.skipped += 1
             loss = math.nan  # where only the gradient was lost, it is no number to believe either
         self.done += 1
@@ -133,7 +133,7 @@ class Step:
         total, own = self._backpropagation.start(factor), {}
 
         def share_out(number: int) -> None:
-            own[number] = self._zero.scatter(number, total.take(number))
+            own[number] = self.zero.scatter(number, total.take(number))
 
         place = self._mesh.place
         for number, batch in enumerate(batches):

@@ -1,10 +1,12 @@
 """ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): each replica owns a slice of every group of trained tensors.
 
 Its gradient is summed into slices, the optimizer works on a rank's own, and all of them are gathered into the weights.
+The slices are fp32; the weights that all replicas have are held in what the model is computed in (as in DeepSpeed's
+ZeRO), so that in bf16 they take 2 bytes a parameter, and that is what is gathered.
 Beside replicas, tensor ranks that hold the same of a tensor add up what each has of its gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import ops
+from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Collectives, Mesh
@@ -60,6 +63,7 @@ class Zero:
     """
 
     def __init__(self, model: Llama) -> None:
+        assert all(tensor.dtype == ms.float32 for tensor in chain(*model.trained)), "a frozen model is not trained"
         self._model, mesh = model, model.mesh
         self._alone = mesh.replicas.size == 1
         self._groups = [_group(model, number) for number in range(len(model.trained))]
@@ -68,7 +72,9 @@ class Zero:
         self.counted = [[place % group.copies[p.number] == 0 for p in group.pieces] for group in self._groups]
         self.matrices = [[len(group.shapes[p.number]) > 1 for p in group.pieces] for group in self._groups]
         self.weights = model.trained if self._alone else [self._cut(number) for number in range(len(self._groups))]
-        self._units: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+        if not self._alone and model.lora is None:
+            model.narrow()
+        self._units: dict[tuple[Any, ...], _Units] = {}
         for group in self._groups:
             if group.kind not in self._units:
                 self._units[group.kind] = _units(model, group, alone=self._alone)
@@ -79,14 +85,30 @@ class Zero:
         To be called as soon as the group's gradient is whole: on Ascend the call returns at once, and the sum is made
         while the next block's backward computes; on the CPU it returns when the sum is there.
         """
-        scatter = self._units[self._groups[number].kind][0]
+        scatter = self._units[self._groups[number].kind].scatter
         return list(gradients) if scatter is None else list(scatter(*gradients)[1:])
 
     def gather(self) -> None:
         """Write all ranks' pieces into the model's weights."""
         for group, pieces, weights in zip(self._groups, self.weights, self._model.trained, strict=True):
-            if (gather := self._units[group.kind][1]) is not None:
+            if (gather := self._units[group.kind].gather) is not None:
                 gather(*pieces, *weights)
+
+    def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """(name, array) of this rank's part of all that is trained, in fp32, as the model's `state`.
+
+        All replicas take part, and the first one gets it.
+        """
+        first = self._model.mesh.place.replica == 0
+        if self._model.trained[0][0].dtype == ms.float32:  # it is in the weights
+            if first:
+                yield from self._model.state()
+            return
+        for group, pieces in zip(self._groups, self.weights, strict=True):
+            every = self._units[group.kind].whole(*pieces)
+            if first:
+                *parts, _ = np.split(every.asnumpy(), np.cumsum(group.sizes))
+                yield from zip(group.names, map(np.reshape, parts, group.shapes), strict=True)
 
     def not_finite(self, gradients: Sequence[Sequence[ms.Tensor]]) -> list[str]:
         """Names of the tensors in whose gradients, this rank's pieces, there is NaN or infinity on any rank."""
@@ -126,20 +148,38 @@ def _is_partial(name: str, mesh: Mesh) -> bool:
     return mesh.place.sequence or not name.endswith("layernorm.weight")
 
 
-def _units(model: Llama, group: _Group, *, alone: bool) -> tuple[Any, Any]:
-    """What sums a group's gradients into pieces, and what writes pieces into weights; None: there is nothing to do."""
+@dataclass(frozen=True)
+class _Units:
+    """Those of a kind of groups; None: there is nothing to do.
+
+    Attributes:
+        scatter: (whole gradients) -> an array, followed by this rank's pieces of their sum.
+        gather: (pieces, weights): writes all ranks' pieces into the weights.
+        whole: (pieces) -> all ranks' pieces, end to end, in fp32.
+    """
+
+    scatter: Any = None
+    gather: Any = None
+    whole: Any = None
+
+
+def _units(model: Llama, group: _Group, *, alone: bool) -> _Units:
     unit, summed, replicas = model.units.unit, _summed(model.mesh, group), model.mesh.replicas
     if not alone:
-        scatter, gather = _make_scatter(group, replicas, summed), _make_gather(group, replicas)
-        return unit(scatter, "gradients of replicas"), unit(gather, "weights of replicas")
+        scatter, gather, whole = _make_scatter(group, replicas, summed), *_make_gathers(group, replicas)
+        return _Units(
+            unit(scatter, "gradients of replicas"),
+            unit(gather, "weights of replicas"),
+            unit(whole, "weights to save"),
+        )
     if all(count == 1 for count in group.partial):
-        return None, None
+        return _Units()
 
     def add(*gradients):
         """Its first output stands for the slice, which replicas have."""
         return (gradients[0], *[summed(gradients[i], i) for i in range(len(gradients))])
 
-    return unit(add, "gradients of copies"), None
+    return _Units(unit(add, "gradients of copies"))
 
 
 def _make_scatter(group: _Group, replicas: Collectives, summed: Any):
@@ -147,7 +187,7 @@ def _make_scatter(group: _Group, replicas: Collectives, summed: Any):
     filler, reduce_scatter = group.length * replicas.size - sum(group.sizes), replicas.reduce_scatter
 
     def scatter(*gradients):
-        """-> this rank's slice, followed by its pieces."""
+        """The first output is this rank's slice."""
         own = reduce_scatter(_flat(gradients, filler))
         found, start = [], 0
         for number, size in pieces:
@@ -158,19 +198,22 @@ def _make_scatter(group: _Group, replicas: Collectives, summed: Any):
     return scatter
 
 
-def _make_gather(group: _Group, replicas: Collectives):
+def _make_gathers(group: _Group, replicas: Collectives):
     shapes, sizes, count, all_gather = group.shapes, group.sizes, len(group.pieces), replicas.all_gather
     filler = group.length - sum(piece.size for piece in group.pieces)
 
     def gather(*pieces_and_weights):
-        """Writes all ranks' pieces into the weights."""
-        every, start = all_gather(_flat(pieces_and_weights[:count], filler)), 0
+        own = ops.cast(_flat(pieces_and_weights[:count], filler), pieces_and_weights[count].dtype)
+        every, start = all_gather(own), 0
         for i in range(len(shapes)):
             _assign(pieces_and_weights[count + i], _slice(every, (start,), (sizes[i],)).reshape(shapes[i]))
             start += sizes[i]
         return every
 
-    return gather
+    def whole(*pieces):
+        return all_gather(_flat(pieces, filler))
+
+    return gather, whole
 
 
 def _flat(tensors, filler):

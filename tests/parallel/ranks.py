@@ -19,7 +19,7 @@ from dscoder_exp.weights.source import open_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 STEPS, SEQUENCES, LENGTH = 20, 4, 48
-LR = {"all": 1e-4, "lora": 2e-3, "dropout": 2e-3}
+LR = {"all": 1e-4, "half": 1e-4, "lora": 2e-3, "dropout": 2e-3}
 OPTIM = OptimConfig(
     lr=1e-3,  # the schedule's, which isn't asked here
     betas=[0.9, 0.95],
@@ -40,7 +40,7 @@ class Case:
     """A model, what is trained of it, and a layout."""
 
     model: str  # a folder of tests/reference
-    trains: str  # all, lora, or dropout (LoRA with it)
+    trains: str  # all, half (all, computed in fp16), lora, or dropout (LoRA with it)
     recompute: str
     data: int
     tensor: int
@@ -81,7 +81,7 @@ def share(batch: Batch, rank: int, ranks: int) -> Batch:
 
 
 def factors_of(case: Case, config) -> Factors | None:
-    if case.trains == "all":
+    if case.trains in ("all", "half"):
         return None
     lora = Lora(4, 8.0, 0.25 if case.trains == "dropout" else 0.0, MODULES)
     rng = np.random.default_rng(5)
@@ -100,15 +100,21 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     place = Topology(rank, case.data, case.tensor, case.context, case.sequence)
     mesh, source = Mesh(place, "cpu"), open_weights(str(REFERENCE / case.model))
     factors = factors_of(case, source.config)
-    model = build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors, mesh=mesh)
+    precision = "fp16" if case.trains == "half" else "fp32"
+    model = build(source.config, source, seed=0, device="cpu", precision=precision, factors=factors, mesh=mesh)
     step, results = Step(model, OPTIM, recompute=case.recompute, seed=1), []
     for number in range(STEPS):
-        micro = [share(batch_of((2 * number + i) % 4), place.data_rank, place.data) for i in range(2)]
+        micro = [batch_of((2 * number + i) % 4) for i in range(2)]
+        if case.trains == "half":  # products of the same rows on one rank and on two, since each is rounded to fp16
+            micro = [share(batch, i, 2) for batch in micro for i in range(2)][place.data_rank :: place.data]
+        else:
+            micro = [share(batch, place.data_rank, place.data) for batch in micro]
         results.append(step(micro, LR[case.trains]))
     batch = batch_of(1000)
     inputs = model.inputs(batch.ids, batch.positions, batch.documents)
     loss = model.loss_sum(inputs, batch.labels)
     moments = sum(array.size for _, pair in step.adamw.moments() for array in pair)
+    state = step.zero.state() if case.trains == "half" else model.whole_state()
     logits = model.units.logits(model.hidden(inputs), model.norm, model.head) if case.context == 1 else None
     return {
         "loss": np.array([result.loss for result in results]),
@@ -118,7 +124,8 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
         "moments": np.array(moments),
         "table": np.array(model.head.shape),
         **({} if logits is None else {"logits": logits.asnumpy()}),
-        **{f"weight {name}": array.copy() for name, array in model.whole_state()},
+        "held": np.array(sum(tensor.nbytes for group in model.groups for tensor in group)),
+        **{f"weight {name}": array.copy() for name, array in state},
     }
 
 

@@ -20,6 +20,7 @@ TWO = [
     "tiny_gqa-dropout-none-d1-t2-c1-rows",
     "tiny_gqa-all-selective-d1-t1-c2",
 ]
+HALF = "tiny_gqa_tied-half-none-d2-t1-c1"
 FOUR = [
     "tiny_gqa-all-none-d1-t4-c1",
     "tiny_gqa-lora-full-d2-t2-c1-rows",
@@ -51,7 +52,7 @@ def start(directory: Path, cases: list[str], ranks: int, port: int) -> dict[str,
 
 @pytest.fixture(scope="session")
 def two(tmp_path_factory, free_port):
-    return start(tmp_path_factory.mktemp("two"), TWO, 2, free_port())
+    return start(tmp_path_factory.mktemp("two"), [*TWO, HALF], 2, free_port())
 
 
 @pytest.fixture(scope="session")
@@ -92,6 +93,19 @@ def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]]) -> None:
             np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4)
     assert expected["loss"][-2] < expected["loss"][0] - 0.1, "of the same batches nothing was learnt"
     assert len(expected["loss"]) == STEPS
+
+
+def test_replicas_hold_fp16_weights_and_own_fp32_slices_of_them(two):
+    """What they learn, and save, is as exact as on one rank, which holds them in fp32."""
+    expected, (first, second) = alone(Case.parse(HALF).alone), two[HALF]
+    names = [name for name in expected if name.startswith("weight ")]
+    assert 2 * first["held"] == expected["held"]
+    assert not any(name.startswith("weight ") for name in second), "the first replica gets them"
+    np.testing.assert_allclose(first["loss"], expected["loss"], atol=1e-4)
+    for name in names:
+        np.testing.assert_allclose(first[name], expected[name], atol=1e-5, err_msg=name)
+    assert any((first[name] != first[name].astype(np.float16)).any() for name in names)
+    assert first["loss"][-2] < first["loss"][0] - 0.1
 
 
 @pytest.mark.parametrize("text", [*TWO, *FOUR])

@@ -55,7 +55,7 @@ class Training:
 
     def save(self) -> Path:
         state = TrainingState(self.step.done, 0, {}, None, None, None, None, [], [], None, {})
-        return self.checkpoints.save(self.model, self.step.done, None, (state, self.step.adamw))
+        return self.checkpoints.save(self.model, self.step, None, state)
 
     def now(self) -> dict[str, np.ndarray]:
         """Weights and moments, copied."""

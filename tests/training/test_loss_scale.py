@@ -1,16 +1,12 @@
 """fp16 with dynamic loss scaling: the scale's own life, and a model that trains as in fp32."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from test_schedule import optim
-from test_step import sequences
+from test_step import fresh_model, sequences
 
 from dscoder_exp.training.loss_scale import FIRST, WINDOW, LossScale
 from dscoder_exp.training.step import Step
-
-REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
 
 
 def test_it_is_halved_by_overflow_and_doubled_after_a_while_without():
@@ -37,9 +33,7 @@ def test_others_need_none(precision):
 
 
 def step_in(precision):
-    from dscoder_exp import load
-
-    model = load(str(REFERENCE), precision).model
+    model = fresh_model(precision)
     return Step(model, optim(clip_norm=1.0), recompute="none"), model
 
 

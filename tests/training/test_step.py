@@ -10,14 +10,18 @@ from test_schedule import optim
 from dscoder_exp.data.sequences import NOT_COUNTED, Batch
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.step import NotFinite, Step
+from dscoder_exp.weights.source import open_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
 
 
-def fresh_model():
-    from dscoder_exp import load
+def fresh_model(precision="fp32"):
+    from dscoder_exp.model.build import build
+    from dscoder_exp.model.device import start_device
 
-    return load(str(REFERENCE)).model
+    start_device("cpu")
+    source = open_weights(str(REFERENCE))
+    return build(source.config, source, seed=0, device="cpu", precision=precision)
 
 
 def sequences(count, seed=0, counted=0.5):
