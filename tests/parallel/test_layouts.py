@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ranks import STEPS, Case, train
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 TWO = [
     "tiny_gqa-all-none-d2-t1-c1",

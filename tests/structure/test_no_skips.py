@@ -13,18 +13,21 @@ SKIPPED = TESTS + '@pytest.mark.skip(reason="no moon tonight")\ndef test_skipped
 EXPECTED_TO_FAIL = TESTS + "@pytest.mark.xfail\ndef test_fails(): assert False\n"
 
 
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two"])
 @pytest.mark.parametrize(
     ("tests", "switch", "code"),
     [(SKIPPED, "1", 1), (SKIPPED, "0", 0), (TESTS, "1", 0), (EXPECTED_TO_FAIL, "1", 0)],
 )
-def test_a_skip_fails_the_run_where_nothing_may_be_skipped(tmp_path: Path, tests: str, switch: str, code: int) -> None:
+def test_a_skip_fails_the_run_where_nothing_may_be_skipped(
+    tmp_path: Path, workers: list[str], tests: str, switch: str, code: int
+) -> None:
     room = tmp_path / "tests" / "structure"
     room.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("conftest.py"), room)
-    (tmp_path / "tests" / "test_elsewhere.py").write_text(tests)  # the hook's own directory holds no test
-    (room / "test_here.py").write_text(TESTS)
+    shutil.copy(Path(__file__).parents[1] / "conftest.py", tmp_path / "tests")
+    (room / "test_there.py").write_text(tests)
+    (tmp_path / "tests" / "test_here.py").write_text(TESTS)
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-ra", "--rootdir", tmp_path, "tests"],
+        [sys.executable, "-m", "pytest", "-ra", "--rootdir", tmp_path, *workers, "tests"],
         cwd=tmp_path,
         env=os.environ | {"DSCODER_NO_SKIP": switch},
         capture_output=True,
