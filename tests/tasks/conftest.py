@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tasks_support import FIVE_STEPS, RECIPE, Ended, Room, done
+from tasks_support import FIVE_STEPS, RECIPE, Ended, Room, done, told
 
 
 def make_room(directory: Path) -> Room:
@@ -39,6 +39,12 @@ def empty_room(tmp_path: Path) -> Room:
 def first(room: Room) -> Ended:
     """The contract's small run of the 7B recipe, in the directory that Hydra gives it."""
     return done(room(*RECIPE, "parallel=single", "train.max_steps=3"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(first: Ended) -> Path:
+    """What it saved."""
+    return Path(told(first, "checkpoint"))
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -200,3 +201,9 @@ def assert_the_same(room: Room, name: str, reference: Recorded) -> None:
         assert mine.read_bytes() == other.read_bytes(), mine.name
     for link in ("last", "best"):
         assert (checkpoints(room, name) / link).readlink() == (checkpoints(room, reference.name) / link).readlink()
+
+
+def told(ended: Ended, word: str) -> str:
+    """The end of the line of the summary that begins with `word`."""
+    (line,) = re.findall(rf"^{word} +(.*)$", ended.out, re.MULTILINE)
+    return line

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
-from tasks_support import RECIPE, STEP_METRICS, Ended, Recorded, Room, done
+from tasks_support import RECIPE, STEP_METRICS, Ended, Recorded, Room, done, told
 
 FILES = {
     *("checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -22,17 +22,6 @@ FILES = {
 @pytest.fixture(scope="session")
 def recorded(room: Room, first: Ended) -> Recorded:
     return room.run("finetune_8k")
-
-
-def told(ended: Ended, word: str) -> str:
-    """The end of the line of the summary that begins with `word`."""
-    (line,) = re.findall(rf"^{word} +(.*)$", ended.out, re.MULTILINE)
-    return line
-
-
-@pytest.fixture(scope="session")
-def checkpoint(first: Ended) -> Path:
-    return Path(told(first, "checkpoint"))
 
 
 def test_the_checkpoint_is_whole_and_linked(room: Room, checkpoint: Path) -> None:
