@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import socket
 import time
@@ -113,6 +114,17 @@ def test_a_node_that_is_told_to_stop_stops_the_other(
     assert record.count(f"after_job 0 killed rank=None stopped by {word}") == 2
     assert record.count("after_launch killed") == 2
     assert [launch.living() for launch in launches] == [[], []]
+
+
+def test_a_hang_is_told_with_the_ranks_of_all_nodes(nodes: Any) -> None:
+    """Whoever is told first, the one that the others wait for may be on another node."""
+    for launch in nodes("how=silent", "rank=3", "hydra.launcher.heartbeat=3"):
+        code, output = launch.finish()
+        assert code == 1
+        for rank, step in ((0, 3), (1, 3), (2, 3), (3, 2)):
+            assert re.search(rf"\n  rank {rank}: step {step}, \d+\.\d s ago\n    Stack", output), output
+        assert output.count("log on node 0: ") == output.count("log on node 1: ") == 1
+        assert launch.living() == []
 
 
 def test_later_jobs_of_a_sweep_run_on_all_nodes(nodes: Any, tmp_path: Path) -> None:

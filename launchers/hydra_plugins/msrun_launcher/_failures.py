@@ -17,6 +17,7 @@ class WorkerFailed(CompactHydraException):
     cause: the exception that the worker raised, where it raised one that could be brought over
     log: the file to read next
     at: time.monotonic() of that, now where nothing is said
+    hangs: ranks are silent; which one the others wait for, is told by all nodes' reports together
     """
 
     def __init__(
@@ -27,12 +28,19 @@ class WorkerFailed(CompactHydraException):
         cause: Optional[BaseException] = None,
         log: Optional[Path] = None,
         at: Optional[float] = None,
+        hangs: bool = False,
     ) -> None:
         super().__init__(message)
         self.rank = rank
         self.cause = cause
         self.log = log
         self.at = time.monotonic() if at is None else at
+        self.hangs = hangs
+
+
+def together(failures: Sequence[WorkerFailed]) -> WorkerFailed:
+    """What several nodes tell of one failure."""
+    return WorkerFailed("\n".join(map(str, failures)), rank=failures[0].rank, log=failures[0].log)
 
 
 class BadLauncherConfig(CompactHydraException):

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
 
-from hydra_plugins.msrun_launcher._failures import WorkerFailed
+from hydra_plugins.msrun_launcher._failures import WorkerFailed, together
 from hydra_plugins.msrun_launcher._settings import master_address, master_port, node_count
 from hydra_plugins.msrun_launcher._signals import Terminated
 from hydra_plugins.msrun_launcher._wire import PATIENCE, Peer, failure_of, fields_of, number_of, stop_of
@@ -32,6 +32,8 @@ from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 log = logging.getLogger(__name__)
 POLL = 0.05  # seconds
 SETTLE = 0.3  # seconds that node 0 waits for earlier failures after it was told of one
+HANG_SETTLE = 5.0  # seconds that it waits for the other nodes' reports of a hang: they ask their ranks for stacks first
+NOBODY = -1  # the node of a verdict that several have told
 UNTOLD = 2.0  # seconds of waiting for other nodes before a user is told of it
 
 
@@ -121,7 +123,7 @@ class FirstNode(_SeveralNodes):
 
     def look(self) -> None:
         self._listen()
-        if self._failures and time.monotonic() - self._told_at > SETTLE:
+        if self._failures and self._has_settled():
             self._end(self._decide())
 
     def finish(self) -> None:
@@ -138,8 +140,7 @@ class FirstNode(_SeveralNodes):
             return reason
         mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
         self._fail(0, mine)
-        deadline = self._told_at + SETTLE
-        while time.monotonic() < deadline:
+        while not self._has_settled():
             try:
                 self._listen()
             except (KeyboardInterrupt, Terminated) as stop:
@@ -204,8 +205,16 @@ class FirstNode(_SeveralNodes):
         self._told_at = self._told_at or time.monotonic()
         self._failures.append((node, failure))
 
+    def _has_settled(self) -> bool:
+        """Whether nobody else is expected to tell of a failure."""
+        limit = HANG_SETTLE if any(failure.hangs for _, failure in self._failures) else SETTLE
+        return len(self._failures) > len(self._peers) or time.monotonic() - self._told_at > limit
+
     def _decide(self) -> WorkerFailed:
         node, failure = min(self._failures, key=lambda entry: entry[1].at)
+        reports = [found for _, found in sorted(self._failures, key=lambda entry: entry[0]) if found.hangs]
+        if failure.hangs and len(reports) > 1:
+            node, failure = NOBODY, together(reports)
         self._tell_all("end", node=node, **fields_of(failure))
         return failure
 
@@ -249,7 +258,7 @@ class OtherNode(_SeveralNodes):
             return reason
         mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
         self._first.tell("failed", **fields_of(mine))
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE + (HANG_SETTLE if mine.hangs else 0)
         while time.monotonic() < deadline and self._first is not None:
             try:
                 self.look()

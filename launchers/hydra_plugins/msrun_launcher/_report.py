@@ -59,7 +59,9 @@ def rank_failed(
 def silent(ranks: Sequence[int], what: str, detail: str, logs: Logs) -> WorkerFailed:
     """Ranks that hang; detail: what each has last done and where it is."""
     names = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-    return _failed(f"{names}: {what}", ranks[0], detail, logs)
+    failure = _failed(f"{names}: {what}", ranks[0], detail, logs)
+    failure.hangs = True
+    return failure
 
 
 def _failed(

@@ -65,12 +65,14 @@ def fields_of(failure: WorkerFailed) -> dict[str, Any]:
     text = str(failure)
     if len(text) > LONGEST_LINE // 8:
         text = f"{text[: LONGEST_LINE // 16]}\n…\n{text[-LONGEST_LINE // 16 :]}"
-    return {"ago": time.monotonic() - failure.at, "rank": failure.rank, "text": text, "log": place}
+    ago = time.monotonic() - failure.at
+    return {"ago": ago, "rank": failure.rank, "text": text, "log": place, "hangs": failure.hangs}
 
 
 def failure_of(said: dict[str, Any]) -> WorkerFailed:
     place = Path(said["log"]) if said["log"] is not None else None
-    return WorkerFailed(said["text"], rank=said["rank"], log=place, at=time.monotonic() - said["ago"])
+    at = time.monotonic() - said["ago"]
+    return WorkerFailed(said["text"], rank=said["rank"], log=place, at=at, hangs=said["hangs"])
 
 
 def number_of(stop: BaseException) -> int:
