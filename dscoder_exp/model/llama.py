@@ -69,10 +69,10 @@ class Llama:
         Args:
             weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own; of one
                 that is shared out among tensor ranks it keeps this rank's part.
-            frozen: nobody writes to the weights. They are held in `precision` then, and so they are beside factors.
-            factors: LoRA's; their arrays, too.
             device: "cpu" or "ascend".
             precision: "fp32", "bf16" or "fp16", of the activations and what is multiplied with them.
+            factors: LoRA's; their arrays, too.
+            frozen: nobody writes to the weights. They are held in `precision` then, and so they are beside factors.
             announce: called with the name of a unit before it is compiled.
         """
         self.config, self.precision, self.lora, self.mesh = config, precision, factors and factors.lora, mesh
@@ -87,9 +87,11 @@ class Llama:
             part = held(name, array.shape, config, place.tensor_rank, place.tensor)
             return ms.Tensor.from_numpy(part.of(array))
 
+        narrows = frozen or factors is not None
         tensors, self.base_sha256 = {}, ""
         for name, array in weights:
-            tensors[name] = self._narrow(own(name, array)) if frozen or factors is not None else own(name, array)
+            tensor = own(name, array)
+            tensors[name] = self._narrow(tensor) if narrows else tensor
             if name == TELLING and factors is not None:
                 self.base_sha256 = sha256_of(array)
         self.groups = [[tensors.pop(name) for name in group] for group in self.names]

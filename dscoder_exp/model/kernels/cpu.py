@@ -53,7 +53,10 @@ def _wide(x) -> Any:
 
 
 def rms_norm(x, weight, eps):
-    """Root mean square norm in fp32 (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """Root mean square norm in fp32 (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    The weight is rounded to x's dtype first: who holds it in fp32 computes as who does not, and as on Ascend.
+    """
     wide = _wide(x)
     rstd = ops.rsqrt(_mean(wide * wide, -1) + eps)
     return ops.cast(wide * rstd * _wide(ops.cast(weight, x.dtype)), x.dtype), rstd

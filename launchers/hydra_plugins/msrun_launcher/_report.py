@@ -59,9 +59,7 @@ def rank_failed(
 def silent(ranks: Sequence[int], what: str, detail: str, logs: Logs) -> WorkerFailed:
     """Ranks that hang; detail: what each has last done and where it is."""
     names = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))}"
-    failure = _failed(f"{names}: {what}", ranks[0], detail, logs)
-    failure.hangs = True
-    return failure
+    return _failed(f"{names}: {what}", ranks[0], detail, logs, hangs=True)
 
 
 def _failed(
@@ -71,12 +69,13 @@ def _failed(
     logs: Logs,
     cause: Optional[BaseException] = None,
     at: Optional[float] = None,
+    hangs: bool = False,
 ) -> WorkerFailed:
     log = logs.of_rank(rank)
     lines = [headline, *(f"  {line}" for line in (detail or "").splitlines())]
     if log is not None:
         lines.append(f"{logs.name}: {log}")
-    return WorkerFailed("\n".join(lines), rank=rank, cause=cause, log=log, at=at)
+    return WorkerFailed("\n".join(lines), rank=rank, cause=cause, log=log, at=at, hangs=hangs)
 
 
 def start_failed(what: str, logs: Logs, *candidates: Path) -> WorkerFailed:
