@@ -13,6 +13,9 @@ from dscoder_exp.model.kernels import Kernels, ascend, cpu, kernels_for
 
 BATCH, LENGTH, HEADS, KEY_HEADS, SIZE = 2, 12, 4, 2, 8
 RNG = np.random.default_rng(0)
+# Of fp32's 24 bits. The longest way is a query's gradient's: sums over all rows' keys, twice (softmax, and the product
+# itself), and over a head's numbers three times (scores, dp, and what is taken off it), each in an order of its own.
+ROUNDING = (2 * BATCH * LENGTH + 3 * SIZE) * 2.0**-24
 
 
 def tensor(*shape):
@@ -115,7 +118,7 @@ def flat(result):
 
 def assert_same(result, expected):
     for mine, theirs in zip(flat(result), flat(expected), strict=True):
-        np.testing.assert_allclose(mine, theirs, atol=1e-6)
+        np.testing.assert_allclose(mine, theirs, rtol=0, atol=ROUNDING * np.abs(theirs).max())
 
 
 def test_columns_have_the_same_functions(column):

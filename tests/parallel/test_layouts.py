@@ -11,10 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks import STEPS, Case, train
+from ranks import REFERENCE, STEPS, Case, train
+
+from dscoder_exp.weights.source import open_weights
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
+HALF_UNIT = 2.0**-11  # rounding to fp16 changes a number by at most so much of itself
+FLOAT_UNIT = 2.0**-24  # to fp32
+# Roundings to fp16 one after another, on the way of a gradient of HALF's two layers: 13 a layer (norm, q, rope, scores,
+# softmax, values, out, sum, norm, gate, swiglu, down, sum), as many back, and 6 in embedding and head.
+ROUNDINGS = 2 * (13 + 13) + 6
 TWO = [
     "tiny_gqa-all-none-d2-t1-c1",
     "tiny_gqa_tied-all-selective-d1-t2-c1",
@@ -97,14 +104,26 @@ def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]]) -> None:
 
 
 def test_replicas_hold_fp16_weights_and_own_fp32_slices_of_them(two):
-    """What they learn, and save, is as exact as on one rank, which holds them in fp32."""
+    """They learn what one rank does, which holds them in fp32, as far as fp16's rounding lets two runs agree.
+
+    Gradients' sums over ranks differ from one rank's in fp32's last place. So a weight can come to lie on the other
+    side of the middle between two numbers of fp16, and from there on each number on its way may be rounded otherwise.
+    """
     expected, (first, second) = alone(Case.parse(HALF).alone), two[HALF]
     names = [name for name in expected if name.startswith("weight ")]
     assert 2 * first["held"] == expected["held"]
     assert not any(name.startswith("weight ") for name in second), "the first replica gets them"
-    np.testing.assert_allclose(first["loss"], expected["loss"], atol=1e-4)
+    # Before the first update nothing differs but the sum: two fp32 numbers, added in fp32.
+    np.testing.assert_allclose(first["loss"][0], expected["loss"][0], rtol=2 * FLOAT_UNIT)
+    # A loss is the logarithm of a sum over logits, less one of them; in either run these are rounded to fp16, at last.
+    largest = np.abs(expected["logits"]).max()
+    np.testing.assert_allclose(first["loss"], expected["loss"], rtol=0, atol=2 * 2 * HALF_UNIT * largest)
+    # Two runs, each with its roundings; AdamW's quotient holds the gradient in both of its parts. Weights that are fp16
+    # themselves fail by far: an update of 1e-4 is a fraction of what lies between two of their values.
+    bound, source = 2 * 2 * ROUNDINGS * HALF_UNIT, open_weights(str(REFERENCE / Case.parse(HALF).model))
     for name in names:
-        np.testing.assert_allclose(first[name], expected[name], atol=1e-5, err_msg=name)
+        learnt = expected[name] - source.tensor(name.removeprefix("weight "))
+        assert np.linalg.norm(first[name] - expected[name]) < bound * np.linalg.norm(learnt), name
     assert any((first[name] != first[name].astype(np.float16)).any() for name in names)
     assert first["loss"][-2] < first["loss"][0] - 0.1
 
