@@ -64,6 +64,7 @@ def npus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name in ("davinci_manager", *(f"davinci{index}" for index in range(number))):
             (devices / name).touch()
         monkeypatch.setattr(machine, "DEVICES", devices)
+        monkeypatch.delenv(machine.VISIBLE, raising=False)
 
     return have
 
@@ -89,6 +90,53 @@ def test_npus_are_counted(refused: Any, check: Any, npus: Any, small: list[str])
     )
     check([*small, "runtime=ascend", "parallel=dp2"])
     check([*small, "runtime=ascend", "parallel=dp8", *NODES, "hydra.launcher.local_worker_num=4", "output_dir=run"])
+
+
+def test_visible_npus_are_counted(
+    refused: Any, check: Any, npus: Any, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npus(8)
+    four = [*small, "runtime=ascend", "parallel=dp4"]
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,5,7")
+    found, _ = refused(four)
+    assert found == {
+        "runtime.device": "ascend needs 4 NPUs, one a rank, and ASCEND_RT_VISIBLE_DEVICES=4,5,7 leaves 3 of this "
+        "machine's 8"
+    }
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "2,4,5,7")
+    check(four)
+    check([*small, "parallel=dp4"])  # on the CPU nobody asks
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        ("0-3", "is no list of numbers"),  # as Docker's variable of a similar name would take it
+        ("0, 1,2,3", "is no list of numbers"),
+        ("0,1,2,-1", "is no list of numbers"),
+        ("", "is no list of numbers"),
+        ("3,2,1,0", "isn't in ascending order"),
+        ("0,1,1,2", "isn't in ascending order"),
+        ("0,1,2,8", "names NPU 8, and this machine has 0 to 7"),
+    ],
+)
+def test_a_list_of_visible_npus_that_cann_would_cut_short_is_refused(
+    refused: Any, npus: Any, small: list[str], monkeypatch: pytest.MonkeyPatch, listed: str, words: str
+) -> None:
+    npus(8)
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", listed)
+    found, _ = refused([*small, "runtime=ascend", "parallel=dp2"])
+    assert set(found) == {"ASCEND_RT_VISIBLE_DEVICES"}
+    assert f"{listed!r} {words}" in found["ASCEND_RT_VISIBLE_DEVICES"]
+
+
+def test_a_list_of_visible_npus_makes_none(
+    refused: Any, npus: Any, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    npus(0)  # a container may have the manager alone
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
+    found, _ = refused([*small, "runtime=ascend", "parallel=dp2"])
+    assert "this machine has none" in found["runtime.device"]
 
 
 def test_preparing_data_needs_neither_npus_nor_weights(check: Any, inputs: Path) -> None:
