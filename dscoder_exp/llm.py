@@ -15,7 +15,8 @@ from dscoder_exp.model.build import build
 from dscoder_exp.model.device import start_device
 from dscoder_exp.model.llama import NOT_COUNTED, Inputs, Llama
 from dscoder_exp.model.units import Announce
-from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.cross import NO_FP32
+from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.schema.hub import SCHEME
 from dscoder_exp.weights.adapted import open_adapter
 from dscoder_exp.weights.check import check
@@ -121,16 +122,19 @@ def load(
 
     Args:
         path: where it lies, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, which is downloaded if need be.
-        precision: "fp32", "fp16", or "bf16" (which needs an NPU: the CPU has no kernels for it).
+        precision: "fp32" (on a CPU), "fp16", or "bf16" (on an NPU): each has no kernel of some operator elsewhere.
         adapter: a LoRA adapter's directory (PEFT's format); it is merged into the weights.
         allow: patterns of tensor names that may be missing (drawn from seed 0 then) or unexpected.
         announce: called with the name of each unit of the model before it is compiled.
 
     Raises:
-        Refused: nothing that can be loaded lies there, or it can't be downloaded; the adapter doesn't belong to it.
+        Refused: nothing that can be loaded lies there, or it can't be downloaded; the adapter doesn't belong to it; the
+            device doesn't compute in this precision.
     """
     if device == "cpu" and precision == "bf16":
         raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
+    if device == "ascend" and precision == "fp32":
+        raise Refused([NO_FP32])
     source = open_weights(fetch(path, "model.path") if path.startswith(SCHEME) else path)
     log.info("%s: %s", source.path, check(source, allow=allow))
     opened = OpenedModel(source.config, source, None)

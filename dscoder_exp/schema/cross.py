@@ -4,6 +4,14 @@ from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, Mod
 from dscoder_exp.schema.errors import Problem
 from dscoder_exp.schema.size import bytes_of_size
 
+# FlashAttentionScore takes fp16 and bf16 by MindSpore's page on it (CANN's on the kernel names fp32, too); RmsNorm, its
+# gradient and RotaryPositionEmbedding take all three. Answers to a prompt are computed without flash attention.
+NO_FP32 = Problem(
+    "runtime.precision",
+    "fp32 has no flash attention on an NPU",
+    "runtime.precision=bf16, or runtime=ascend, which sets both",
+)
+
 
 def cross_problems(config: Config) -> list[Problem]:
     """Every pair of keys that contradict each other; empty when all agree."""
@@ -73,11 +81,14 @@ def _shares(config: Config) -> list[Problem]:
 
 def _precision(config: Config) -> list[Problem]:
     """MindSpore has no bf16 matrix product on a CPU; fp16's is slow, but there."""
-    runtime = config.runtime
-    if config.task.name in WITHOUT_DEVICE or runtime.device != "cpu" or runtime.precision != "bf16":
+    runtime, what = config.runtime, f"{config.runtime.precision} is not computed on a CPU"
+    if config.task.name in WITHOUT_DEVICE:
         return []
-    what = f"{runtime.precision} is not computed on a CPU"
-    return [Problem("runtime.precision", what, "runtime.precision=fp32, or runtime=cpu, which sets both")]
+    if runtime.device == "cpu" and runtime.precision == "bf16":
+        return [Problem("runtime.precision", what, "runtime.precision=fp32, or runtime=cpu, which sets both")]
+    if runtime.device == "ascend" and runtime.precision == "fp32" and config.task.name != "predict":
+        return [NO_FP32]
+    return []
 
 
 def _model(model: ModelConfig) -> list[Problem]:

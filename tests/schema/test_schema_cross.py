@@ -28,6 +28,7 @@ def test_sizes_multiply_to_the_ranks(typed: Any, data: int, ranks: int) -> None:
         ({"optim.betas": [0.9]}, "optim.betas"),
         ({"optim.betas": [0.9, 0.95, 0.99]}, "optim.betas"),
         ({"runtime.precision": "bf16"}, "runtime.precision"),
+        ({"runtime.device": "ascend"}, "runtime.precision"),
         ({"model.num_key_value_heads": 3}, "model.num_key_value_heads"),
         ({"model.head_dim": None, "model.hidden_size": 66}, "model.num_attention_heads"),
         ({"model.head_dim": 15}, "model.head_dim"),
@@ -53,6 +54,8 @@ def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any
     [
         {},
         {"runtime.precision": "bf16", "runtime.device": "ascend"},
+        {"runtime.precision": "fp16", "runtime.device": "ascend"},
+        {"runtime.device": "ascend", "task.name": "predict"},
         {"model.head_dim": None, "model.vocab_size": None, "model.eos_token_id": 5000},
         {"seq_length": 4096, "data.packing": False},
         {"seq_length": 8192},
