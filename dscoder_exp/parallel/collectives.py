@@ -86,7 +86,7 @@ def _compiled(collective: Function) -> Any:
 
 
 class Mesh:
-    """A topology with its groups, each made when it is first asked for, by all of its ranks: they run one program."""
+    """A topology with its groups, for use once `join` has made them."""
 
     def __init__(self, place: Topology, device: str) -> None:
         self.place, self._device = place, device
@@ -141,10 +141,19 @@ class Mesh:
 ALONE = Mesh(Topology(0), "cpu")
 
 
-def join(parallel: ParallelConfig, device: str) -> Mesh:
-    """Meet the job's other processes. Comes after the device was chosen; msrun has set the addresses."""
+def join(parallel: ParallelConfig, device: str, key_heads: int) -> Mesh:
+    """Meet the job's other processes. Comes after the device was chosen; msrun has set the addresses.
+
+    All groups are made here: HCCL wants them from all ranks in one order, early.
+
+    Args:
+        key_heads: of the model; where they are fewer than tensor ranks, neighbours hold the same one.
+    """
     if parallel.ranks == 1:
         return Mesh(Topology(0), device)
     init()
     place = Topology(get_rank(), parallel.data, parallel.tensor, parallel.context, parallel.sequence)
+    copies = place.sharing_tensors(max(1, parallel.tensor // key_heads))
+    for ranks in (place.sharing_tensors(), place.sharing_positions(), place.sharing_weights(), copies):
+        collectives(ranks, place.rank, device)
     return Mesh(place, device)

@@ -21,9 +21,9 @@ def run(config: Config) -> float:
     """Returns the new tokens per second. The answer alone goes to stdout."""
     predict, runtime = config.predict, config.runtime
     start_device(runtime.device)
-    mesh = join(config.parallel, runtime.device)
-    rank, screen = mesh.place.rank, Screen(quiet=mesh.place.rank != 0)
     opened = open_adapted(config)
+    mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
+    rank, screen = mesh.place.rank, Screen(quiet=mesh.place.rank != 0)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
     template = template_named(chosen)

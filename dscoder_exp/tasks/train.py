@@ -23,12 +23,13 @@ from hydra_plugins.msrun_launcher.heartbeat import beat
 def run(config: Config) -> float | None:
     """Returns the eval loss after training, which a sweep can be ranked by; None without held-out rows."""
     train = config.train
-    start_device(config.runtime.device)
-    mesh = join(config.parallel, config.runtime.device)
-    rank, ranks = mesh.place.rank, mesh.place.ranks
-    screen = Screen(quiet=rank != 0, on_advance=beat)
+    runtime = config.runtime
+    start_device(runtime.device)
     resumed = find_resumed(config)
     opened = open_adapted(config)
+    mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
+    rank, ranks = mesh.place.rank, mesh.place.ranks
+    screen = Screen(quiet=rank != 0, on_advance=beat)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
     with open_run(config.tracking, rank, ranks, left=resumed and resumed.state.waiting) as run:
@@ -39,7 +40,7 @@ def run(config: Config) -> float | None:
         with screen.stage("loading the model") as stage:
             factors = factors_of(config, opened, resumed)
             model = load_model(config, weights_of(config, opened, resumed), mesh, run, stage, screen, factors)
-        say_kernels(screen, config.runtime)
+        say_kernels(screen, runtime)
         say_trained(screen, model)
         measuring = Measuring(config, model, text, template, prepared, run, screen)
         lineage = lineage_of(config, prepared)

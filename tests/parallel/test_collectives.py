@@ -11,7 +11,8 @@ import pytest
 from mindspore import ops
 
 from dscoder_exp.parallel import collectives as module
-from dscoder_exp.parallel.collectives import collectives
+from dscoder_exp.parallel.collectives import collectives, join
+from dscoder_exp.schema.config import ParallelConfig
 
 RANKS = 3
 VALUES = [np.random.default_rng(rank).standard_normal((RANKS * 2, 4)).astype(np.float32) for rank in range(RANKS)]
@@ -82,3 +83,21 @@ def test_a_rank_alone_has_everything():
     x = ms.Tensor(VALUES[0])
     assert chosen.size == 1
     assert all(f(x) is x for f in (chosen.all_reduce, chosen.all_gather, chosen.reduce_scatter))
+
+
+@pytest.mark.parametrize("rank", range(16))
+def test_joining_makes_every_group_that_a_mesh_will_ask_for(monkeypatch, rank):
+    made = []
+    monkeypatch.setattr(module, "init", lambda: None)
+    monkeypatch.setattr(module, "get_rank", lambda: rank)
+    monkeypatch.setattr(module, "get_group_size", lambda: 16)
+    monkeypatch.setattr(module, "create_group", lambda name, ranks: made.append(ranks))
+    monkeypatch.setattr(module, "_created", set())
+    mesh = join(ParallelConfig(data=2, tensor=4, context=2, sequence=False, ranks=16), "cpu", key_heads=2)
+    tensor, context, pair = rank // 4 * 4, rank // 8 * 8 + rank % 4, rank // 2 * 2
+    # In this order on all ranks: of a replica's matrices, a sequence's positions, the same weights, the same key head.
+    expected = [[tensor, tensor + 1, tensor + 2, tensor + 3], [context, context + 4], list(range(rank % 4, 16, 4))]
+    assert made == [*expected, [pair, pair + 1]]
+    assert [group.size for group in (mesh.world, mesh.tensor, mesh.context, mesh.replicas)] == [16, 4, 2, 4]
+    assert mesh.copies(2).size == 2
+    assert len(made) == 4, "nothing is made later"
