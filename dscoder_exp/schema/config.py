@@ -164,6 +164,7 @@ class RuntimeConfig:
     device: str = field(metadata=bound(choices=("cpu", "ascend")))
     precision: str = field(metadata=bound(choices=("fp32", "bf16", "fp16")))
     threads: Optional[int] = field(metadata=bound(ge=1))  # of a rank, on the CPU; null: the cores over the local ranks
+    bind_core: bool  # each rank of several keeps to cores of its own; the launcher reads it
     cache_dir: str  # prepared data
 
 

@@ -1,12 +1,16 @@
 """Jobs that end in every way there is, through the real launcher: the exit code, and what MLflow says afterwards."""
 
 import json
+import os
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from app_support import Command, runs_in
 
 PARENT = "mlflow.parentRunId"
+CPUS = Path("/sys/fs/cgroup/cpuset/cpuset.cpus")  # where msrun looks what cores there are
 
 
 def test_a_sweep_records_how_each_job_ended(tracked: Command, small: list[str]) -> None:
@@ -38,6 +42,26 @@ def test_one_job_has_one_run(command: Command, small: list[str]) -> None:
     assert PARENT not in run.tags
     [artifact] = command.directory.rglob("artifacts/config.yaml")
     assert "name: ok" in artifact.read_text()
+
+
+@pytest.mark.parametrize("bound", ["false", "true"])
+def test_ranks_share_the_cores_out_once_and_wait_for_each_other(
+    command: Command, small: list[str], monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """Bound or not, and whether msrun finds what it needs to bind them, or goes on without."""
+    for name in ("OMP_NUM_THREADS", "HCCL_CONNECT_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    job = ["name=ok", "tracking=off", "parallel=dp2", "output_dir=run", f"runtime.bind_core={bound}"]
+    result = command(*small, *job)
+    assert result.code == 0, result.err
+    [log] = command.directory.rglob("msrun.log")
+    cores = len(os.sched_getaffinity(0))
+    can = shutil.which("taskset") is not None and CPUS.is_file() and cores > 1
+    assert ("taskset" in log.read_text()) == (bound == "true" and can)
+    share = str(max(1, cores // 2))
+    for rank in (0, 1):
+        assert (command.directory / f"run/threads-{rank}").read_text() == share
+        assert (command.directory / f"run/timeout-{rank}").read_text() == "1800"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -14,6 +14,7 @@ from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.suggest import dataclass_in
+from hydra_plugins.msrun_launcher._settings import read_settings
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
 GROUPS = [item.name for item in fields(Config) if dataclass_in(get_type_hints(Config)[item.name])]
@@ -102,6 +103,20 @@ def test_the_instruct_model_differs_in_its_end_alone() -> None:
     base, instruct = typed("model=7b").model, typed("model=7b_instruct").model
     differing = [item.name for item in fields(base) if getattr(base, item.name) != getattr(instruct, item.name)]
     assert differing == ["eos_token_id"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "bound"),
+    [
+        ([], False),
+        (["runtime=ascend"], True),
+        (["runtime=ascend", "runtime.bind_core=false"], False),
+        (["runtime=ascend", "hydra.launcher.bind_core=false"], False),
+        (["runtime=ascend", "hydra.launcher.bind_core={device0:[0-3]}"], {"device0": ["0-3"]}),
+    ],
+)
+def test_cores_are_bound_on_npus_unless_the_user_says_otherwise(overrides: list[str], bound: object) -> None:
+    assert read_settings(composed(*overrides)).bind_core == bound
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])

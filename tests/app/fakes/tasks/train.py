@@ -21,6 +21,7 @@ def run(config: Config) -> float:
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").write_text(json.dumps(asdict(config)))
         (output / f"threads-{rank}").write_text(os.environ.get("OMP_NUM_THREADS", "all"))
+        (output / f"timeout-{rank}").write_text(os.environ["HCCL_CONNECT_TIMEOUT"])
         if rank == config.parallel.ranks - 1:
             _end(config.name)
     return 0.5

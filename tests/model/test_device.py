@@ -1,0 +1,58 @@
+"""What a process is given before MindSpore starts."""
+
+import os
+
+import pytest
+
+from dscoder_exp.model.device import set_environment
+
+STARTER = 1  # the process that the ranks were started by
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Empty, and put back in the end."""
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def cores(monkeypatch):
+    """cores(own=4, starters=16): that this process, and the one that started it, may run on."""
+
+    def have(own, starters):
+        monkeypatch.setattr(os, "getppid", lambda: STARTER)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(starters if pid == STARTER else own)))
+
+    return have
+
+
+def test_npus_wait_for_each_other_half_an_hour_unless_the_user_says_otherwise(monkeypatch):
+    set_environment()
+    assert os.environ["HCCL_CONNECT_TIMEOUT"] == "1800"
+    monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "7200")
+    set_environment()
+    assert os.environ["HCCL_CONNECT_TIMEOUT"] == "7200"
+
+
+@pytest.mark.parametrize(
+    ("own", "starters", "ranks", "threads"),
+    [
+        (16, 16, 4, "4"),  # nobody is bound
+        (4, 16, 4, "4"),  # msrun has bound each rank to its share
+        (2, 16, 4, "2"),  # the user has, to less
+        (2, 2, 4, "1"),
+    ],
+)
+def test_cores_are_shared_out_once(cores, own, starters, ranks, threads):
+    cores(own=own, starters=starters)
+    set_environment(ranks=ranks)
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+def test_a_rank_alone_has_all_cores_and_threads_win(cores):
+    cores(own=4, starters=16)
+    set_environment()
+    assert "OMP_NUM_THREADS" not in os.environ
+    set_environment(threads=3, ranks=2)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
