@@ -20,12 +20,12 @@ from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
 def main() -> None:
     with initialize_config_dir(str(config_directory()), version_base="1.3"):
         config = to_config(compose("config", sys.argv[1:]))
-    start_device(config.runtime.device)
+    runtime = config.runtime
+    start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     opened = open_model(config.model)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     prepared = prepare_data(config, text, config.data.template or opened.template)
     sequences = load(prepared, "train")
-    runtime = config.runtime
     model = build(opened.config, opened.source, seed=config.seed, device=runtime.device, precision=runtime.precision)
     step = Step(model, config.optim, recompute=config.train.recompute)
     batches = train_batches(sequences, config.train.batch_size, seed=config.seed)

@@ -28,12 +28,18 @@ def _cores(process: int = 0) -> int:
     return len(os.sched_getaffinity(process))
 
 
-def start_device(device: str) -> None:
-    """Point MindSpore at "cpu" or "ascend".
+def start_device(device: str, *, jit_level: str = "O0", deterministic: bool = False) -> None:
+    """Point MindSpore at "cpu" or "ascend". Comes before ranks meet: HCCL reads whether it is to be deterministic then.
 
     Its compile cache stays off. Entries are found by their number in the order of compilation, whatever was compiled:
     a run that compiles in another order gets another function's graph, and wrong numbers without a word.
+
+    Args:
+        jit_level: "O0", or "O1", which fuses operators; of the units that are made from now on.
+        deterministic: the same numbers in every run; a CPU gives them anyway.
     """
     import mindspore as ms
 
-    ms.set_context(mode=ms.PYNATIVE_MODE, device_target=TARGETS[device])
+    ms.set_context(mode=ms.PYNATIVE_MODE, device_target=TARGETS[device], jit_config={"jit_level": jit_level})
+    if deterministic and device == "ascend":
+        ms.set_deterministic(True)

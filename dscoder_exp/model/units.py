@@ -38,7 +38,7 @@ class Unit:
         Args:
             waits: return only when the result is there.
         """
-        self._compiled: Any = ms.jit(function)
+        self._compiled: Any = ms.jit(function, jit_level=ms.get_context("jit_level") or "O0")  # device.py chose it
         self._name = name
         self._announce = announce
         self._waits = waits

@@ -20,7 +20,7 @@ from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 def run(config: Config) -> float:
     """Returns the new tokens per second. The answer alone goes to stdout."""
     predict, runtime = config.predict, config.runtime
-    start_device(runtime.device)
+    start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     opened = open_adapted(config)
     mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
     rank, screen = mesh.place.rank, Screen(quiet=mesh.place.rank != 0)

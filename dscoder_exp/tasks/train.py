@@ -24,7 +24,7 @@ def run(config: Config) -> float | None:
     """Returns the eval loss after training, which a sweep can be ranked by; None without held-out rows."""
     train = config.train
     runtime = config.runtime
-    start_device(runtime.device)
+    start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     resumed = find_resumed(config)
     opened = open_adapted(config)
     mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)

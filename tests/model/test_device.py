@@ -1,10 +1,13 @@
-"""What a process is given before MindSpore starts."""
+"""What a process is given before MindSpore starts, and how it is started."""
 
 import os
 
+import mindspore as ms
 import pytest
 
-from dscoder_exp.model.device import set_environment
+from dscoder_exp.model import units
+from dscoder_exp.model.device import set_environment, start_device
+from dscoder_exp.model.units import Unit
 
 STARTER = 1  # the process that the ranks were started by
 
@@ -56,3 +59,24 @@ def test_a_rank_alone_has_all_cores_and_threads_win(cores):
     assert "OMP_NUM_THREADS" not in os.environ
     set_environment(threads=3, ranks=2)
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(("given", "level"), [({}, "O0"), ({"jit_level": "O1"}, "O1")])
+def test_units_are_compiled_at_the_level_that_was_asked_for(monkeypatch, given, level):
+    levels = []
+    monkeypatch.setattr(units.ms, "jit", lambda function, jit_level: levels.append(jit_level))
+    start_device("cpu", **given)
+    Unit(len, "a unit", lambda name: None, waits=False)
+    start_device("cpu")
+    assert levels == [level]
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "asked"), [("ascend", True, [True]), ("ascend", False, []), ("cpu", True, [])]
+)
+def test_npus_alone_are_asked_to_be_deterministic(monkeypatch, device, deterministic, asked):
+    calls = []
+    monkeypatch.setattr(ms, "set_context", lambda **context: None)
+    monkeypatch.setattr(ms, "set_deterministic", calls.append)
+    start_device(device, deterministic=deterministic)
+    assert calls == asked
