@@ -166,6 +166,16 @@ def test_every_group_option_and_top_level_key_is_explained() -> None:
     assert set(table("docs/config.md", "Top-level keys")) == {item.name for item in fields(Config)} - set(GROUPS)
 
 
+def test_every_runtime_key_is_explained_with_its_defaults() -> None:
+    rows = table("docs/config.md", "Runtime")
+    for place, runtime in enumerate(("cpu", "ascend")):
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
+            values = compose("config", [f"runtime={runtime}"]).runtime
+        assert set(rows) == set(values)
+        for key in ("device", "precision", "jit_level", "deterministic", "bind_core"):
+            assert rows[key][place] == str(values[key]).replace("True", "true").replace("False", "false"), key
+
+
 def test_every_launcher_option_is_explained() -> None:
     assert set(table("docs/config.md", "The launcher")) == {item.name for item in fields(MsrunLauncherConf)} - {
         "_target_"
