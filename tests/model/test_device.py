@@ -5,9 +5,11 @@ import os
 import mindspore as ms
 import pytest
 
+from dscoder_exp.llm import load
 from dscoder_exp.model import units
 from dscoder_exp.model.device import set_environment, start_device
 from dscoder_exp.model.units import Unit
+from dscoder_exp.schema.errors import Refused
 
 STARTER = 1  # the process that the ranks were started by
 
@@ -80,3 +82,9 @@ def test_npus_alone_are_asked_to_be_deterministic(monkeypatch, device, determini
     monkeypatch.setattr(ms, "set_deterministic", calls.append)
     start_device(device, deterministic=deterministic)
     assert calls == asked
+
+
+@pytest.mark.parametrize(("device", "precision"), [("ascend", "fp32"), ("cpu", "bf16")])
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_read(device, precision):
+    with pytest.raises(Refused, match=f"runtime.precision: {precision} has no "):
+        load("nowhere", precision, device)
