@@ -5,7 +5,9 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hydra.core.singleton import Singleton
 from hypothesis import settings
@@ -55,6 +57,23 @@ def free_port() -> Callable[[], int]:
                 return port
 
     return find
+
+
+@pytest.fixture(scope="session")
+def assert_learnt_alike() -> Callable[..., None]:
+    """assert_learnt_alike(found, expected, rate=lr, steps=5, rows=512, name=tensor): weights after the same steps.
+
+    In fp32 a gradient, which is a sum over so many rows, is off by up to rows * 2^-24 of its terms' size when they are
+    added in another order. AdamW divides by a gradient's own size, so a number whose gradient is as near to 0 may go
+    either way, by up to the learning rate. Of a tensor's numbers about that part has such gradients: the root mean
+    square of what they differ by is the rate times the root of that part, a step.
+    """
+
+    def check(found: Any, expected: Any, *, rate: float, steps: int, rows: int, name: str) -> None:
+        differing = np.sqrt(np.mean(np.square(found - expected, dtype=np.float64)))
+        assert differing <= rate * steps * np.sqrt(rows * 2.0**-24), name
+
+    return check
 
 
 @pytest.fixture(scope="session")

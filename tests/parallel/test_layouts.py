@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks import REFERENCE, STEPS, Case, train
+from ranks import LENGTH, LR, REFERENCE, SEQUENCES, STEPS, Case, train
 
 from dscoder_exp.weights.source import open_weights
 
@@ -74,18 +74,19 @@ def more(tmp_path_factory, free_port):
 
 
 @pytest.mark.parametrize("text", [*TWO, *FOUR])
-def test_a_layout_trains_as_one_rank(text, two, four):
-    assert_as_one_rank(text, (two | four)[text])
+def test_a_layout_trains_as_one_rank(text, two, four, assert_learnt_alike):
+    assert_as_one_rank(text, (two | four)[text], assert_learnt_alike)
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("text", MORE)
-def test_so_do_more_layouts(text, more):
-    assert_as_one_rank(text, more[text])
+def test_so_do_more_layouts(text, more, assert_learnt_alike):
+    assert_as_one_rank(text, more[text], assert_learnt_alike)
 
 
-def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]]) -> None:
+def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]], assert_learnt_alike) -> None:
     case = Case.parse(text)
+    steps = {"rate": LR[case.trains], "steps": STEPS, "rows": 2 * SEQUENCES * LENGTH}
     expected = alone(case.alone)
     for rank, found in enumerate(results):
         np.testing.assert_allclose(found["loss"], expected["loss"], atol=1e-5)
@@ -95,7 +96,7 @@ def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]]) -> None:
         names = [name for name in expected if name.startswith("weight ")]
         assert names == [name for name in found if name.startswith("weight ")]
         for name in names:
-            np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=f"rank {rank}, {name}")
+            assert_learnt_alike(found[name], expected[name], **steps, name=f"rank {rank}, {name}")
             np.testing.assert_array_equal(found[name], results[0][name])
         if "logits" in found:
             np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,13 +58,15 @@ def test_what_is_saved_is_an_adapter_of_pefts(room: Room, base: str, adapter: st
 
 
 @pytest.mark.slow
-def test_tensor_ranks_save_the_same_adapter_whole(room: Room, base: str, adapter: str) -> None:
+def test_tensor_ranks_save_the_same_adapter_whole(
+    room: Room, base: str, adapter: str, assert_learnt_alike: Callable[..., None]
+) -> None:
     done(room(*RUN, f"model.path={base}", "parallel=tp2", "tracking=off", "output_dir=runs/adapter-shared"))
     file = "checkpoints/last/adapter_model.safetensors"
     found, reference = (load_file(room.directory / f"runs/{name}/{file}") for name in ("adapter-shared", "adapter"))
     assert found.keys() == reference.keys()
-    for name, factor in reference.items():  # AdamW enlarges what sums in another order differ by (docs/parallel.md)
-        np.testing.assert_allclose(found[name], factor, atol=1e-4, err_msg=name)
+    for name, factor in reference.items():
+        assert_learnt_alike(found[name], factor, rate=1e-2, steps=STEPS, rows=256, name=name)
 
 
 def test_stopped_and_taken_up_again_it_is_the_same_bit_by_bit(room: Room, base: str, adapter: str) -> None:

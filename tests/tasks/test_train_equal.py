@@ -1,13 +1,13 @@
 """However a step is shared out, it comes to the same; and what is measured and saved on the way."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tasks_support import FIVE_STEPS, RECIPE, STEP_METRICS, Ended, Recorded, Room, done, runs_in
+from tasks_support import FIVE_STEPS, MOVED, RECIPE, STEP_METRICS, Ended, Recorded, Room, done, runs_in
 
 SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
 
@@ -33,11 +33,17 @@ def assert_same(found: Recorded, reference: Recorded, names: Sequence[str] = SAM
             assert found.metrics[name][step] == pytest.approx(value, rel=1e-5), f"{name} at step {step}"
 
 
-def assert_same_weights(room: Room, name: str) -> None:
-    found, reference = weights_of(room, name), weights_of(room, "whole")
-    assert found.keys() == reference.keys()
-    for key in reference:
-        np.testing.assert_allclose(found[key], reference[key], rtol=0, atol=1e-5, err_msg=key)
+@pytest.fixture
+def assert_same_weights(room: Room, assert_learnt_alike: Callable[..., None]) -> Callable[[str], None]:
+    """assert_same_weights("halves"): those of the run of that name are the reference's."""
+
+    def check(name: str) -> None:
+        found, reference = weights_of(room, name), weights_of(room, "whole")
+        assert found.keys() == reference.keys()
+        for key in reference:
+            assert_learnt_alike(found[key], reference[key], **MOVED, name=key)
+
+    return check
 
 
 def test_five_steps_learn(reference: Recorded) -> None:
@@ -46,11 +52,13 @@ def test_five_steps_learn(reference: Recorded) -> None:
     assert reference.metrics["eval/loss"][5] < reference.metrics["eval/loss"][0] - 0.3
 
 
-def test_two_ranks_do_what_one_does_with_two_sequences(room: Room, reference: Recorded, halves: Ended) -> None:
+def test_two_ranks_do_what_one_does_with_two_sequences(
+    room: Room, reference: Recorded, halves: Ended, assert_same_weights: Callable[[str], None]
+) -> None:
     found = room.run("halves")
     assert found.status == "FINISHED"
     assert_same(found, reference)
-    assert_same_weights(room, "halves")
+    assert_same_weights("halves")
     for step in range(1, 6):
         total, each = (found.metrics[f"perf/{name}"][step] for name in ("tokens_per_s", "tokens_per_s_per_device"))
         assert total * found.metrics["perf/step_time_s"][step] == pytest.approx(512)
@@ -78,9 +86,11 @@ def test_two_ranks_prepare_the_data_once(room: Room, halves: Ended) -> None:
     assert (prepared / "data.json").is_file()
 
 
-def test_micro_steps_and_recomputing_do_what_one_step_does(room: Room, reference: Recorded, parts: Ended) -> None:
+def test_micro_steps_and_recomputing_do_what_one_step_does(
+    room: Room, reference: Recorded, parts: Ended, assert_same_weights: Callable[[str], None]
+) -> None:
     assert_same(room.run("parts"), reference)
-    assert_same_weights(room, "parts")
+    assert_same_weights("parts")
 
 
 def test_what_is_due_on_the_way_is_done(room: Room, reference: Recorded, parts: Ended) -> None:
@@ -97,7 +107,9 @@ def test_what_is_due_on_the_way_is_done(room: Room, reference: Recorded, parts: 
     assert any(np.abs(early[key] - late[key]).max() > 1e-4 for key in early)
 
 
-def test_without_a_compiler_it_says_so_and_comes_to_the_same(room: Room, reference: Recorded) -> None:
+def test_without_a_compiler_it_says_so_and_comes_to_the_same(
+    room: Room, reference: Recorded, assert_same_weights: Callable[[str], None]
+) -> None:
     own = ["parallel=single", "train.batch_size=2", "name=operators", "output_dir=runs/operators"]
     command = ["python", "-m", "dscoder_exp", *FIVE_STEPS, *own]
     ended = done(room.type(f"CXX=no-such-compiler {shlex.join(command)}"))
@@ -106,7 +118,7 @@ def test_without_a_compiler_it_says_so_and_comes_to_the_same(room: Room, referen
         "install one (g++), or name it in CXX)\n"
     ) in ended.err
     assert_same(room.run("operators"), reference, ["train/loss", "eval/loss"])  # L2Loss is right to 1e-5 to 1e-4
-    assert_same_weights(room, "operators")
+    assert_same_weights("operators")
 
 
 @pytest.fixture(scope="session")

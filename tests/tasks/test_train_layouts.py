@@ -1,13 +1,12 @@
 """A run goes on in any other layout to the same end, and two ranks that share a model answer as one."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tasks_support import FIVE_STEPS, Ended, Room, done
+from tasks_support import FIVE_STEPS, MOVED, Ended, Room, done
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +36,22 @@ def eval_loss(ended: Ended) -> str:
     return line
 
 
-def assert_close(found: Path, expected: Path) -> None:
-    weights, reference = load_file(found), load_file(expected)
-    assert weights.keys() == reference.keys()
-    for name, array in reference.items():
-        np.testing.assert_allclose(weights[name], array, atol=1e-5, err_msg=name)
+@pytest.fixture
+def assert_close(assert_learnt_alike: Callable[..., None]) -> Callable[[Path, Path], None]:
+    """assert_close(found, expected): weights in files."""
+
+    def check(found: Path, expected: Path) -> None:
+        weights, reference = load_file(found), load_file(expected)
+        assert weights.keys() == reference.keys()
+        for name, array in reference.items():
+            assert_learnt_alike(weights[name], array, **MOVED, name=name)
+
+    return check
 
 
-def test_four_ranks_two_and_one_go_on_from_each_other(room: Room, whole: Ended) -> None:
+def test_four_ranks_two_and_one_go_on_from_each_other(
+    room: Room, whole: Ended, assert_close: Callable[[Path, Path], None]
+) -> None:
     legs = [
         (2, "parallel=dp2 train.batch_size=1"),
         (4, "parallel=dp2_tp2 train.batch_size=1"),
