@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import platform
 import shlex
 import subprocess
 import tempfile
@@ -12,8 +13,10 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 # Not -ffast-math: a NaN has to stay one, or a step whose loss is no number would go unseen.
-FLAGS = ["-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"]
+# For the CPU that is there, where $CXX names none, as it has to across machines. Clang on Arm knows -mcpu alone.
+NATIVE = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
 CPU = ("model name", "flags", "CPU part", "Features")  # lines of /proc/cpuinfo that tell what code it runs
 
 
@@ -53,9 +56,14 @@ def _compile(compiler: list[str], onednn: Path, made: Path) -> None:
     with tempfile.TemporaryDirectory(dir=made.parent) as directory:
         output = Path(directory) / made.name
         sources = map(str, sorted(SOURCES.glob("*.cc")))
-        command = [*compiler, *FLAGS, *sources, str(onednn), f"-Wl,-rpath,{onednn.parent}", "-o", str(output)]
+        command = [*compiler, *_flags(compiler), *sources, str(onednn), f"-Wl,-rpath,{onednn.parent}", "-o", str(output)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         output.replace(made)
+
+
+def _flags(compiler: list[str]) -> list[str]:
+    named = any(option.startswith(("-march=", "-mcpu=")) for option in compiler)
+    return FLAGS if named else [NATIVE, *FLAGS]
 
 
 def _directory() -> Path:
@@ -73,6 +81,6 @@ def _onednn() -> Path | None:
 def _key(compiler: str, onednn: Path) -> str:
     """Of all that the code follows from: a home directory may be shared by machines of several kinds."""
     about_cpu = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-    parts = [compiler, *FLAGS, str(onednn), *(line for line in about_cpu if line.startswith(CPU))]
+    parts = [compiler, NATIVE, *FLAGS, str(onednn), *(line for line in about_cpu if line.startswith(CPU))]
     parts += [path.read_text() for path in sorted(SOURCES.glob("*.[ch]*"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

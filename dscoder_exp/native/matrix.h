@@ -4,6 +4,8 @@
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16, ROWS = 8;  // ROWS x 2 sums and what they are made of fill the 32 registers
+#elif defined(__aarch64__)
+constexpr int LANES = 4, ROWS = 8;  // 32 registers of NEON, which GCC uses for such vectors with SVE, too
 #else
 constexpr int LANES = 8, ROWS = 4;
 #endif

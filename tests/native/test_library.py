@@ -1,10 +1,12 @@
 """Compiling the library: once a CPU and compiler, and what becomes of it where there is none."""
 
+import os
+import re
 import shutil
 
 import pytest
 
-from dscoder_exp.native.library import library
+from dscoder_exp.native.library import NATIVE, library
 
 
 @pytest.fixture
@@ -19,10 +21,16 @@ def compiled(tmp_path, monkeypatch):
     return compiled
 
 
-def test_it_is_compiled_once(compiled, tmp_path):
-    compiler = shutil.which("c++")
-    if compiler is None:
+@pytest.fixture
+def compiler():
+    """Not a `c++` for another machine than Python's: under an emulator $CXX names the right one."""
+    found = os.environ.get("CXX") or shutil.which("c++")
+    if found is None:
         pytest.skip("there is no c++ here")
+    return found
+
+
+def test_it_is_compiled_once(compiled, compiler, tmp_path):
     built = compiled(compiler)
     assert built.path is not None, built.why
     assert built.path.parent == tmp_path / "dscoder_exp"
@@ -33,11 +41,18 @@ def test_it_is_compiled_once(compiled, tmp_path):
     assert [path.name for path in built.path.parent.iterdir()] == [built.path.name]  # and nothing else is left
 
 
-def test_other_flags_are_another_library(compiled):
-    compiler = shutil.which("c++")
-    if compiler is None:
-        pytest.skip("there is no c++ here")
+def test_other_flags_are_another_library(compiled, compiler):
     assert compiled(compiler).path != compiled(f"{compiler} -O1").path
+
+
+def test_a_cpu_that_cxx_names_is_the_only_one(compiled, tmp_path):
+    """A cross compiler knows no `native`."""
+    arguments, echo = tmp_path / "arguments", tmp_path / "c++"
+    echo.write_text(f'#!/bin/sh\necho "$@" > {arguments}\nexit 1\n')
+    echo.chmod(0o755)
+    for compiler, cpu in ((f"{echo}", NATIVE), (f"{echo} -mcpu=tsv110", "-mcpu=tsv110")):
+        compiled(compiler)
+        assert re.findall(r"-m(?:arch|cpu)=\S+", arguments.read_text()) == [cpu]
 
 
 def test_without_a_compiler_it_says_what_to_install(compiled):

@@ -15,7 +15,7 @@ from dscoder_exp.native.library import library
 
 HEADS, KEY_HEADS = 6, 2
 ROWS = [1, 7, 64, 200]
-SIZES = [8, 24, 64, 80]  # of a head: fewer than a vector's numbers, no whole vectors, whole ones, both
+SIZES = [6, 24, 64, 80]  # of a head: fewer than a vector's numbers, no whole vectors, whole ones, both
 
 
 @pytest.fixture(scope="module")
