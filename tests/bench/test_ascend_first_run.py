@@ -1,0 +1,69 @@
+"""The first run on an Atlas server, where there is none: it is refused, and its steps run on the CPU."""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "ascend_first_run.py"
+
+
+def first_run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), **variables}
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.skipif(any(Path("/dev").glob("davinci[0-9]*")), reason="there is an NPU here")
+def test_without_an_npu_one_message_says_so(tmp_path: Path) -> None:
+    ended = first_run(tmp_path)
+    assert ended.returncode == 2
+    assert "ascend needs an NPU, and this machine has none" in ended.stderr
+    assert "DEVICE=cpu" in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_exists_and_a_step_that_doesn_t_are_refused(tmp_path: Path) -> None:
+    for arguments, told in ((["--output", str(tmp_path)], f"{tmp_path} exists"), (["--only", "trian"], "called trian")):
+        ended = first_run(tmp_path, "--device", "cpu", *arguments)
+        assert ended.returncode == 2
+        assert told in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def members(packed: Path) -> dict[str, str]:
+    with tarfile.open(packed) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
+        return {name.partition("/")[2]: file.read().decode() for name, file in files.items() if file is not None}
+
+
+@pytest.mark.slow
+def test_steps_run_on_the_cpu_and_are_packed_without_secrets(tmp_path: Path) -> None:
+    """`resume` brings what it needs: `reference` and `train`."""
+    variables = {"HCCL_CONNECT_TIMEOUT": "1800", "MS_TOKEN": "not-to-be-sent", "HF_TOKEN": "nor this"}
+    ended = first_run(
+        tmp_path, "--device", "cpu", "--output", "out", "--only", "own_check", "parity", "resume", **variables
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    packed = members(tmp_path / "out.tar.gz")
+    rows = [line.split(" | ") for line in packed["summary.md"].splitlines() if " | held | " in line]
+    assert [row[0] for row in rows] == ["| own_check", "| parity", "| reference", "| train", "| resume"]
+    assert "the same bits in model.safetensors and optimizer.safetensors" in rows[-1][-1]
+    assert "HCCL_CONNECT_TIMEOUT=1800" in packed["machine.md"]
+    assert "mindspore" in packed["machine.md"]
+    assert not [name for name, text in packed.items() if "not-to-be-sent" in text or "nor this" in text]
+    assert {Path(name).suffix for name in packed} <= {".log", ".md", ".yaml", ".json"}
+
+
+def test_a_step_that_fails_is_told_and_leaves_out_what_needs_it(tmp_path: Path) -> None:
+    """The prepared data can't be written."""
+    (tmp_path / "cache").write_text("a file where the cache belongs")
+    ended = first_run(tmp_path, "--device", "cpu", "--output", "out", "--only", "lora")
+    assert ended.returncode == 1
+    summary = members(tmp_path / "out.tar.gz")["summary.md"]
+    assert "| reference | 8 steps on this machine's CPU, fp32 | FAILED | " in summary
+    assert "exit code 2; " in summary
+    assert "| lora | LoRA | left out | 0 | reference didn't hold |" in summary
