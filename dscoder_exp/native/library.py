@@ -56,7 +56,15 @@ def _compile(compiler: list[str], onednn: Path, made: Path) -> None:
     with tempfile.TemporaryDirectory(dir=made.parent) as directory:
         output = Path(directory) / made.name
         sources = map(str, sorted(SOURCES.glob("*.cc")))
-        command = [*compiler, *_flags(compiler), *sources, str(onednn), f"-Wl,-rpath,{onednn.parent}", "-o", str(output)]
+        command = [
+            *compiler,
+            *_flags(compiler),
+            *sources,
+            str(onednn),
+            f"-Wl,-rpath,{onednn.parent}",
+            "-o",
+            str(output),
+        ]
         subprocess.run(command, check=True, capture_output=True, text=True)
         output.replace(made)
 

