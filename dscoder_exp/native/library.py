@@ -46,7 +46,7 @@ def library() -> Library:
     except FileNotFoundError:
         return Library(None, f"there is no C++ compiler {compiler!r}: install one (g++), or name it in CXX")
     except subprocess.CalledProcessError as failed:
-        return Library(None, f"{compiler!r} failed: {(failed.stderr.strip() or str(failed)).splitlines()[-1]}")
+        return Library(None, f"{compiler!r} failed: {_told(failed)}")
     except (OSError, ValueError) as failed:
         return Library(None, f"{compiler!r}, or a file in {kept.parent}: {failed}")
     return Library(kept, f"compiled by {compiler!r}")
@@ -56,20 +56,20 @@ def _compile(compiler: list[str], onednn: Path, made: Path) -> None:
     with tempfile.TemporaryDirectory(dir=made.parent) as directory:
         output = Path(directory) / made.name
         sources = map(str, sorted(SOURCES.glob("*.cc")))
-        command = [
-            *compiler,
-            *_flags(compiler),
-            *sources,
-            str(onednn),
-            f"-Wl,-rpath,{onednn.parent}",
-            "-o",
-            str(output),
-        ]
+        options = [*_flags(compiler), f"-Wl,-rpath,{onednn.parent}", "-Wl,-z,defs"]  # what oneDNN lacks is told here
+        command = [*compiler, *options, *sources, str(onednn), "-o", str(output)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         output.replace(made)
 
 
+def _told(failed: subprocess.CalledProcessError) -> str:
+    """The last line that says something; GCC's linker ends with its exit status."""
+    lines = [line for line in failed.stderr.strip().splitlines() if not line.startswith("collect2:")]
+    return lines[-1] if lines else str(failed)
+
+
 def _flags(compiler: list[str]) -> list[str]:
+    """$CXX's own CPU wins."""
     named = any(option.startswith(("-march=", "-mcpu=")) for option in compiler)
     return FLAGS if named else [NATIVE, *FLAGS]
 

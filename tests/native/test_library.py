@@ -2,10 +2,13 @@
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
 
 import pytest
 
+import dscoder_exp.native.library as library_module
 from dscoder_exp.native.library import NATIVE, library
 
 
@@ -69,6 +72,16 @@ def test_a_compiler_that_fails_is_quoted(compiled, tmp_path):
     assert built.path is None
     assert built.why == f"{str(broken)!r} failed: fatal: no omp.h"
     assert list((tmp_path / "dscoder_exp").iterdir()) == []
+
+
+def test_a_onednn_without_our_product_is_no_library(compiled, compiler, tmp_path, monkeypatch):
+    """It would otherwise be one that can't be loaded, and training would end there."""
+    other = tmp_path / "libdnnl.so.9"
+    subprocess.run([*shlex.split(compiler), "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
+    monkeypatch.setattr(library_module, "_onednn", lambda: other)
+    built = compiled(compiler)
+    assert built.path is None
+    assert "dnnl_threadpool_interop_sgemm" in built.why
 
 
 def test_a_cache_that_can_t_be_written_is_named(compiled, tmp_path):
