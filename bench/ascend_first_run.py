@@ -18,8 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _first_run_machine import cards, report
+from _first_run_machine import report
 from _first_run_plan import Step, plan
+
+from dscoder_exp.door.machine import npu_problem
 
 HELD, FAILED, LEFT_OUT = "held", "FAILED", "left out"
 PACKED = (".log", ".md", ".yaml", ".json")
@@ -41,9 +43,8 @@ class Outcome:
 def main() -> int:
     arguments = _arguments()
     device, room = arguments.device, Path(arguments.output).resolve()
-    if device == "ascend" and not cards():
-        what = "--device: ascend needs an NPU, and this machine has none (no /dev/davinci*)"
-        return _refused(what, "a machine with NPUs, or --device cpu (make ascend-first-run DEVICE=cpu)")
+    if device == "ascend" and (problem := npu_problem(1)):
+        return _refused(f"--device: {problem.what}", "a machine with NPUs, or make ascend-first-run DEVICE=cpu")
     if room.exists():
         return _refused(f"--output: {room} exists", "--output DIR, a new one")
     every = {step.name: step for step in plan(device, room)}
@@ -87,8 +88,8 @@ def _chosen(every: dict[str, Step], only: Sequence[str] | None) -> list[Step]:
 
 
 def _why_not(step: Step, outcomes: dict[str, Outcome], device: str) -> str | None:
-    if device == "ascend" and step.cards > len(cards()):
-        return f"it takes {step.cards} cards, and there is {len(cards())}"
+    if device == "ascend" and (problem := npu_problem(step.cards)):
+        return problem.what
     if step.needs is not None and outcomes[step.needs].verdict != HELD:
         return f"{step.needs} didn't hold"
     return None

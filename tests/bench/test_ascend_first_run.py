@@ -1,5 +1,6 @@
 """The first run on an Atlas server, where there is none: it is refused, and its steps run on the CPU."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,6 +8,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+
+from dscoder_exp.app import config_directory, quoted
+from dscoder_exp.schema.check import to_config
+from dscoder_exp.schema.cross import cross_problems
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "ascend_first_run.py"
 
@@ -21,7 +28,7 @@ def first_run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.C
 def test_without_an_npu_one_message_says_so(tmp_path: Path) -> None:
     ended = first_run(tmp_path)
     assert ended.returncode == 2
-    assert "ascend needs an NPU, and this machine has none" in ended.stderr
+    assert "ascend needs 1 NPU, one a rank, and this machine has none" in ended.stderr
     assert "DEVICE=cpu" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -32,6 +39,21 @@ def test_a_directory_that_exists_and_a_step_that_doesn_t_are_refused(tmp_path: P
         assert ended.returncode == 2
         assert told in ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("device", ["ascend", "cpu"])
+def test_every_step_composes(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a card a misspelt key would cost one of the first minutes."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    steps = importlib.import_module("_first_run_plan").plan(device, tmp_path)
+    commands = [step.command[3:] for step in steps if step.command[1:3] == ["-m", "dscoder_exp"]]
+    assert len(commands) == 7
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
+        for overrides in commands:
+            config = compose("config", quoted(overrides), return_hydra_config=True)
+            HydraConfig.instance().set_config(config)
+            assert cross_problems(to_config(config)) == [], overrides
+    assert all(step.needs is None or step.needs in [earlier.name for earlier in steps] for step in steps)
 
 
 def members(packed: Path) -> dict[str, str]:
