@@ -17,7 +17,7 @@ TRAIN = ["+experiment=tiny", "train.prompts=[]", "train.max_steps=8", "train.sav
 # Of an eval loss in bf16 beside one in fp32, nats a token. In fp16, whose steps are 8 times finer, the CPU's was 0.0013
 # off after these steps (2026-11-28); training that changes no weight would be 0.7 off.
 LOSS_BOUND = 0.05
-LOSSES = re.compile(r"^eval loss +([\d.]+|nan) -> ([\d.]+|nan)", re.MULTILINE)
+LOSSES = re.compile(r"^eval loss +(\S+) -> (\S+) nats", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Step:
         limit: seconds, of which most may be compiling.
         check: what is made of the text it printed.
         cards: that it takes.
-        needs: the step without whose success it isn't begun.
+        needs: the step that has to be through, right or wrong, before it is begun.
         before: what is done first.
     """
 

@@ -33,11 +33,13 @@ class Outcome:
     """
     Attributes:
         told: what the step's check found, or why the step failed or was left out.
+        through: its command ended with exit code 0, whatever the check says of it.
     """
 
     verdict: str
     seconds: float
     told: str
+    through: bool = False
 
 
 def main() -> int:
@@ -90,8 +92,8 @@ def _chosen(every: dict[str, Step], only: Sequence[str] | None) -> list[Step]:
 def _why_not(step: Step, outcomes: dict[str, Outcome], device: str) -> str | None:
     if device == "ascend" and (problem := npu_problem(step.cards)):
         return problem.what
-    if step.needs is not None and outcomes[step.needs].verdict != HELD:
-        return f"{step.needs} didn't hold"
+    if step.needs is not None and not outcomes[step.needs].through:
+        return f"{step.needs} wasn't through"
     return None
 
 
@@ -102,6 +104,7 @@ def _run(step: Step, room: Path) -> Outcome:
     environment = os.environ | {"ASCEND_PROCESS_LOG_PATH": str(room / f"{step.name}.cann"), "GLOG_v": "2"}
     directory = room / f"{step.name}.cwd"
     directory.mkdir()
+    code = None
     try:
         step.before()
         with log.open("w") as file:
@@ -113,7 +116,7 @@ def _run(step: Step, room: Path) -> Outcome:
         told, verdict = step.check(log.read_text(errors="replace")), HELD
     except (AssertionError, OSError) as error:
         told, verdict = str(error), FAILED
-    return Outcome(verdict, time.monotonic() - began, told)
+    return Outcome(verdict, time.monotonic() - began, told, through=code == 0)
 
 
 def _wait(command: Sequence[str], output: int, environment: dict[str, str], directory: Path, limit: int) -> int | None:

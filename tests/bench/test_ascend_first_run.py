@@ -56,6 +56,21 @@ def test_every_step_composes(device: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert all(step.needs is None or step.needs in [earlier.name for earlier in steps] for step in steps)
 
 
+def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    run = importlib.import_module("ascend_first_run")._run
+    step = importlib.import_module("_first_run_plan").Step(
+        "hangs", "", ["sh", "-c", "echo $$; sleep 600 & wait"], 1, lambda text: ""
+    )
+    outcome = run(step, tmp_path)
+    assert (outcome.verdict, outcome.told, outcome.through) == ("FAILED", "not through after 1 s", False)
+    group = (tmp_path / "hangs.log").read_text().splitlines()[1]
+    stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+    assert [state for state, _, its_group, *_ in stats if its_group == group and state != "Z"] == []
+
+
 def members(packed: Path) -> dict[str, str]:
     with tarfile.open(packed) as archive:
         files = {member.name: archive.extractfile(member) for member in archive.getmembers()}
@@ -88,4 +103,4 @@ def test_a_step_that_fails_is_told_and_leaves_out_what_needs_it(tmp_path: Path) 
     summary = members(tmp_path / "out.tar.gz")["summary.md"]
     assert "| reference | 8 steps on this machine's CPU, fp32 | FAILED | " in summary
     assert "exit code 2; " in summary
-    assert "| lora | LoRA | left out | 0 | reference didn't hold |" in summary
+    assert "| lora | LoRA | left out | 0 | reference wasn't through |" in summary
