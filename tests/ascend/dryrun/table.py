@@ -1,0 +1,89 @@
+"""Compares launches with tests/ascend/supported.toml: the dtypes that a 910B takes, by public sources."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .record import Launch
+
+TABLE = Path(__file__).resolve().parents[1] / "supported.toml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one or several operators take.
+
+    Attributes:
+        names: as recorded.
+        source: where it is said, or that no public source was found.
+        arguments: a tensor's place in the call, as text -> the dtypes that it may have.
+        same: places whose dtypes have to be equal.
+        note: what else the source asks for and no dtype shows.
+    """
+
+    names: tuple[str, ...]
+    source: str
+    arguments: dict[str, list[str]] = field(default_factory=dict)
+    same: tuple[int, ...] = ()
+    note: str = ""
+
+    def unsupported(self, dtypes: str) -> list[str]:
+        """In words, where a launch doesn't keep to it. Of a list of tensors each one is looked at."""
+        places = _split(dtypes)
+        wrong = []
+        alike = {dtype for place in self.same if place < len(places) for dtype in places[place]}
+        if len(alike) > 1:
+            wrong.append(f"arguments {', '.join(map(str, self.same))} differ: {', '.join(sorted(alike))}")
+        for text, allowed in self.arguments.items():
+            number = int(text)
+            refused = [dtype for dtype in (places[number] if number < len(places) else []) if dtype not in allowed]
+            wrong += [f"argument {number} is {dtype}, not one of {', '.join(allowed)}" for dtype in refused]
+        return wrong
+
+
+class Table:
+    """The rows, by operator."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self._rows: dict[str, Row] = {}
+        for row in rows:
+            for name in row.names:
+                if name in self._rows:
+                    raise ValueError(f"{name} has two rows")
+                self._rows[name] = row
+
+    @classmethod
+    def read(cls, file: Path = TABLE) -> "Table":
+        rows = tomllib.loads(file.read_text())["operator"]
+        return cls(Row(**{**row, "names": tuple(row["names"]), "same": tuple(row.get("same", ()))}) for row in rows)
+
+    def violations(self, launches: Iterable[Launch]) -> list[str]:
+        """Launches in dtypes that their row doesn't have, each in words, with the source."""
+        return [
+            f"{launch.name}({launch.dtypes}): {what} -- {self._rows[launch.name].source}"
+            for launch in launches
+            if launch.name in self._rows
+            for what in self._rows[launch.name].unsupported(launch.dtypes)
+        ]
+
+    def missing(self, launches: Iterable[Launch]) -> list[str]:
+        """Launched operators without a row: nothing is known of them."""
+        return sorted({launch.name for launch in launches} - self._rows.keys())
+
+
+def _split(dtypes: str) -> list[list[str]]:
+    """ "fp32 {bf16 bf16} int32" -> one list an argument."""
+    places: list[list[str]] = []
+    inside = False
+    for word in dtypes.replace("{", "{ ").replace("}", " }").split():
+        if word == "{":
+            places.append([])
+            inside = True
+        elif word == "}":
+            inside = False
+        elif inside:
+            places[-1].append(word)
+        else:
+            places.append([word])
+    return places
