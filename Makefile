@@ -14,7 +14,7 @@ AARCH64 := --python-version 3.11 --python-platform aarch64-manylinux_2_28 --only
 TESTS ?= tests/native
 DEVICE ?= ascend
 
-.PHONY: help quickstart test test-fast proof check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
+.PHONY: help quickstart test test-fast proof ascend-dryrun check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
 
 help: ## print this
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test-fast: $(VENV)/.dev ## the tests without the slow ones
 
 proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts of four ranks
 	$(PY) -m pytest -m proof
+
+ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one, which takes long and 30 GB of disk
+	$(PY) tests/ascend/recipe_7b.py
 
 check: $(VENV)/.dev ## lint, format and types
 	$(PY) -m ruff check

@@ -1,0 +1,159 @@
+"""What the 7B recipe asks of its cards, by dry runs of the command line: make ascend-dryrun.
+
+A Hugging Face directory of 7B's shape is made for it, whose weights are a hole in a file: zeros, and no space on the
+disk. A run at full depth writes a checkpoint of 28 GB, which is removed with it.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dryrun import DryRun, Figures, Record, Table, dry_run, product, why_not
+from omegaconf import OmegaConf
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LENGTH = 8192
+FEW, MANY = 2, 3  # optimizer steps of the two runs whose difference is a step
+COPIES = 20  # of the sample's rows, so that eight replicas find sequences enough
+TRAIN = (
+    "+experiment=finetune_8k",
+    "model=from_path",
+    "tokenizer=tiny",
+    f"seq_length={LENGTH}",
+    "train.max_eval_sequences=8",
+)
+PREDICT = ("task=predict", "runtime=ascend", "predict.prompt=sort", f"predict.max_new_tokens={LENGTH - 64}")
+CASES = {
+    "dp8": (*TRAIN, "parallel=dp8"),
+    "tp8": (*TRAIN, "parallel=tp8"),
+    "dp2_tp4": (*TRAIN, "parallel=dp2_tp4"),
+    "LoRA on one card": (*TRAIN, "parallel=single", "adapter=lora"),
+    "predict tp2": (*PREDICT, "parallel=tp2"),
+}
+MB, GB = 1e6, 1e9
+HOURS = 4 * 3600.0  # seconds that one run may take
+HEAD = "                   launches   H2D       MB   D2H       MB  waits  HCCL    pool GB  card GB"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A case's peaks, over all ranks, and the costs of a step on rank 0; None: it takes none."""
+
+    step: Figures | None
+    pool_peak: int
+    runtime_peak: int
+
+
+def main(words: Sequence[str]) -> int:
+    args = parse(words)
+    if (reason := why_not()) is not None:
+        print(reason, file=sys.stderr)
+        return 2
+    print(
+        f"7B's shape with {args.layers} layers, sequences of {LENGTH}; of a step on rank 0, and the peak of all ranks"
+    )
+    print(HEAD, flush=True)
+    table, failed = Table.read(), False
+    with tempfile.TemporaryDirectory(prefix="recipe-7b-", dir=args.directory) as folder:
+        model = make_model(Path(folder) / "model", args.layers)
+        rows = make_rows(Path(folder) / "rows.json")
+        for name in args.cases or CASES:
+            runs = [run(words, Path(folder), args.gib) for words in commands(name, model, rows)]
+            problems = [problem for run in runs for problem in run.problems(table)]
+            failed = failed or bool(problems)
+            print(line(name, measured(runs)) if not problems else f"{name:18}failed", *problems, sep="\n  ", flush=True)
+    return int(failed)
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "cases", nargs="*", choices=[*CASES, []], metavar="CASE", help=f"of {', '.join(CASES)}; all of them"
+    )
+    parser.add_argument("--layers", type=int, default=30, help="transformer blocks; 30")
+    parser.add_argument("--gib", type=float, default=64, help="memory of a card; give more to learn how much is needed")
+    parser.add_argument("--directory", type=Path, help="where 30 GB may lie for a while; the system's for such things")
+    return parser.parse_args(words)
+
+
+def commands(name: str, model: Path, rows: Path) -> list[list[str]]:
+    """A case's overrides; of training two commands, the second with more steps."""
+    words = [*CASES[name], f"model.path={model}", "tracking=off"]
+    if "task=predict" in words:
+        return [words]
+    data = [f"data.source={rows}", f"runtime.cache_dir={rows.parent / 'cache'}"]
+    return [[*words, *data, f"train.max_steps={steps}"] for steps in (FEW, MANY)]
+
+
+def run(words: Sequence[str], folder: Path, gib: float) -> DryRun:
+    with tempfile.TemporaryDirectory(dir=folder) as output:
+        return dry_run(product(*words, f"output_dir={output}/run"), directory=folder, gib=gib, timeout=HOURS)
+
+
+def measured(runs: Sequence[DryRun]) -> Measured:
+    few, many = runs[0].records, runs[-1].records
+    step = many[0].figures.per_step_from(few[0].figures, MANY - FEW) if len(runs) > 1 else None
+
+    def pool(record: Record) -> int:
+        assert record.pool_peak is not None
+        return record.pool_peak
+
+    return Measured(step, max(map(pool, many)), max(record.runtime_peak for record in many))
+
+
+def line(name: str, found: Measured) -> str:
+    peaks = f"{found.pool_peak / GB:8.1f}{found.runtime_peak / GB:9.1f}"
+    if (step := found.step) is None:
+        return f"{name:18}{'':52}   {peaks}"
+    up, down = f"{step.h2d:6.0f}{step.h2d_bytes / MB:9.2f}", f"{step.d2h:6.0f}{step.d2h_bytes / MB:9.2f}"
+    return f"{name:18}{step.launches:9.0f}{up}{down}{step.waits:7.0f}{step.collectives:6.0f}   {peaks}"
+
+
+def make_model(directory: Path, layers: int) -> Path:
+    """A Hugging Face directory of conf/model/7b.yaml's shape, in bf16, with the small tokenizer that the tests have."""
+    from dscoder_exp.schema.llama import LlamaConfig
+    from dscoder_exp.weights.hf_config import to_hf
+    from dscoder_exp.weights.names import expected
+
+    names = LlamaConfig.__dataclass_fields__
+    shape = {name: value for name, value in OmegaConf.load(REPOSITORY / "conf/model/7b.yaml").items() if name in names}
+    # What is read of a dry run's logits is zeros, so the first token drawn is 0: it ends an answer.
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 2}
+    config = LlamaConfig(**{**shape, **ends, "num_hidden_layers": layers, "max_position_embeddings": LENGTH})
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(to_hf(config)))
+    (directory / "tokenizer.json").write_bytes((REPOSITORY / "examples/tiny_tokenizer.json").read_bytes())
+    make_hole(directory / "model.safetensors", {name: tuple(shape) for name, shape in expected(config).items()})
+    return directory
+
+
+def make_hole(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A safetensors file of bf16 zeros which takes no space: a header, and a length."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 2
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        out.truncate(8 + len(text) + end)
+
+
+def make_rows(file: Path) -> Path:
+    """The sample's rows several times, each one different."""
+    rows = json.loads((REPOSITORY / "examples/code_instructions.json").read_text())
+    many = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in rows]
+    file.write_text(json.dumps(many))
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
