@@ -17,17 +17,18 @@ FRONT = "front"  # the modules that lie in dscoder_exp itself and have no row be
 # stands lower, never the reverse.
 SERVICES = {"training", "generation", "model", "data", "weights", "tracking"}
 MAY_IMPORT = {
-    FRONT: {"door", "tasks", "console", *SERVICES, "parallel", "schema"},
+    FRONT: {"door", "tasks", "console", *SERVICES, "parallel", "device", "schema"},
     "door": {"tasks", *SERVICES, "parallel", "native", "schema"},
-    "tasks": {"console", *SERVICES, "parallel", "native", "schema"},
-    "training": {"generation", "model", "data", "weights", "tracking", "parallel", "native", "schema"},
-    "generation": {"model", "data", "weights", "parallel", "schema"},
-    "model": {"weights", "parallel", "native", "schema"},
+    "tasks": {"console", *SERVICES, "parallel", "native", "device", "schema"},
+    "training": {"generation", "model", "data", "weights", "tracking", "parallel", "native", "device", "schema"},
+    "generation": {"model", "data", "weights", "parallel", "device", "schema"},
+    "model": {"weights", "parallel", "native", "device", "schema"},
     "data": {"weights", "parallel", "schema"},
     "weights": {"schema"},
     "tracking": {"schema"},
-    "parallel": {"schema"},
+    "parallel": {"device", "schema"},
     "console": set(),
+    "device": set(),
     "native": set(),
     "schema": set(),
 }

@@ -5,9 +5,9 @@ import os
 import mindspore as ms
 import pytest
 
+from dscoder_exp.device.start import set_environment, start_device
 from dscoder_exp.llm import load
 from dscoder_exp.model import units
-from dscoder_exp.model.device import set_environment, start_device
 from dscoder_exp.model.units import Unit
 from dscoder_exp.schema.errors import Refused
 
