@@ -18,6 +18,15 @@ class Piece:
         return self.last - self.first
 
 
+@dataclass(frozen=True)
+class Owned:
+    """A rank's piece of a tensor: from `first` to `last` of what its tensor rank holds of it."""
+
+    name: str
+    first: int
+    last: int
+
+
 def slice_length(sizes: Sequence[int], ranks: int) -> int:
     """Values of a slice; what the last ones lack is filled up with zeros."""
     return math.ceil(sum(sizes) / ranks)

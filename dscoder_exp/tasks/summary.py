@@ -69,7 +69,7 @@ def say_kernels(screen: Screen, runtime: RuntimeConfig) -> None:
 def say_trained(screen: Screen, model: Llama) -> None:
     """How much of the model is trained, where it isn't all of it."""
     if model.lora is not None:
-        trained = sum(tensor.size for group in model.trained for tensor in group)
+        trained = sum(sum(bucket.sizes) for bucket in model.masters.buckets)
         parameters = model.config.num_parameters
         screen.say(
             f"adapter: {model.lora}: {trained:,} values are trained beside {parameters:,} ({trained / parameters:.2%})"

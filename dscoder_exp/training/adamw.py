@@ -1,87 +1,99 @@
-"""AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), a group of weights at a time, in place.
+"""AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), a bucket of weights at a time, in place.
 
 Where replicas share the weights out, of this rank's slices.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore import mint
 from numpy.typing import NDArray
 
+from dscoder_exp.device.memory import fetch, put
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.parallel.pieces import Owned
 from dscoder_exp.schema.config import OptimConfig
-from dscoder_exp.training.moments import Owned, StoredMoments
+from dscoder_exp.training.moments import StoredMoments
 from dscoder_exp.training.resume import Resumed
-from dscoder_exp.training.update import Numbers, arithmetic_for
-from dscoder_exp.training.zero import Zero
-
-T = TypeVar("T")
+from dscoder_exp.training.update import Update, arithmetic_for
 
 
 class AdamW:
     """PyTorch's AdamW: bias-corrected, decay times the learning rate, moments in fp32."""
 
-    def __init__(self, model: Llama, zero: Zero, optim: OptimConfig, resumed: Resumed | None = None) -> None:
+    def __init__(self, model: Llama, optim: OptimConfig, resumed: Resumed | None = None) -> None:
         """
         Args:
-            zero: what is trained of the model is what `step` writes to.
             resumed: steps were taken before, and left moments; None: none were.
         """
-        self._model, self._zero, self._optim = model, zero, optim
-        moments = np.empty((2, sum(weight.size for weight in flat(zero.weights))), np.float32)
-        first, second = (_cut(row, zero.weights) for row in moments)
-        # Memory that is new to a process costs it up to 3 s a GB; that passes while the model is measured.
-        if resumed is None:
-            fill = partial(moments.fill, 0)
+        self._masters, self._place = model.masters, model.mesh.place
+        self._stored = resumed and StoredMoments(
+            resumed.checkpoint, resumed.state.optimizer, model.config, model.trained_shapes
+        )
+        lengths = [bucket.length(model.mesh.replicas.size) for bucket in self._masters.buckets]
+        # Memory that is new to a process costs it up to 3 s a GB; on the CPU that passes while the model is measured.
+        self._filling: Future[None] | None = None
+        if model.units.device == "cpu":
+            arrays = [np.split(row, np.cumsum(lengths)[:-1]) for row in np.empty((2, sum(lengths)), np.float32)]
+            pairs = list(zip(*arrays, strict=True))
+            made = [[put(moment) for moment in pair] for pair in pairs]
+            self._filling = ThreadPoolExecutor(1, "moments").submit(self._fill, pairs)
+        elif self._stored is None:
+            made = [[mint.zeros((length,), dtype=ms.float32) for _ in range(2)] for length in lengths]
         else:
-            stored = StoredMoments(resumed.checkpoint, resumed.state.optimizer, model.config, model.trained_shapes)
-            place, arrays = model.mesh.place, (flat(first), flat(second))
-            fill = partial(stored.fill, place.tensor_rank, place.tensor, flat(zero.owned), arrays)
-        self._filling = ThreadPoolExecutor(1, "moments").submit(fill)
-        self._first, self._second = (_tensors(arrays) for arrays in (first, second))
+            made = [self._read(number, length) for number, length in enumerate(lengths)]
+        self._first, self._second = (list(moments) for moments in zip(*made, strict=True))
         self._arithmetic = arithmetic_for(optim, model.units)
-        self._decayed = [[matrix or optim.decay_norms for matrix in group] for group in zero.matrices]
+        self._decayed = [bucket.matrices or optim.decay_norms for bucket in self._masters.buckets]
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
     def moments(self) -> Iterator[tuple[Owned, list[NDArray[np.float32]]]]:
         """(a piece of a weight, its first and second moment) of all that this rank owns."""
-        self._filling.result()
-        for owned, *pair in zip(flat(self._zero.owned), flat(self._first), flat(self._second), strict=True):
-            yield owned, [moment.asnumpy() for moment in pair]
+        self._filled()
+        for number in range(len(self._masters.buckets)):
+            owned, *pair = self._pieces(number, *(fetch(moments[number]) for moments in (self._first, self._second)))
+            yield from zip(owned, map(list, zip(*pair, strict=True)), strict=True)
 
-    def norm(self, gradients: Sequence[Sequence[ms.Tensor]]) -> float:
-        """The global L2 norm over all groups and ranks; what several ranks hold counts once."""
-        counted = [
-            [gradient for gradient, counts in zip(*pair, strict=True) if counts]
-            for pair in zip(gradients, self._zero.counted, strict=True)
-        ]
-        (total,) = self._model.mesh.sums(self._arithmetic.sum_of_squares([group for group in counted if group]))
-        return math.sqrt(total)
+    def norm(self, gradients: Sequence[ms.Tensor]) -> float:
+        """The L2 norm of this rank's slices; what several ranks hold counts once."""
+        return self._arithmetic.norm(
+            [gradient for gradient, counts in zip(gradients, self._masters.counted, strict=True) if counts]
+        )
 
-    def step(self, gradients: Sequence[Sequence[ms.Tensor]], lr: float, scale: float) -> None:
+    def step(self, gradients: Sequence[ms.Tensor], lr: float, scale: float) -> None:
         """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
-        self._filling.result()
+        self._filled()
         self.steps += 1
-        numbers = Numbers.of(self._optim, self.steps, lr, scale)
-        self._arithmetic.update(numbers, self._decayed, self._zero.weights, self._first, self._second, gradients)
-        self._zero.gather()
+        arrays = self._masters.slices, self._first, self._second, gradients
+        for number in self._arithmetic.update(Update(self.steps, lr, scale, self._decayed, *arrays)):
+            self._masters.gather(number)
 
+    def _pieces(self, number: int, *moments: NDArray[np.float32]) -> tuple[Any, ...]:
+        """What a bucket's slice consists of, and the parts of each of these arrays that are it."""
+        owned = self._masters.owned(number)
+        ends = np.cumsum([piece.last - piece.first for piece in owned])
+        return owned, *(np.split(moment.reshape(-1), ends)[: len(owned)] for moment in moments)
 
-def flat(groups: Iterable[Iterable[T]]) -> list[T]:
-    return [item for group in groups for item in group]
+    def _fill(self, pairs: Sequence[Sequence[NDArray[np.float32]]]) -> None:
+        """Write a resumed run's moments, or zeros, into each bucket's arrays."""
+        for number, pair in enumerate(pairs):
+            for moment in pair:
+                moment.fill(0)
+            if self._stored is not None:
+                owned, *arrays = self._pieces(number, *pair)
+                self._stored.fill(self._place.tensor_rank, self._place.tensor, owned, arrays)
 
+    def _read(self, number: int, length: int) -> list[ms.Tensor]:
+        """One bucket's, a resumed run's, onto the device."""
+        assert self._stored is not None
+        pair = np.zeros((2, length), np.float32)
+        owned, *arrays = self._pieces(number, *pair)
+        self._stored.fill(self._place.tensor_rank, self._place.tensor, owned, arrays)
+        return [put(moment) for moment in pair]
 
-def _cut(row: NDArray[np.float32], groups: Sequence[Sequence[ms.Tensor]]) -> list[list[NDArray[np.float32]]]:
-    """Arrays of the groups' shapes that share the row's memory."""
-    pieces = iter(np.split(row, np.cumsum([weight.size for group in groups for weight in group])[:-1]))
-    return [[next(pieces).reshape(weight.shape) for weight in group] for group in groups]
-
-
-def _tensors(groups: Sequence[Sequence[NDArray[np.float32]]]) -> list[list[ms.Tensor]]:
-    """Tensors that share the arrays' memory."""
-    return [[ms.Tensor.from_numpy(array) for array in group] for group in groups]
+    def _filled(self) -> None:
+        if self._filling is not None:
+            self._filling.result()

@@ -233,7 +233,7 @@ class _Work:
     ) -> None:
         self.config, self.lora, self.base = model.config, model.lora, model.base_sha256
         self.target, self.step, self.eval_loss = target, step.done, eval_loss
-        self.tensors = list(step.zero.state() if model.lora is None else model.whole_state())
+        self.tensors = list(model.masters.state() if model.lora is None else model.whole_state())
         self.state, self.moments = state, None if state is None else list(step.adamw.moments())
 
 

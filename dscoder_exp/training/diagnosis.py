@@ -22,6 +22,7 @@ def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int)
     """
     directory = output_dir / "diagnosis"
     directory.mkdir(parents=True, exist_ok=True)
+    model.masters.settle()
     values = {
         "step": step,
         "error": str(error),

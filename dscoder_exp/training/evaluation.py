@@ -30,7 +30,7 @@ class Evaluator:
         place, loss, tokens = self._mesh.place, 0.0, 0
         rank, ranks = place.data_rank, place.data
         for batch in eval_batches(self._sequences, self._batch_size, rank=rank, ranks=ranks, limit=self._limit):
-            loss += model.loss_sum(model.inputs(batch.ids, batch.positions, batch.documents), batch.labels)
+            loss += model.loss_sum(model.inputs(batch.ids, batch.positions, batch.documents, batch.labels))
             tokens += batch.loss_tokens
             on_batch()
         own = loss if place.tensor_rank == 0 else 0.0, tokens if place.counts else 0

@@ -1,7 +1,7 @@
 """Backpropagation over the model's units."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import mindspore as ms
@@ -9,35 +9,61 @@ import numpy as np
 from mindspore import mint, ops
 
 from dscoder_exp.data.sequences import Batch
+from dscoder_exp.device.memory import clear, put
 from dscoder_exp.model.block import SAVED
-from dscoder_exp.model.llama import Inputs, Llama, chunks_of
+from dscoder_exp.model.llama import Inputs, Llama, Stream
+from dscoder_exp.model.masters import Masters
 from dscoder_exp.training.dropout import Dropout
 
 _add: Any = ops.AssignAdd()
 
 
-@dataclass
 class Gradients:
-    """Of the summed loss, times a factor. The sum and not its mean: how many labels count is known only when all micro
-    steps and ranks are added up.
+    """Of the summed loss, times a factor, in the model's buckets. The sum and not its mean: how many labels count is
+    known only when all micro steps and ranks are added up.
 
     Attributes:
         factor: fp32 scalar.
-        groups: as the model's trained groups; a block's is empty until a batch has reached it.
-        ends: whether the first and the last are those of the model's two ends, or all are blocks'.
-        loss: summed, nats.
+        loss: summed, nats; fp32 [1].
+        loss_tokens: that it counts.
+        ends: in-place sums of the model's first and last trained group; none where both are blocks'.
+        sums: of each bucket, fp32: one array, end to end, or that of its only tensor.
     """
 
-    factor: ms.Tensor
-    groups: list[list[ms.Tensor]]
-    ends: bool
-    loss: float = 0.0
-    loss_tokens: int = 0
+    def __init__(
+        self, masters: Masters, factor: ms.Tensor, ends: list[list[ms.Tensor]], add: Callable[..., Any]
+    ) -> None:
+        """
+        Args:
+            ends: zeros.
+            add: adds its second half of arrays to the first, in place.
+        """
+        self._masters, self._add = masters, add
+        self.factor, self.loss, self.loss_tokens = factor, mint.zeros((1,), dtype=ms.float32), 0
+        self.ends = ends
+        self.sums: dict[int, ms.Tensor] = {}
+        self._waiting: dict[int, dict[int, ms.Tensor]] = {}  # of buckets, some of whose tensors are still to come
 
-    def take(self, number: int) -> list[ms.Tensor]:
-        """One of the model's trained groups, which is held here no longer."""
-        taken, self.groups[number] = self.groups[number], []
-        return taken
+    def take(self, group: int, gradients: Sequence[ms.Tensor]) -> list[int]:
+        """Add a micro step's gradients of one of the model's trained groups; the buckets that are whole with them."""
+        whole: list[int] = []
+        for place, gradient in zip(self._masters.places[group], gradients, strict=True):
+            waiting = self._waiting.setdefault(place.bucket, {})
+            waiting[place.number] = gradient
+            if len(waiting) == len(self._masters.buckets[place.bucket].names):
+                whole.append(place.bucket)
+        flat = {number: _end_to_end(self._waiting.pop(number)) for number in whole}
+        if again := [number for number in whole if number in self.sums]:
+            self._add(*(self.sums[number] for number in again), *(flat.pop(number) for number in again))
+        self.sums |= flat
+        return whole
+
+
+def _end_to_end(tensors: dict[int, ms.Tensor]) -> ms.Tensor:
+    """A bucket's gradients, by number, as one fp32 array; a single one keeps its shape."""
+    first, *others = (tensors[number] for number in range(len(tensors)))
+    whole = mint.cat([tensor.view(-1) for tensor in (first, *others)]) if others else first
+    return whole if whole.dtype == ms.float32 else whole.astype(ms.float32)
 
 
 class Backpropagation:
@@ -49,75 +75,84 @@ class Backpropagation:
             recompute: "none" keeps what a block's backward needs, "selective" what its matrix products gave, "full"
                 its input alone.
         """
-        self._model = model
-        self._backward, self._saved = model.units.backward[recompute], SAVED[recompute]
-        self._add_group = model.units.unit(_add_pairs, "gradient sum")
+        self._model, units = model, model.units
+        self._forward, self._backward = units.training_forward[recompute], units.backward[recompute]
+        self._saved = SAVED[recompute]
+        self._add = units.unit(_add_pairs, "gradient sum")
+        self._factor: tuple[float, ms.Tensor] = (1.0, put(np.array(1.0, np.float32)))
+        # The same ones in each step: a compiled function holds on to what it was called with last.
+        self._ends = [_zeros_of(model.masters, end) for end in (0, -1)] if model.lora is None else []
 
     def start(self, factor: float = 1.0) -> Gradients:
         """Zeros for the two ends of the model, which are added to in place; a block's gradients come whole."""
-        model = self._model
-        groups: list[list[ms.Tensor]] = [[] for _ in model.trained]
-        for end in (0, -1) if model.lora is None else ():
-            groups[end] = [mint.zeros(tensor.shape, dtype=ms.float32) for tensor in model.trained[end]]
-        return Gradients(ms.Tensor(np.float32(factor)), groups, ends=model.lora is None)
+        if factor != self._factor[0]:
+            self._factor = factor, put(np.array(factor, np.float32))
+        for tensor in chain(*self._ends):
+            clear(tensor)
+        return Gradients(self._model.masters, self._factor[1], self._ends, self._add)
 
     def add(
         self,
         total: Gradients,
         batch: Batch,
         key: tuple[int, ...] = (),
-        on_group: Callable[[int], None] = lambda number: None,
+        on_bucket: Callable[[int], None] | None = None,
     ) -> None:
         """Add the gradients of the batch's summed loss to `total`; where ranks share it, of this rank's part.
 
         Args:
             key: what the dropout of LoRA's inputs follows from; see Dropout.
-            on_group: called with the number of each of the model's trained groups, once all of it is added.
+            on_bucket: of the last micro step: called with each bucket's number, once all of its sum is there.
         """
         model, units = self._model, self._model.units
-        inputs = model.inputs(batch.ids, batch.positions, batch.documents)
-        dropout = Dropout(model, key)
-        entering, saved, x = self._forward(inputs, dropout)
-        dx, before = mint.zeros(x.shape, dtype=x.dtype), int(total.ends)
-        first, last = (total.groups[0], total.groups[-1]) if total.ends else ([], [])
+
+        def take(group: int, gradients: Sequence[ms.Tensor]) -> None:
+            for number in total.take(group, gradients):
+                if on_bucket is not None:
+                    on_bucket(number)
+
+        inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
+        stream, dropout = model.enter(inputs), Dropout(model, key)
+        entering, saved, x = self._pass(inputs, stream, dropout)
+        dx = mint.zeros(x.shape, dtype=x.dtype)
+        first, last = total.ends or ([], [])
         of_head = [*last, *first] if model.config.tie_word_embeddings else last
-        losses = [
-            units.loss_backward(x, c.rows, c.labels, c.counts, total.factor, model.norm, model.head, dx, *of_head)
-            for c in chunks_of(model.own_positions(batch.labels))
-        ]
-        dx = units.own_rows(dx)
-        if total.ends:
-            on_group(before + len(model.blocks))
-        for layer in reversed(range(len(model.blocks))):
-            x = entering.pop()
-            tensors = [*model.blocks[layer], *dropout.masks(layer, len(inputs.ids))]
-            dx, *gradients = self._backward(dx, x, inputs.cos, inputs.sin, inputs.mask, *tensors, *saved.pop())
-            number = before + layer
-            if total.groups[number]:
-                self._add_group(*total.groups[number], *gradients)
-            else:
-                total.groups[number] = gradients
-            on_group(number)
+        for c in inputs.chunks:
+            into = total.factor, model.norm, model.head, total.loss, dx
+            units.loss_backward(x, c.rows, c.labels, c.counts, *into, *of_head)
+        dx, before = units.own_rows(dx), int(bool(total.ends))
+        if total.ends and on_bucket is not None:
+            take(-1, last)
+        for layer in reversed(range(model.num_blocks)):
+            tensors = [*model.block(layer), *dropout.masks(layer, inputs.ids.size)]
+            beside = stream.cos, stream.sin, *inputs.mask
+            dx, *gradients = self._backward(dx, entering.pop(), *beside, *tensors, *saved.pop())
+            take(before + layer, gradients)
         if total.ends:
             units.embed_backward(dx, inputs.ids, *first)
-            on_group(0)
-        total.loss += float(sum(loss.asnumpy() for loss in losses))
+            if on_bucket is not None:
+                take(0, first)
         total.loss_tokens += batch.loss_tokens
 
-    def _forward(
-        self, inputs: Inputs, dropout: Dropout
+    def _pass(
+        self, inputs: Inputs, stream: Stream, dropout: Dropout
     ) -> tuple[list[ms.Tensor], list[tuple[ms.Tensor, ...]], ms.Tensor]:
         """What enters each block, what each saved, and what leaves the last one."""
-        model = self._model
+        model, x = self._model, stream.x
         entering: list[ms.Tensor] = []
         saved: list[tuple[ms.Tensor, ...]] = []
-        x = model.units.embed(inputs.ids, model.embedding)
-        for layer, block in enumerate(model.blocks):
+        for layer in range(model.num_blocks):
             entering.append(x)
-            tensors = [*block, *dropout.masks(layer, len(inputs.ids))]
-            x, *kept = model.units.training_forward(x, inputs.cos, inputs.sin, inputs.mask, *tensors)
+            tensors = [*model.block(layer), *dropout.masks(layer, inputs.ids.size)]
+            x, *kept = self._forward(x, stream.cos, stream.sin, *inputs.mask, *tensors)
             saved.append(tuple(kept[: self._saved]))
         return entering, saved, model.units.all_rows(x)
+
+
+def _zeros_of(masters: Masters, group: int) -> list[ms.Tensor]:
+    """Of the shapes of a group's tensors, fp32."""
+    shapes = [masters.buckets[place.bucket].shapes[place.number] for place in masters.places[group]]
+    return [mint.zeros(shape, dtype=ms.float32) for shape in shapes]
 
 
 def _add_pairs(*tensors):
@@ -125,4 +160,4 @@ def _add_pairs(*tensors):
     half = len(tensors) // 2
     for i in range(half):
         _add(tensors[i], tensors[half + i])
-    return tensors[0]
+    return ops.zeros((1,), ms.float32)

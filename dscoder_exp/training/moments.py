@@ -7,13 +7,13 @@ holds of the tensor (weights/layout.py). Never imports mindspore.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dscoder_exp.parallel.pieces import Owned
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.state import RESUME, START_ANEW
@@ -22,15 +22,6 @@ from dscoder_exp.weights.safetensors_file import read_header, safetensors_layout
 from dscoder_exp.weights.stored import Entry, TensorWriter, chunks, read_rows
 
 MOMENTS = ("first", "second")
-
-
-@dataclass(frozen=True)
-class Owned:
-    """A rank's piece of a tensor: from `first` to `last` of what its tensor rank holds of it."""
-
-    name: str
-    first: int
-    last: int
 
 
 def moments_file(rank: int, ranks: int) -> str:

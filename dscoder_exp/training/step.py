@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 
 from dscoder_exp.data.sequences import Batch
+from dscoder_exp.device.memory import fetch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.adamw import AdamW
 from dscoder_exp.training.gradients import Backpropagation, Gradients
 from dscoder_exp.training.loss_scale import LossScale
+from dscoder_exp.training.reduction import Reduction
 from dscoder_exp.training.resume import Resumed
-from dscoder_exp.training.zero import Zero
 
 MOST_IN_A_ROW = 3
 CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -56,7 +58,7 @@ class Step:
     Attributes:
         done: optimizer steps that were taken, before a resumption too, and those that were skipped.
         skipped: those whose loss or gradient was no number.
-        zero, adamw, loss_scale: their states are what a checkpoint holds of this.
+        adamw, loss_scale: their states are what a checkpoint holds of this.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class Step:
             resumed: what AdamW and the loss scale go on from.
             before_update: called before weights and moments change; until it returns, others may read them.
         """
+        assert model.masters.buckets, "a frozen model is not trained"
         self._backpropagation = Backpropagation(model, recompute)
-        self.zero = Zero(model)
-        self.adamw = AdamW(model, self.zero, optim, resumed)
+        self._reduction, self._masters = Reduction(model), model.masters
+        self.adamw = AdamW(model, optim, resumed)
         self.loss_scale = LossScale(model.precision, resumed and resumed.state.loss_scale)
         self._clip_norm = optim.clip_norm
         self._before_update = before_update
@@ -103,10 +106,11 @@ class Step:
         total, gradients = self._gradients(batches, factor)
         useful, place = sum(batch.useful_tokens for batch in batches), self._mesh.place
         counts = (total.loss_tokens, tokens, useful) if place.counts else (0, 0, 0)
-        own_loss = total.loss if place.tensor_rank == 0 else 0.0
-        loss, counted, tokens, useful, asked = self._mesh.sums(own_loss, *counts, float(stop()))
+        own_loss = float(fetch(total.loss)[0]) if place.tensor_rank == 0 else 0.0
+        squares = self.adamw.norm(gradients) ** 2
+        loss, counted, tokens, useful, asked, squares = self._mesh.sums(own_loss, *counts, float(stop()), squares)
         factor *= counted
-        norm = self.adamw.norm(gradients) / factor
+        norm = math.sqrt(squares) / factor
         if math.isfinite(loss) and math.isfinite(norm):
             self._in_a_row = 0
             clip = 1.0 if self._clip_norm is None else min(1.0, self._clip_norm / (norm + CLIP_EPS))
@@ -119,7 +123,7 @@ class Step:
             self._in_a_row += 1
             if self._in_a_row == MOST_IN_A_ROW:
                 what = f"loss {loss / counted}, gradient norm {norm} in {MOST_IN_A_ROW} steps in a row"
-                raise NotFinite(what, self.zero.not_finite(gradients), batches)
+                raise NotFinite(what, self._not_finite(gradients), batches)
             self.skipped += 1
             loss = math.nan  # where only the gradient was lost, it is no number to believe either
         self.done += 1
@@ -128,15 +132,26 @@ class Step:
         counts = int(tokens), int(useful), int(counted)
         return StepResult(loss / counted, norm, lr, seconds, compiling, *counts, self.skipped, scale, stop=asked > 0)
 
-    def _gradients(self, batches: Sequence[Batch], factor: float) -> tuple[Gradients, list[list[ms.Tensor]]]:
-        """Of all micro batches, summed over ranks: this rank's pieces. A group's sum begins as soon as it can."""
-        total, own = self._backpropagation.start(factor), {}
-
-        def share_out(number: int) -> None:
-            own[number] = self.zero.scatter(number, total.take(number))
-
-        place = self._mesh.place
+    def _gradients(self, batches: Sequence[Batch], factor: float) -> tuple[Gradients, list[ms.Tensor]]:
+        """Of all micro batches, summed over ranks: this rank's slices. A bucket's sum begins as soon as it can."""
+        total, place = self._backpropagation.start(factor), self._mesh.place
         for number, batch in enumerate(batches):
-            last = {"on_group": share_out} if number == len(batches) - 1 else {}
-            self._backpropagation.add(total, batch, (self._seed, self.done, number, place.replica), **last)
-        return total, [own[number] for number in range(len(own))]
+            last = number == len(batches) - 1
+            key = self._seed, self.done, number, place.replica
+            self._backpropagation.add(total, batch, key, self._begin(total) if last else None)
+        return total, self._reduction.finish()
+
+    def _begin(self, total: Gradients) -> Callable[[int], None]:
+        return lambda number: self._reduction.start(number, total.sums.pop(number))
+
+    def _not_finite(self, gradients: Sequence[ms.Tensor]) -> list[str]:
+        """Names of the tensors in whose gradients, this rank's slices, there is NaN or infinity on any rank."""
+        masters = self._masters
+        found = {name: 0 for bucket in masters.buckets for name in bucket.names}
+        for number, gradient in enumerate(gradients):
+            values, start = fetch(gradient).reshape(-1), 0
+            for owned in masters.owned(number):
+                end = start + owned.last - owned.first
+                found[owned.name] = int(not np.isfinite(values[start:end]).all())
+                start = end
+        return [name for name, ranks in zip(found, self._mesh.sums(*found.values()), strict=True) if ranks]

@@ -1,29 +1,93 @@
-"""The arithmetic on all gradients: their norm, and AdamW's in place. By operators of MindSpore, or in C++ on the CPU.
+"""The arithmetic on all gradients: their norm, and AdamW's in place.
 
-MindSpore's AdamWeightDecay (2.10.0) runs on one thread of the CPU, at 6 GB/s.
+On Ascend by one operator a bucket; on the CPU in C++ where it could be compiled, else by MindSpore's AdamWeightDecay
+(2.10.0), which runs on one thread, at 6 GB/s.
 """
 
 import ctypes
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import mint, ops
+from mindspore.ops.auto_generate import AdamW as FusedAdamW
 
+from dscoder_exp.device.memory import fetch, put
 from dscoder_exp.model.units import Units
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import OptimConfig
 
-_adam: Any = ops.AdamWeightDecay()
-_half_square: Any = ops.L2Loss()
+Arrays = Sequence[ms.Tensor]  # one a bucket, fp32
 
-Group = Sequence[ms.Tensor]
-Groups = Sequence[Group]
-Decayed = Sequence[Sequence[bool]]
+
+@dataclass(frozen=True)
+class Update:
+    """What one step does to all buckets.
+
+    Attributes:
+        step: from 1.
+        scale: that gradients are multiplied with.
+        decayed: which buckets' weights decay.
+        weights, first, second: written to, in place; the latter two are the moments.
+    """
+
+    step: int
+    lr: float
+    scale: float
+    decayed: Sequence[bool]
+    weights: Arrays
+    first: Arrays
+    second: Arrays
+    gradients: Arrays
+
+
+class Arithmetic(Protocol):
+    def norm(self, gradients: Arrays) -> float:
+        """The L2 norm of all of them together."""
+        ...
+
+    def update(self, update: Update) -> Iterator[int]:
+        """Take the step; yields each bucket's number once it has been taken, or was asked of the device."""
+        ...
+
+
+def arithmetic_for(optim: OptimConfig, units: Units) -> Arithmetic:
+    if units.device != "cpu":
+        return _Fused(optim)
+    compiled = library().path
+    return _Operators(optim, units) if compiled is None else _Cpp(optim, compiled)
+
+
+class _Fused:
+    """On Ascend, by operators that take numbers as they are: nothing is uploaded, and nothing compiled."""
+
+    def __init__(self, optim: OptimConfig) -> None:
+        self._optim, self._adamw = optim, cast(Callable[..., Any], FusedAdamW())
+        self._step: tuple[int, ms.Tensor] = (-1, mint.zeros((1,), dtype=ms.float32))
+
+    def norm(self, gradients: Arrays) -> float:
+        norms = mint.stack([mint.linalg.vector_norm(gradient) for gradient in gradients])
+        return math.sqrt(np.square(fetch(norms).astype(np.float64)).sum())
+
+    def update(self, update: Update) -> Iterator[int]:
+        """The operator counts steps from 0, as MindSpore's own optimizer hands them to it (mint.optim.AdamW)."""
+        (beta1, beta2), eps, step = self._optim.betas, self._optim.eps, self._counted(update.step - 1)
+        for number, decays in enumerate(update.decayed):
+            arrays = (arrays[number] for arrays in (update.weights, update.first, update.second, update.second))
+            gradient = update.gradients[number].mul_(update.scale)
+            decay = self._optim.weight_decay if decays else 0.0
+            self._adamw(*arrays, gradient, step, update.lr, beta1, beta2, decay, eps, False, False)
+            yield number
+
+    def _counted(self, step: int) -> ms.Tensor:
+        """The step's number, on the device."""
+        before, tensor = self._step
+        self._step = step, tensor.add_(1.0) if step == before + 1 else put(np.array([step], np.float32))
+        return self._step[1]
 
 
 @dataclass(frozen=True)
@@ -40,91 +104,74 @@ class Numbers:
     scale: float  # that gradients are multiplied with
 
     @classmethod
-    def of(cls, optim: OptimConfig, step: int, lr: float, scale: float) -> "Numbers":
-        """
-        Args:
-            step: from 1.
-        """
+    def of(cls, optim: OptimConfig, update: Update) -> "Numbers":
         beta1, beta2 = optim.betas
-        root = math.sqrt(1 - beta2**step)
-        ratio = root / (1 - beta1**step)
-        return cls(lr * ratio, optim.eps * root, optim.weight_decay / ratio, scale)
+        root = math.sqrt(1 - beta2**update.step)
+        ratio = root / (1 - beta1**update.step)
+        return cls(update.lr * ratio, optim.eps * root, optim.weight_decay / ratio, update.scale)
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """
-    Attributes:
-        sum_of_squares: of all gradients.
-        update: (numbers, which weights decay, weights, first moments, second moments, gradients); writes to the three
-            before the last.
-    """
+class _Cpp:
+    """In C++, on the CPU."""
 
-    sum_of_squares: Callable[[Groups], float]
-    update: Callable[[Numbers, Decayed, Groups, Groups, Groups, Groups], None]
+    def __init__(self, optim: OptimConfig, path: Path) -> None:
+        self._optim, self._functions = optim, ctypes.CDLL(str(path))  # a call lets other threads of Python run
+        self._functions.sum_of_squares.restype = ctypes.c_double
 
+    def norm(self, gradients: Arrays) -> float:
+        return math.sqrt(self._functions.sum_of_squares(*_sizes(gradients), _addresses(gradients)))
 
-def arithmetic_for(optim: OptimConfig, units: Units) -> Arithmetic:
-    """In C++ where it could be compiled and the units are on the CPU."""
-    compiled = library().path if units.device == "cpu" else None
-    return _with_operators(optim, units) if compiled is None else _in_cpp(optim, compiled)
-
-
-def _in_cpp(optim: OptimConfig, path: Path) -> Arithmetic:
-    functions = ctypes.CDLL(str(path))  # a call lets other threads of Python run
-    functions.sum_of_squares.restype = ctypes.c_double
-
-    def sum_of_squares(gradients: Groups) -> float:
-        return functions.sum_of_squares(*_sizes(gradients), _addresses(gradients))
-
-    def update(numbers: Numbers, decayed: Decayed, *tensors: Groups) -> None:
-        decays = [numbers.lr * numbers.decay * decays for group in decayed for decays in group]
-        values = (ctypes.c_float(value) for value in (numbers.lr, numbers.eps, numbers.scale, *optim.betas))
-        arrays = (_addresses(groups) for groups in tensors)
-        functions.adamw(*_sizes(tensors[0]), (ctypes.c_float * len(decays))(*decays), *arrays, *values)
-
-    return Arithmetic(sum_of_squares, update)
+    def update(self, update: Update) -> Iterator[int]:
+        numbers = Numbers.of(self._optim, update)
+        decays = [numbers.lr * numbers.decay * decays for decays in update.decayed]
+        values = (numbers.lr, numbers.eps, numbers.scale, *self._optim.betas)
+        arrays = (_addresses(of) for of in (update.weights, update.first, update.second, update.gradients))
+        in_c = (ctypes.c_float * len(decays))(*decays), *arrays, *map(ctypes.c_float, values)
+        self._functions.adamw(*_sizes(update.weights), *in_c)
+        yield from range(len(decays))
 
 
-def _sizes(groups: Groups) -> tuple[ctypes.c_int64, Any]:
-    sizes = [tensor.size for group in groups for tensor in group]
+def _sizes(arrays: Arrays) -> tuple[ctypes.c_int64, Any]:
+    sizes = [array.size for array in arrays]
     return ctypes.c_int64(len(sizes)), (ctypes.c_int64 * len(sizes))(*sizes)
 
 
-def _addresses(groups: Groups) -> Any:
+def _addresses(arrays: Arrays) -> Any:
     """Where the tensors' memory lies: an array of it shares it, and what is written there the next unit reads."""
-    found = [tensor.asnumpy().ctypes.data for group in groups for tensor in group]
+    found = [array.asnumpy().ctypes.data for array in arrays]
     return (ctypes.c_void_p * len(found))(*found)
 
 
-def _with_operators(optim: OptimConfig, units: Units) -> Arithmetic:
-    beta1, beta2 = optim.betas
+_adam: Any = ops.AdamWeightDecay()
+_half_square: Any = ops.L2Loss()
 
-    def adamw(lr, eps, scale, *decays_and_tensors):
-        """Each weight's decay, then weights, first moments, second moments, gradients: five runs of equal length."""
-        count = len(decays_and_tensors) // 5
-        decays, tensors = decays_and_tensors[:count], decays_and_tensors[count:]
-        for i in range(count):
-            weight, first, second = tensors[i], tensors[count + i], tensors[2 * count + i]
-            gradient = tensors[3 * count + i] * scale
-            _adam(weight, first, second, lr, beta1, beta2, eps, decays[i], gradient)
-        return lr
 
-    def squares(*tensors):
-        total = _half_square(tensors[0])
-        for tensor in tensors[1:]:
-            total = total + _half_square(tensor)
-        return total * 2.0
+class _Operators:
+    """By operators of the CPU."""
 
-    adamw_unit, squares_unit = units.unit(adamw, "optimizer"), units.unit(squares, "gradient norm")
+    def __init__(self, optim: OptimConfig, units: Units) -> None:
+        beta1, beta2 = optim.betas
 
-    def sum_of_squares(gradients: Groups) -> float:
-        return sum(float(squares_unit(*group).asnumpy()) for group in gradients)
+        def adamw(lr, eps, decay, scale, weight, first, second, gradient):
+            _adam(weight, first, second, lr, beta1, beta2, eps, decay, gradient.reshape(weight.shape) * scale)
+            return ops.zeros((1,), ms.float32)
 
-    def update(numbers: Numbers, decayed: Decayed, *tensors: Groups) -> None:
-        lr, eps, decay, scale, none = (ms.Tensor(np.float32(value)) for value in (*astuple(numbers), 0))
-        for own, *groups in zip(decayed, *tensors, strict=True):
-            decays = [decay if decays else none for decays in own]
-            adamw_unit(lr, eps, scale, *decays, *(tensor for group in groups for tensor in group))
+        def half_square(gradient):
+            return _half_square(gradient)
 
-    return Arithmetic(sum_of_squares, update)
+        self._optim, self._adamw = optim, units.unit(adamw, "optimizer")
+        self._half_square = units.unit(half_square, "gradient norm")
+
+    def norm(self, gradients: Arrays) -> float:
+        return math.sqrt(2 * sum(float(self._half_square(gradient).asnumpy()) for gradient in gradients))
+
+    def update(self, update: Update) -> Iterator[int]:
+        lr, eps, decay, scale, none = map(_number, (*astuple(Numbers.of(self._optim, update)), 0.0))
+        arrays = zip(update.weights, update.first, update.second, update.gradients, strict=True)
+        for number, (decays, of_bucket) in enumerate(zip(update.decayed, arrays, strict=True)):
+            self._adamw(lr, eps, decay if decays else none, scale, *of_bucket)
+            yield number
+
+
+def _number(value: float) -> ms.Tensor:
+    return put(np.array(value, np.float32))
