@@ -19,7 +19,7 @@ SAVED = {"none": None, "selective": 7, "full": 0}
 def make_block(
     config: LlamaConfig, kernels: Kernels, sharing: Sharing, lora: Lora | None = None, *, drops: bool = False
 ):
-    """forward, its backward for each way to recompute, and cached_run of a block of this shape, on these kernels.
+    """forward and its backward for each way to recompute, and cached_run of a block of this shape, on these kernels.
 
     They are closures over numbers and functions, and take and return flat lists of arrays: what MindSpore's graph
     parser can read, and what it doesn't compile anew at each call (a tuple of arrays counts as a constant).
@@ -39,7 +39,8 @@ def make_block(
     enter, leave = sharing.enter, sharing.leave
     gather_keys, scatter_keys = sharing.gather_keys, sharing.scatter_keys
     apply, apply_dx, apply_gradients = make_projections(kernels, lora, drops=drops)
-    count, trains_weights = tensors_of(lora, drops=drops), lora is None
+    products = SAVED["selective"]
+    masks, count, trains_weights = kernels.masks, tensors_of(lora, drops=drops), lora is None
 
     def project(x, cos, sin, tensors):
         """x [N, H] -> normed [N, H], rstd, q [B, T, h, d] and k [B, T, k, d] rotated, v [B, T, k, d]."""
@@ -60,17 +61,19 @@ def make_block(
         y = middle + leave(apply(swiglu(gate, up), tensors, DOWN))
         return y, middle, normed, rstd, gate, up
 
-    def forward(x, cos, sin, mask, *tensors):
+    def forward(x, cos, sin, *mask_and_tensors):
         """x [N, H] -> y [N, H], followed by what `backward` takes as saved."""
+        mask, tensors = mask_and_tensors[:masks], mask_and_tensors[masks:]
         normed, rstd, q, k, v = project(x, cos, sin, tensors)
         attended, kept = attention(q, gather_keys(k), gather_keys(v), mask)
         y, middle, normed2, rstd2, gate, up = finish(x, attended, tensors)
         return (y, q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept)
 
-    def backward(dy, x, cos, sin, mask, *tensors_and_saved):
+    def backward(dy, x, cos, sin, *mask_tensors_and_saved):
         """dy [N, H] -> dx [N, H], followed by the gradients of what is trained, in the tensors' order."""
-        tensors = tensors_and_saved[:count]
-        q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept = tensors_and_saved[count:]
+        mask, tensors = mask_tensors_and_saved[:masks], mask_tensors_and_saved[masks : masks + count]
+        saved = mask_tensors_and_saved[masks + count :]
+        q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept = saved
         every_dy, seen2 = enter(dy), enter(normed2)
         dgate, dup, activation = swiglu_backward(apply_dx(every_dy, tensors, DOWN), gate, up)
         of_down = apply_gradients(every_dy, activation, tensors, DOWN)
@@ -97,18 +100,18 @@ def make_block(
             return (dx, dnorm, *of_q, *of_k, *of_v, *of_o, dnorm2, *of_gate, *of_up, *of_down)
         return (dx, *of_q, *of_k, *of_v, *of_o, *of_gate, *of_up, *of_down)
 
-    def selective_backward(dy, x, cos, sin, mask, *tensors_and_products):
+    def selective_backward(dy, x, cos, sin, *mask_tensors_and_products):
         """`backward` that saved what matrix products gave: norms and the attention's inside are computed again."""
-        tensors = tensors_and_products[:count]
-        q, k, v, _, middle, _, _ = tensors_and_products[count:]
+        mask, tensors = mask_tensors_and_products[:masks], mask_tensors_and_products[masks : masks + count]
+        q, k, v, _, middle, _, _ = mask_tensors_and_products[masks + count :]
         normed, normed2 = rms_norm(x, tensors[0], eps), rms_norm(middle, tensors[5], eps)
         _, kept = attention(q, gather_keys(k), gather_keys(v), mask)
-        return backward(dy, x, cos, sin, mask, *tensors_and_products, *normed, *normed2, *kept)
+        return backward(dy, x, cos, sin, *mask_tensors_and_products, *normed, *normed2, *kept)
 
-    def recomputing_backward(dy, x, cos, sin, mask, *tensors):
+    def recomputing_backward(dy, x, cos, sin, *mask_and_tensors):
         """`backward` that saved nothing but the block's input."""
-        saved = forward(x, cos, sin, mask, *tensors)[1:]
-        return backward(dy, x, cos, sin, mask, *tensors, *saved)
+        saved = forward(x, cos, sin, *mask_and_tensors)[1:]
+        return backward(dy, x, cos, sin, *mask_and_tensors, *saved)
 
     def cached_forward(x, cos, sin, mask, places, k_cache, v_cache, *tensors):
         """x [T, H] of one sequence -> y [T, H]; its keys and values are written into the caches [k, S, d] first.
@@ -126,5 +129,13 @@ def make_block(
             x = cached_forward(x, cos, sin, mask, places, *caches_and_tensors[first : first + size])
         return x
 
+    def selective_forward(x, cos, sin, *mask_and_tensors):
+        """`forward` that puts out no more than its backward takes."""
+        return forward(x, cos, sin, *mask_and_tensors)[: 1 + products]
+
+    def bare_forward(x, cos, sin, *mask_and_tensors):
+        return forward(x, cos, sin, *mask_and_tensors)[:1]
+
+    forwards = {"none": forward, "selective": selective_forward, "full": bare_forward}
     backwards = {"none": backward, "selective": selective_backward, "full": recomputing_backward}
-    return forward, backwards, cached_run
+    return forwards, backwards, cached_run

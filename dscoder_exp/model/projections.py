@@ -1,7 +1,5 @@
 """A block's matrix products, plain or with LoRA's factors beside them (schema/lora.py)."""
 
-from mindspore import ops
-
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.schema.lora import MODULES, Lora
 
@@ -21,7 +19,7 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
     """apply, apply_dx and apply_gradients of a block's matrices. All take the block's tensors and the matrix's place.
 
     Args:
-        drops: whether A reads x times a mask (0, or 1 / (1 - dropout)), which comes with the tensors.
+        drops: whether A reads what dropout leaves of x; the masks come with the tensors.
     """
     linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
     adapted, adapted_dx = kernels.adapted, kernels.adapted_dx
@@ -40,7 +38,7 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
             return (linear_dweight(dy, x),)
 
         return plain, plain_dx, plain_gradients
-    scale, targets = lora.scale, lora.target_modules
+    scale, targets, rate, drop = lora.scale, lora.target_modules, lora.dropout, kernels.drop
     factors, masks = [0] * WEIGHTS, [0] * WEIGHTS
     for module, place, read in zip(MODULES, PLACES, READ, strict=True):
         if module in targets:
@@ -50,7 +48,7 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
 
     def dropped(x, tensors, place):
         if drops:
-            return x * ops.cast(tensors[mask[place]], x.dtype)
+            return drop(x, tensors[mask[place]], rate)
         return x
 
     def inner_dx(dy, tensors, place):

@@ -1,22 +1,39 @@
-"""Rotary position embedding's tables, computed on the host once a batch and handed to every block."""
+"""Rotary position embedding: cos and sin by position, computed on the host once and kept on the device."""
 
+import mindspore as ms
 import numpy as np
 from numpy.typing import NDArray
 
+from dscoder_exp.device.memory import put
 from dscoder_exp.schema.llama import LlamaConfig
 
 
 def rotary_tables(
     config: LlamaConfig, positions: NDArray[np.integer]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin of each position's angles, each [B, T, 1, d], both halves alike (RoFormer, arXiv:2104.09864).
+    """cos and sin of each position's angles, each [T, d], both halves alike (RoFormer, arXiv:2104.09864).
 
     Args:
-        positions: [B, T]; linear scaling divides them (Chen et al. 2023, arXiv:2306.15595).
+        positions: [T]; linear scaling divides them (Chen et al. 2023, arXiv:2306.15595).
     """
     size = config.head_dim
     frequencies = config.rope_theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
     factor = config.rope_scaling.factor if config.rope_scaling is not None else 1.0
     angles = (positions[..., None] / factor) * frequencies
-    both = np.concatenate([angles, angles], -1)[:, :, None]
+    both = np.concatenate([angles, angles], -1)
     return np.cos(both).astype(np.float32), np.sin(both).astype(np.float32)
+
+
+class Rotary:
+    """A model's tables: of the positions that it knows, and of more once somebody asks for them."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        self._config, self._length = config, 0
+        self._tables: list[ms.Tensor] = []
+
+    def tables(self, positions: int) -> list[ms.Tensor]:
+        """cos and sin, each [S, d], S at least `positions`."""
+        if positions > self._length:
+            self._length = max(self._config.max_position_embeddings, 1 << (positions - 1).bit_length())
+            self._tables = [put(table) for table in rotary_tables(self._config, np.arange(self._length))]
+        return self._tables

@@ -14,7 +14,7 @@ from mindspore import ops
 
 from dscoder_exp.model.block import make_block
 from dscoder_exp.model.head import make_head
-from dscoder_exp.model.kernels import kernels_for
+from dscoder_exp.model.kernels import Function, kernels_for
 from dscoder_exp.model.sharing import make_sharing
 from dscoder_exp.parallel.collectives import Mesh, same
 from dscoder_exp.schema.llama import LlamaConfig
@@ -84,22 +84,28 @@ class Units:
         self._announce = announce
         unit = self.unit
         sharing, whole = (make_sharing(mesh, sequence=by_rows) for by_rows in (mesh.place.sequence, False))
-        forward, backwards, _ = make_block(config, kernels, sharing, lora)
-        self.attention_mask = kernels.attention_mask
-        self.forward = self.training_forward = unit(forward, "block forward")
+        forwards, backwards, _ = make_block(config, kernels, sharing, lora)
+        self.attention_mask, self.dropout_mask = kernels.attention_mask, kernels.dropout_mask
+        self.forward = self.training_forward = self._forward(forwards)
         if lora is not None and lora.dropout > 0:
-            forward, backwards, _ = make_block(config, kernels, sharing, lora, drops=True)
-            self.training_forward = unit(forward, "block forward")
+            forwards, backwards, _ = make_block(config, kernels, sharing, lora, drops=True)
+            self.training_forward = self._forward(forwards)
         self.backward = {how: unit(backward, "block backward") for how, backward in backwards.items()}
-        embed, embed_backward, logits, loss, loss_backward = make_head(config, kernels, sharing, mesh.tensor, dtype)
+        embed, _, embed_backward, logits, loss, loss_backward = make_head(config, kernels, sharing, mesh.tensor, dtype)
         self.embed = unit(embed, "embedding")
         self.embed_backward = unit(embed_backward, "embedding backward")
         self.logits = unit(logits, "logits", waits=False)
         self.loss = unit(loss, "loss")
         self.loss_backward = unit(loss_backward, "loss backward")
-        self.cached_embed = unit(make_head(config, kernels, whole, mesh.tensor, dtype)[0], "embedding")
+        self.cached_embed = unit(make_head(config, kernels, whole, mesh.tensor, dtype)[1], "embedding")
         self.cached_run = unit(make_block(config, kernels, whole, lora)[2], "blocks with cache", waits=False)
         self.all_rows, self.own_rows = self._rows(mesh) if mesh.place.sequence else (same, same)
+
+    def _forward(self, forwards: dict[str, Function]) -> dict[str, Unit]:
+        """By what is kept for the backward. On the CPU one serves them all: what it puts out is there anyway."""
+        if self.device == "cpu":
+            return dict.fromkeys(forwards, self.unit(forwards["none"], "block forward"))
+        return {how: self.unit(forward, "block forward") for how, forward in forwards.items()}
 
     def _rows(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """From a rank's rows [N / t, H] to all of them, and back: between the last block and the head."""

@@ -8,25 +8,29 @@ from typing import Any
 import mindspore as ms
 from mindspore import ops
 
+from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.parallel.collectives import Collectives, same
 
 TINY = 1e-37  # keeps log finite where a probability underflowed
 
 _softmax = ops.Softmax(axis=-1)
-_gather = ops.Gather()
 _pick = ops.GatherD()
-_add_rows = ops.ScatterAdd()
 _max: Any = ops.ReduceMax()
 
 
-def make_vocabulary(count: int, ranks: Collectives):
-    """take, add, probabilities and all_logits.
+def make_vocabulary(count: int, kernels: Kernels, ranks: Collectives):
+    """take, add, probabilities, less_one and all_logits.
 
     Args:
         count: V, of a rank.
     """
+    take_rows, add_rows, add_at = kernels.take_rows, kernels.add_rows, kernels.add_at
     if ranks.size == 1:
-        return _gather_rows, _add_rows, _probabilities, same
+
+        def less_one_each(p, labels):
+            return add_at(p, labels, -ops.ones(labels.shape, p.dtype))
+
+        return take_rows, add_rows, _probabilities, less_one_each, same
     first, size, all_reduce, all_gather = count * ranks.place, ranks.size, ranks.all_reduce, ranks.all_gather
 
     def own(ids):
@@ -39,12 +43,12 @@ def make_vocabulary(count: int, ranks: Collectives):
     def take(table, ids):
         """The rows of ids [C], zeros for those of other ranks: summed over ranks they are [C, H]."""
         rows, mine = own(ids)
-        return _gather(table, rows, 0) * mine
+        return take_rows(table, rows) * ops.cast(mine, table.dtype)
 
     def add(table, ids, x):
         """Add x [C, H] to the rows, in place."""
         rows, mine = own(ids)
-        return _add_rows(table, rows, x * mine)
+        add_rows(table, rows, x * mine)
 
     def probabilities(scores, labels):
         """Logits fp32 [C, V] -> their softmax over all ranks' [C, V], and the label's logarithm [C]."""
@@ -56,16 +60,17 @@ def make_vocabulary(count: int, ranks: Collectives):
         sums = all_reduce(ops.stack((powers.sum(-1), picked)))
         return powers / sums[0].reshape(-1, 1), sums[1] - ops.log(sums[0])
 
+    def less_one(p, labels):
+        """p [C, V] less 1 at each label: the loss's gradient on the logits."""
+        rows, mine = own(labels)
+        return add_at(p, rows, -mine)
+
     def all_logits(scores):
         """[C, V] -> those of all ranks [C, size * V]."""
         parts = all_gather(scores).reshape(size, scores.shape[0], count)
         return parts.transpose(1, 0, 2).reshape(scores.shape[0], size * count)
 
-    return take, add, probabilities, all_logits
-
-
-def _gather_rows(table, ids):
-    return _gather(table, ids, 0)
+    return take, add, probabilities, less_one, all_logits
 
 
 def _probabilities(scores, labels):

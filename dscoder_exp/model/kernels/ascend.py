@@ -1,16 +1,22 @@
-"""The Ascend column of the kernel table: fused operators. NOT RUN HERE: no NPU was at hand.
+"""The Ascend column of the kernel table: fused operators. Compiled for a card (tests/ascend), never computed on one."""
 
-A test binds every call below to the operator's signature in the installed MindSpore.
-"""
+import hashlib
 
 import mindspore as ms
 import numpy as np
-from mindspore import ops
+from mindspore import mint, ops
+from mindspore.mint.nn.functional import embedding
 from mindspore.ops.auto_generate import (
+    DropoutDoMaskExt,
+    DropoutGenMaskExt,
     FlashAttentionScore,
     FlashAttentionScoreGrad,
+    InplaceIndexAddExt,
     RmsNormGrad,
     RotaryPositionEmbedding,
+    SplitWithSize,
+    Swiglu,
+    SwigluGrad,
 )
 
 from dscoder_exp.model.kernels.cpu import (  # nothing fused to call here
@@ -20,31 +26,40 @@ from dscoder_exp.model.kernels.cpu import (  # nothing fused to call here
     linear,
     linear_dweight,
     linear_dx,
-    swiglu,
-    swiglu_backward,
 )
+from dscoder_exp.schema.config import MOST_DOCUMENTS
 
 __all__ = [
     "adapted",
     "adapted_dx",
+    "add_at",
+    "add_rows",
     "attention",
     "attention_backward",
     "attention_mask",
     "cached_attention",
+    "drop",
+    "dropout_mask",
     "linear",
     "linear_dweight",
     "linear_dx",
+    "masks",
     "rms_norm",
     "rms_norm_backward",
     "rotate",
     "swiglu",
     "swiglu_backward",
+    "take_rows",
 ]
 
 LAYOUT = "TND"  # [B * T, heads, d]; documents by their ends
 RIGHT_DOWN = 3  # sparse_mode: a document's last query here sees its last key here, the one before one fewer, …
-CAUSAL = ms.Tensor(np.triu(np.ones((2048, 2048), np.uint8), 1))  # the one mask that these modes take; 1: doesn't count
-COUNT = 128  # documents are filled up to a multiple of it, so that few shapes are compiled
+ALL_BEFORE = 2**31 - 1  # pre_tokens: how far a query sees back
+CAUSAL = ms.Tensor(np.triu(np.ones((2048, 2048), np.uint8), 1))  # the one mask that this mode takes; 1: doesn't count
+USUAL = 64  # positions a document is long, at least on average: so few documents are filled up to one number
+masks = 2
+
+_add_to_rows = InplaceIndexAddExt()
 
 
 def rms_norm(x, weight, eps):
@@ -57,14 +72,17 @@ def rms_norm_backward(dy, x, rstd, weight):
 
 
 def rotate(x, cos, sin):
-    return RotaryPositionEmbedding()(x, ops.cast(cos, x.dtype), ops.cast(sin, x.dtype), 0)
+    """In fp32: the operator takes tables of x's dtype, and theirs would be a second rounding (tests/model, bf16)."""
+    return ops.cast(RotaryPositionEmbedding()(ops.cast(x, ms.float32), cos, sin, 0), x.dtype)
 
 
 def attention_mask(documents, heads, rank=0, ranks=1):
-    """int64 [2, D]: where each document of the batch ends, among this rank's queries and among the keys of all, both
-    counted through all rows. Padding is one more document, and so are keys after a row's last query here.
+    """Two int64 [D]: where each document of the batch ends, among this rank's queries and among the keys of all, both
+    counted through all rows. Padding is one more document, and so are keys after a row's last query here; a document
+    whose queries are all on other ranks has none here.
 
-    Documents of no length at the end fill the number up, as in MindSpore Transformers (eod_pad_length).
+    They stay on the host, where the operator reads them; documents of no length at the end fill the number up, so that
+    a batch's shape tells it, and other documents compile nothing anew.
     """
     length = documents.shape[1]
     own, first = length // ranks, rank * (length // ranks)
@@ -72,9 +90,14 @@ def attention_mask(documents, heads, rank=0, ranks=1):
     changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
     changes[:, first + own - 1] = True  # so that a document's last query here sees its last key here (RIGHT_DOWN)
     rows, columns = np.nonzero(changes)
+    assert len(rows) <= MOST_DOCUMENTS, "refused before (data/batches.py)"
     queries = rows * own + np.clip(columns + 1 - first, 0, own)
-    ends = np.stack((queries, rows * length + columns + 1))
-    return ms.Tensor(np.pad(ends, ((0, 0), (0, -ends.shape[1] % COUNT)), mode="edge"))
+    count = min(documents.size // USUAL + len(documents), MOST_DOCUMENTS)
+    room = (count if len(rows) <= count else MOST_DOCUMENTS) - len(rows)
+    return tuple(
+        ms.Tensor.from_numpy(np.pad(ends, (0, room), mode="edge").astype(np.int64))
+        for ends in (queries, rows * length + columns + 1)
+    )
 
 
 def _flat(x):
@@ -84,7 +107,12 @@ def _flat(x):
 def attention(q, k, v, mask):
     batch, length, heads, size = q.shape
     kernel = FlashAttentionScore(
-        head_num=heads, scale_value=size**-0.5, next_tokens=0, input_layout=LAYOUT, sparse_mode=RIGHT_DOWN
+        head_num=heads,
+        scale_value=size**-0.5,
+        pre_tokens=ALL_BEFORE,
+        next_tokens=0,
+        input_layout=LAYOUT,
+        sparse_mode=RIGHT_DOWN,
     )
     softmax_max, softmax_sum, _, out = kernel(
         _flat(q), _flat(k), _flat(v), None, None, None, CAUSAL, None, mask[0], mask[1]
@@ -96,7 +124,12 @@ def attention_backward(dout, out, q, k, v, mask, saved):
     _, _, heads, size = q.shape
     softmax_max, softmax_sum = saved
     kernel = FlashAttentionScoreGrad(
-        head_num=heads, scale_value=size**-0.5, next_tokens=0, input_layout=LAYOUT, sparse_mode=RIGHT_DOWN
+        head_num=heads,
+        scale_value=size**-0.5,
+        pre_tokens=ALL_BEFORE,
+        next_tokens=0,
+        input_layout=LAYOUT,
+        sparse_mode=RIGHT_DOWN,
     )
     out, dout = out.reshape(-1, heads, size), dout.reshape(-1, heads, size)
     q_k_v = _flat(q), _flat(k), _flat(v)
@@ -104,3 +137,41 @@ def attention_backward(dout, out, q, k, v, mask, saved):
         *q_k_v, dout, None, None, None, CAUSAL, softmax_max, softmax_sum, None, out, None, mask[0], mask[1]
     )
     return dq.reshape(q.shape), dk.reshape(k.shape), dv.reshape(v.shape)
+
+
+def swiglu(gate, up):
+    return Swiglu()(ops.concat((gate, up), -1), -1)
+
+
+def swiglu_backward(dy, gate, up):
+    """The operator computes in fp32 inside, where a derivative of bf16 operators would be three times less exact."""
+    both = ops.concat((gate, up), -1)
+    width = gate.shape[-1]
+    dgate, dup = SplitWithSize()(SwigluGrad()(dy, both, -1), (width, width), -1)
+    return dgate, dup, Swiglu()(both, -1)
+
+
+def dropout_mask(rows, width, columns, rate, key):
+    """A bit each, made on the device. Ranks that share the columns don't drop what one rank would."""
+    own = len(range(width)[columns])
+    words = (*key, columns.start or 0)
+    digest = hashlib.blake2b(np.array(words, np.int64).tobytes(), digest_size=8).digest()
+    seed = int.from_bytes(digest, "little") >> 1  # the operator takes no negative one
+    seed, offset = (ms.Tensor([number], ms.int64) for number in (seed, 0))  # read on the host
+    return DropoutGenMaskExt()((rows, own), rate, seed, offset, ms.bfloat16)
+
+
+def drop(x, mask, rate):
+    return DropoutDoMaskExt()(x, mask, rate)
+
+
+def take_rows(table, ids):
+    return embedding(ids, table)
+
+
+def add_rows(table, ids, x):
+    _add_to_rows(table, 0, ids, x, 1)
+
+
+def add_at(x, columns, values):
+    return mint.scatter_add(x, 1, columns.reshape(-1, 1), values.reshape(-1, 1))

@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from dscoder_exp.device.memory import put
 from dscoder_exp.model.kernels.windows import tiles, untile, unwindow, window_mask, windows
 
 _product: Any = ops.MatMul()
@@ -16,10 +17,15 @@ _matmul_transposed = ops.BatchMatMul(transpose_b=True)
 _transposed_matmul = ops.BatchMatMul(transpose_a=True)
 _halves = ops.Split(-1, 2)
 _softmax = ops.Softmax(axis=-1)
+_gather = ops.Gather()
+_scatter_add = ops.ScatterAdd()
 _write_rows = ops.ScatterNdUpdate()
+_add_elements = ops.TensorScatterElements(axis=1, reduction="add")
 _mean: Any = ops.ReduceMean(keep_dims=True)
 _sum: Any = ops.ReduceSum(keep_dims=True)
 
+masks = 1
+LEVELS = 2**16  # of dropout's random numbers; the rate is exact to half of one
 MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
 
 
@@ -34,8 +40,8 @@ def linear_dx(dy, weight):
 
 
 def linear_dweight(dy, x):
-    """dy [N, out], x [N, in] -> dweight [out, in], fp32."""
-    return ops.cast(_product_at(dy, x), ms.float32)
+    """dy [N, out], x [N, in] -> dweight [out, in]."""
+    return _product_at(dy, x)
 
 
 def adapted(x, seen, weight, a, b, scale):
@@ -85,7 +91,7 @@ def attention_mask(documents, heads, rank=0, ranks=1):
     """
     assert ranks == 1
     mask = window_mask(documents, MASKED)
-    return ms.Tensor.from_numpy(np.repeat(mask, heads, 1))
+    return (put(np.repeat(mask, heads, 1)),)
 
 
 def _heads_first(x):
@@ -100,6 +106,7 @@ def _grouped(q, key_heads):
 
 def attention(q, k, v, mask):
     """Scaled dot-product attention with grouped key/value heads; keeps the probabilities [B * tiles, h, S, W]."""
+    mask = mask[0]
     batch, length, heads, size = q.shape
     key_heads, rows, tile, width = k.shape[2], mask.shape[0], mask.shape[2], mask.shape[3]
     queries = _grouped(_heads_first(tiles(q, mask)) * (size**-0.5), key_heads)
@@ -116,6 +123,7 @@ def attention_backward(dout, out, q, k, v, mask, saved):
     The sum over keys equals sum(dout * out) over the head's few dimensions (FlashAttention, arXiv:2205.14135). The
     product that gives dp takes it off on the way, as one more column: [dout, -sum] [v, 1]^T.
     """
+    mask = mask[0]
     batch, length, heads, size = q.shape
     key_heads, rows, tile = k.shape[2], mask.shape[0], mask.shape[2]
     dout = dout.reshape(q.shape)
@@ -151,6 +159,29 @@ def cached_attention(q, k, v, k_cache, v_cache, places, mask):
     probabilities: Any = ops.cast(_softmax(scores), q.dtype)
     out = _matmul(probabilities.reshape(key_heads, group, keys), all_v)
     return _swapped(out.reshape(heads, length, size)).reshape(length, heads * size)
+
+
+def dropout_mask(rows, width, columns, rate, key):
+    """0, or 1 / (1 - rate): fp32 [rows, columns]. Ranks that share the columns drop what one rank would."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    drawn = generator.integers(0, LEVELS, (rows, width), np.uint16)[:, columns]
+    return put((drawn >= round(rate * LEVELS)) * np.float32(1 / (1 - rate)))
+
+
+def drop(x, mask, rate):
+    return x * ops.cast(mask, x.dtype)
+
+
+def take_rows(table, ids):
+    return _gather(table, ids, 0)
+
+
+def add_rows(table, ids, x):
+    _scatter_add(table, ids, x)
+
+
+def add_at(x, columns, values):
+    return _add_elements(x, columns.reshape(-1, 1), values.reshape(-1, 1))
 
 
 def swiglu(gate, up):

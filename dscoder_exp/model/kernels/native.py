@@ -9,8 +9,10 @@ import numpy as np
 from mindspore import ops
 from numpy.typing import NDArray
 
+from dscoder_exp.device.memory import put
 
-def attention_mask(documents: NDArray[np.int32], heads: int, rank: int = 0, ranks: int = 1) -> ms.Tensor:
+
+def attention_mask(documents: NDArray[np.int32], heads: int, rank: int = 0, ranks: int = 1) -> tuple[ms.Tensor]:
     """int32 [3, B, T]: where each position's span begins, its document, and its row in q (-1: in another rank's), all
     numbered through the batch.
 
@@ -31,7 +33,7 @@ def attention_mask(documents: NDArray[np.int32], heads: int, rank: int = 0, rank
     rows = np.full((batch, ranks, length // ranks), -1, np.int32)
     rows[:, rank] = np.arange(batch * length // ranks, dtype=np.int32).reshape(batch, -1)
     planes = starts, names[inverse].astype(np.int32), rows.reshape(-1)
-    return ms.Tensor(np.stack(planes).reshape(3, batch, length))
+    return (put(np.stack(planes).reshape(3, batch, length)),)
 
 
 def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
@@ -58,11 +60,11 @@ def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
 
     def attention(q, k, v, mask):
         """Keeps a number for each query and head, from which the probabilities follow again."""
-        out, sums = attend(q, k, v, mask)
+        out, sums = attend(q, k, v, mask[0])
         return out.reshape(q.shape[0] * q.shape[1], -1), (sums,)
 
     def attention_backward(dout, out, q, k, v, mask, saved):
-        return attend_backward(dout, out, q, k, v, mask, saved[0])
+        return attend_backward(dout, out, q, k, v, mask[0], saved[0])
 
     return {
         "linear": kernel("linear", 1, lambda x, weight: [x[0], weight[0]]),
