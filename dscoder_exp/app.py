@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
-from dscoder_exp.model.device import set_environment
+from dscoder_exp.device.start import set_environment
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.errors import Refused, refuse
 from hydra_plugins.msrun_launcher import WorkerFailed

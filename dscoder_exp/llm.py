@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dscoder_exp.device.start import start_device
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.model.build import build
-from dscoder_exp.model.device import start_device
 from dscoder_exp.model.llama import NOT_COUNTED, Inputs, Llama
 from dscoder_exp.model.units import Announce
 from dscoder_exp.schema.cross import NO_FP32
@@ -62,14 +62,14 @@ class LLM:
             labels: int [B, T], aligned with `ids` as in transformers: labels[t] is predicted from the ids before t.
                 -100 is not counted.
         """
-        inputs, _ = self._inputs(ids, None)
         aligned = np.asarray(labels, np.int32)
         targets = np.full_like(aligned, NOT_COUNTED)
         targets[:, :-1] = aligned[:, 1:]
         counted = int((targets != NOT_COUNTED).sum())
         if not counted:
             raise ValueError("no label counts: all are -100")
-        return self.model.loss_sum(inputs, targets) / counted
+        inputs, _ = self._inputs(ids, None, targets)
+        return self.model.loss_sum(inputs) / counted
 
     def generate(
         self,
@@ -99,14 +99,16 @@ class LLM:
         stop = None if ignore_eos else self.config.eos_token_id
         return self._engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_id=stop)
 
-    def _inputs(self, ids: ArrayLike, attention_mask: ArrayLike | None) -> tuple[Inputs, tuple[int, ...]]:
+    def _inputs(
+        self, ids: ArrayLike, attention_mask: ArrayLike | None, targets: NDArray[np.int32] | None = None
+    ) -> tuple[Inputs, tuple[int, ...]]:
         tokens = np.asarray(ids, np.int32)
         if tokens.ndim != 2:
             raise ValueError(f"ids must be [B, T], got {list(tokens.shape)}")
         real = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask, np.int32)
         positions = np.maximum(np.cumsum(real, 1) - 1, 0).astype(np.int32)
         documents = np.where(real > 0, 0, -1).astype(np.int32)
-        return self.model.inputs(tokens, positions, documents), tokens.shape
+        return self.model.inputs(tokens, positions, documents, targets), tokens.shape
 
 
 def load(

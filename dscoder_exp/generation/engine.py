@@ -8,15 +8,14 @@ import numpy as np
 from mindspore import mint
 from numpy.typing import NDArray
 
+from dscoder_exp.device.memory import fetch, put, put_all
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.model.rotary import rotary_tables
 from dscoder_exp.model.units import DTYPES
 
 PREFILL = 128  # prompt tokens taken at a time, padded up to it: one compiled shape for every prompt
 CAPACITY = 256  # cache lengths are multiples of it, so that few shapes are compiled
 BLOCKS_A_CALL = 6  # at most: a call costs 0.3 ms beside its kernels, each block in it half a second to compile
-MASKED = np.float32(-1e9)  # added to a score that must not count
 
 
 class Engine:
@@ -41,6 +40,7 @@ class Engine:
             eos_token_id: where to stop; None: only at `max_new_tokens`.
         """
         self._reserve(len(prompt) + max_new_tokens)
+        self._model.masters.settle()
         draw = sampling.sampler()
         token = draw(self._prefill(np.asarray(prompt, np.int32)))
         for position in range(len(prompt), len(prompt) + max_new_tokens):
@@ -50,19 +50,19 @@ class Engine:
             token = draw(self._step(np.array([token], np.int32), position, last=0))
 
     def _reserve(self, length: int) -> None:
-        """Room for `length` positions; the rotary tables of all of them."""
+        """Room for `length` positions."""
         capacity = -(-length // CAPACITY) * CAPACITY
         if capacity <= self._capacity:
             return
         config = self._model.rank_config
         shape = (config.num_key_value_heads, capacity, config.head_dim)
         blocks = [
-            [mint.zeros(shape, dtype=self._dtype), mint.zeros(shape, dtype=self._dtype), *weights]
-            for weights in self._model.blocks
+            [mint.zeros(shape, dtype=self._dtype), mint.zeros(shape, dtype=self._dtype), *self._model.block(layer)]
+            for layer in range(self._model.num_blocks)
         ]
         count = max(size for size in range(1, BLOCKS_A_CALL + 1) if len(blocks) % size == 0)
         self._runs = [list(chain(*blocks[first : first + count])) for first in range(0, len(blocks), count)]
-        self._cos, self._sin = rotary_tables(config, np.arange(capacity)[None])
+        self._slots = put(np.arange(capacity, dtype=np.int32))
         self._capacity = capacity
 
     def _prefill(self, prompt: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -77,19 +77,11 @@ class Engine:
     def _step(self, ids: NDArray[np.int32], start: int, last: int | None) -> NDArray[np.float32]:
         """Run ids [T] at positions start, start + 1, …; the logits [V] of row `last`, if one is asked for."""
         model, units = self._model, self._model.units
-        positions = np.arange(start, start + len(ids))
-        key_heads = np.arange(model.rank_config.num_key_value_heads)
-        places = np.stack(np.broadcast_arrays(key_heads[:, None], positions), -1).reshape(-1, 2)
-        seen = np.arange(self._capacity) <= positions[:, None]
-        arguments = (
-            ms.Tensor(self._cos[:, positions]),
-            ms.Tensor(self._sin[:, positions]),
-            ms.Tensor(np.where(seen, np.float32(0), MASKED)),
-        )
-        written = ms.Tensor(places.astype(np.int32))
-        x = units.cached_embed(ms.Tensor(ids), model.embedding)
+        positions = np.arange(start, start + len(ids), dtype=np.int32)
+        arrays = put_all(ids[None], positions[None])
+        x, *beside = units.cached_embed(*arrays, model.embedding, *model.rotary.tables(self._capacity), self._slots)
         for blocks in self._runs:
-            x = units.cached_run(x, *arguments, written, *blocks)
+            x = units.cached_run(x, *beside, *blocks)
         if last is None:
             return np.empty(0, np.float32)
-        return units.logits(x[last : last + 1], model.norm, model.head).asnumpy()[0]
+        return fetch(units.logits(x[last : last + 1], model.norm, model.head))[0]
