@@ -1,0 +1,97 @@
+"""What the head's backward rounds on Ascend, emulated on the CPU beside test_bf16_rounding.py: its own code on bf16
+tensors, whose products and sums are taken in fp32 and rounded once, since the CPU has none in bf16.
+
+`python tests/model/test_bf16_head.py` prints the distances.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cache
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+import pytest
+from bf16_support import HEAD_CASES, HEAD_GRADIENTS, SEEDS, STRIDE, VOCABULARY, Array, errors, head_inputs
+from mindspore import ops
+from test_bf16_rounding import CONFIG, SLACK, reference
+
+from dscoder_exp.model.head import make_head
+from dscoder_exp.model.kernels import Kernels, cpu
+from dscoder_exp.model.sharing import make_sharing
+from dscoder_exp.parallel.collectives import ALONE
+
+
+def column(dtype: Any) -> Kernels:
+    """The table's functions that the head is made of, their results in dtype."""
+
+    def wide(x):
+        return ops.cast(x, ms.float32)
+
+    def in_fp32(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arrays: ops.cast(function(*map(wide, arrays)), dtype)
+
+    def rms_norm(x, weight, eps):
+        y, rstd = cpu.rms_norm(wide(x), wide(weight), eps)
+        return ops.cast(y, dtype), rstd
+
+    def rms_norm_backward(dy, x, rstd, weight):
+        dx, dweight = cpu.rms_norm_backward(wide(dy), wide(x), rstd, wide(weight))
+        return ops.cast(dx, dtype), dweight
+
+    functions = dict.fromkeys((field.name for field in fields(Kernels)), None) | {
+        "linear": in_fp32(cpu.linear),
+        "linear_dx": in_fp32(cpu.linear_dx),
+        "linear_dweight": in_fp32(cpu.linear_dweight),
+        "rms_norm": rms_norm,
+        "rms_norm_backward": rms_norm_backward,
+        "take_rows": lambda table, ids: ops.cast(cpu.take_rows(wide(table), ids), table.dtype),
+        "add_at": cpu.add_at,
+        "add_rows": lambda table, ids, x: cpu.add_rows(table, ids, ops.cast(x, table.dtype)),
+    }
+    return Kernels(**functions)  # type: ignore[arg-type]
+
+
+def gradients(case: str, seed: int, dtype: Any) -> dict[str, Array]:
+    """Of the summed loss. dx is in fp32 here: each of its rows is written once, and rounded before."""
+    config = replace(CONFIG, vocab_size=VOCABULARY)
+    loss_backward = make_head(config, column(dtype), make_sharing(ALONE, sequence=False), ALONE.tensor, dtype)[-1]
+    x, norm, table, labels = (ms.Tensor(array) for array in head_inputs(case, seed))
+    rows, counts = (ms.Tensor(values.astype(np.int32)) for values in (np.arange(len(labels)), np.ones(len(labels))))
+    total, dx, *trained = (ms.Tensor(np.zeros(shape, np.float32)) for shape in ((1,), x.shape, norm.shape, table.shape))
+    factor = ms.Tensor(np.array(1, np.float32))
+    loss_backward(ops.cast(x, dtype), rows, labels, counts, factor, norm, table, total, dx, *trained)
+    return {name: array.asnumpy() for name, array in zip(HEAD_GRADIENTS, (dx, *trained), strict=True)}
+
+
+@cache
+def exact_gradients(case: str) -> list[dict[str, Array]]:
+    return [gradients(case, seed, ms.float32) for seed in SEEDS]
+
+
+def distances(case: str) -> dict[str, float]:
+    """From fp32, of each gradient."""
+    return errors([gradients(case, seed, ms.bfloat16) for seed in SEEDS], exact_gradients(case))
+
+
+def of_pytorch(case: str) -> dict[str, float]:
+    return dict(zip(HEAD_GRADIENTS, reference()[f"head.{case}"].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("case", HEAD_CASES)
+def test_the_head_in_fp32_is_pytorchs(case: str) -> None:
+    for name, gradient in exact_gradients(case)[0].items():
+        theirs = reference()[f"head.{case}.fp32.{name}"]
+        assert np.linalg.norm(gradient.reshape(-1)[::STRIDE] - theirs) < 1e-5 * np.linalg.norm(theirs), name
+
+
+@pytest.mark.parametrize("case", HEAD_CASES)
+def test_gradients_are_as_close_to_fp32_as_pytorchs(case: str) -> None:
+    """Also where nearly every label is known, and p - 1 is small."""
+    allowed, found = of_pytorch(case), distances(case)
+    assert [name for name in HEAD_GRADIENTS if found[name] > allowed[name] * SLACK] == []
+
+
+if __name__ == "__main__":
+    for case in HEAD_CASES:
+        print(case, "PyTorch", of_pytorch(case), "Ascend's column", distances(case))
