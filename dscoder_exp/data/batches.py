@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from dscoder_exp.data import mindrecord
 from dscoder_exp.data.prepare import Prepared
 from dscoder_exp.data.sequences import Batch, empty_batch
+from dscoder_exp.schema.config import MOST_DOCUMENTS
+from dscoder_exp.schema.errors import refuse
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ def load(prepared: Prepared, split: str) -> Sequences:
     report = prepared.report
     count = {"train": report.sequences, "eval": report.eval_sequences}[split]
     return Sequences(prepared.directory / f"{split}.mindrecord", count, report.seq_length, report.pad_token_id)
+
+
+def refuse_crowded(prepared: Prepared, batch_size: int) -> None:
+    """Raise Refused where a batch may hold more documents than attention on Ascend takes in one call."""
+    most = prepared.report.most_documents
+    fitting = MOST_DOCUMENTS // (most + 2)  # its padding is one, and so are keys behind a context rank's queries
+    if batch_size > fitting:
+        what = f"{batch_size} sequences of up to {most} documents; attention on NPUs takes {MOST_DOCUMENTS} at once"
+        more = f"train.batch_size={fitting}, and train.accumulate makes up for it"
+        raise refuse("train.batch_size", what, more if fitting else "a shorter seq_length")
 
 
 def train_batches(

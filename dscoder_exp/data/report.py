@@ -37,6 +37,7 @@ class DataReport:
     eval_rows: int
     documents: int  # made of the kept rows
     longest: int  # tokens of the longest document
+    most_documents: int  # of a sequence, whichever its split
     seq_length: int
     pad_token_id: int
     sequences: int  # of the training split; so are the next six

@@ -59,6 +59,7 @@ def sum_up(rows: Rows, plan: Plan, recipe: Recipe, skipped: int, tokenizer: "Tok
         eval_rows=_rows_of(documents.rows[held_out]),
         documents=len(documents),
         longest=int(documents.lengths.max()),
+        most_documents=max(map(len, [*plan.train, *plan.held_out])),
         seq_length=recipe.seq_length,
         pad_token_id=recipe.pad_token_id,
         sequences=len(plan.train),

@@ -11,6 +11,7 @@ from dscoder_exp.schema.bounds import bound
 WITHOUT_DEVICE = ("prepare", "convert")  # tasks that compute on no device and have no ranks
 TEMPLATES = ("deepseek_coder", "chatml", "alpaca")  # prompt formats: data/templates.py
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a block's matrices, in order
+MOST_DOCUMENTS = 2048  # of a batch, in one call of attention on Ascend (aclnnFlashAttentionVarLenScore's page)
 TEMPLATE_FILE = ".jinja"  # what a prompt format in a file ends with
 
 

@@ -1,8 +1,8 @@
 """task=train: fine-tune a model on instruction rows, measuring before, on the way and after."""
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.batches import load, train_batches
-from dscoder_exp.model.device import start_device
+from dscoder_exp.data.batches import load, refuse_crowded, train_batches
+from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.fitting import Before, Fitting
@@ -36,6 +36,8 @@ def run(config: Config) -> float | None:
         with screen.stage("preparing the data"):
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
+        if config.runtime.device == "ascend":
+            refuse_crowded(prepared, train.batch_size)
         recipe = same_run(config, opened.config, prepared, resumed)
         with screen.stage("loading the model") as stage:
             factors = factors_of(config, opened, resumed)

@@ -2,13 +2,16 @@
 
 from itertools import chain, islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dscoder_exp.data import mindrecord
-from dscoder_exp.data.batches import Sequences, eval_batches, train_batches
+from dscoder_exp.data.batches import Sequences, eval_batches, refuse_crowded, train_batches
+from dscoder_exp.data.report import Prepared
 from dscoder_exp.data.sequences import Batch
+from dscoder_exp.schema.errors import Refused
 
 COUNT, LENGTH, PAD = 10, 4, 7
 
@@ -88,3 +91,15 @@ def test_evaluation_sees_each_once_in_full_batches(
         assert (batch.positions[~real] == 0).all()
         assert (batch.documents[~real] == -1).all()
     assert sorted(seen) == list(range(min(COUNT, limit or COUNT)))
+
+
+@pytest.mark.parametrize(("most", "fitting"), [(2046, "1"), (1022, "2"), (5, "292"), (3000, None)])
+def test_more_documents_than_attention_on_npus_takes_are_refused(most: int, fitting: str | None) -> None:
+    prepared = Prepared(Path(), SimpleNamespace(most_documents=most), reused=True)  # type: ignore[arg-type]
+    if fitting is not None:
+        refuse_crowded(prepared, int(fitting))
+    with pytest.raises(Refused) as caught:
+        refuse_crowded(prepared, int(fitting or 0) + 1)
+    remedy = f"train.batch_size={fitting}, " if fitting else "a shorter seq_length"
+    assert f"of up to {most} documents" in str(caught.value)
+    assert remedy in str(caught.value)
