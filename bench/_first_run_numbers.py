@@ -22,7 +22,7 @@ def matmul(device: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.f
     import mindspore as ms
     from mindspore import ops
 
-    from dscoder_exp.model.device import start_device
+    from dscoder_exp.device.start import start_device
 
     start_device(device)
     rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ from statistics import median
 
 from _machine import report_of
 
-from dscoder_exp.model.device import set_environment
+from dscoder_exp.device.start import set_environment
 
 WARM_UP = 2  # steps: the first compiles, both touch memory that is new
 TRAIN = str(Path(__file__).with_name("_config_train.py"))

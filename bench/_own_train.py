@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 from _machine import peak_memory
 
-from dscoder_exp import load
 from dscoder_exp.data.sequences import Batch
+from dscoder_exp.device.start import start_device
 from dscoder_exp.model.build import build
-from dscoder_exp.model.device import start_device
 from dscoder_exp.model.llama import NOT_COUNTED, Llama
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
@@ -35,7 +34,7 @@ def main() -> None:
         "min_lr_ratio": 1.0,
     }
     optim = OptimConfig(**numbers, **schedule, decay_norms=True)
-    model = with_lora(directory, LORA) if "lora" in sys.argv[2:] else load(str(directory)).model
+    model = model_of(directory, LORA if "lora" in sys.argv[2:] else None)
     step = Step(model, optim, recompute="none")
     seconds, losses = [], []
     for ids in np.load(directory / "ids.npy"):
@@ -48,11 +47,11 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "losses": losses, "peak": peak_memory()}))
 
 
-def with_lora(directory: Path, lora: Lora) -> Llama:
-    """A model with fresh factors beside its weights."""
+def model_of(directory: Path, lora: Lora | None) -> Llama:
+    """A model to be trained: its weights, or fresh factors beside them."""
     start_device("cpu")
     source = open_weights(str(directory))
-    factors = Factors(lora, dict(random_factors(source.config, lora, seed=0)))
+    factors = lora and Factors(lora, dict(random_factors(source.config, lora, seed=0)))
     return build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors)
 
 

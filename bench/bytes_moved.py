@@ -72,8 +72,8 @@ def train(*sizes: str) -> None:
     from mindspore.communication import get_rank, init
 
     from dscoder_exp.data.sequences import Batch
+    from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
-    from dscoder_exp.model.device import start_device
     from dscoder_exp.parallel.collectives import Mesh
     from dscoder_exp.training.step import Step
 

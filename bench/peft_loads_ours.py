@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from _own_train import with_lora
+from _own_train import model_of
 
 from dscoder_exp import load
 from dscoder_exp.data.sequences import Batch
@@ -65,13 +65,13 @@ def main() -> None:
 
 def train(ids: np.ndarray, target: Path) -> np.ndarray:
     """Save an adapter; returns the logits [B, T, V] of the model with it."""
-    model = with_lora(BASE, LORA)
+    model = model_of(BASE, LORA)
     positions, documents = np.broadcast_to(np.arange(64, dtype=np.int32), ids.shape), np.zeros_like(ids)
     step = Step(model, OPTIM, recompute="none")
     for _ in range(20):
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
     base = str(BASE), model.base_sha256
-    save_adapter(target, model.config, LORA, model.state(), base=base, template=None, lineage={})
+    save_adapter(target, model.config, LORA, model.masters.state(), base=base, template=None, lineage={})
     return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
 
 

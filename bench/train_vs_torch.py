@@ -22,7 +22,7 @@ from _machine import machine, report_of
 from safetensors.numpy import save_file
 
 from dscoder_exp.app import config_directory
-from dscoder_exp.model.device import set_environment
+from dscoder_exp.device.start import set_environment
 from dscoder_exp.schema.files import CONFIG_FILE, WEIGHTS_FILE
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.hf_config import to_hf

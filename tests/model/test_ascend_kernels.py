@@ -1,5 +1,7 @@
-"""The Ascend column can't run here. Its operators are replaced by stand-ins that bind each call to the real operator's
-signature and compute what its documentation says; then the column must equal the CPU's, forward and backward."""
+"""The Ascend column can't run here, and the dry run (tests/ascend) computes nothing. So operators whose arguments could
+be mixed up are replaced by stand-ins that bind each call to the real operator's signature and compute what its
+documentation says; then the column must equal the CPU's, forward and backward.
+"""
 
 import inspect
 
@@ -13,6 +15,7 @@ from dscoder_exp.model.kernels import Kernels, ascend, cpu, kernels_for
 
 BATCH, LENGTH, HEADS, KEY_HEADS, SIZE = 2, 12, 4, 2, 8
 RNG = np.random.default_rng(0)
+DOCUMENTS = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)  # -1: padding
 # Of fp32's 24 bits. The longest way is a query's gradient's: sums over all rows' keys, twice (softmax, and the product
 # itself), and over a head's numbers three times (scores, dp, and what is taken off it), each in an order of its own.
 ROUNDING = (2 * BATCH * LENGTH + 3 * SIZE) * 2.0**-24
@@ -47,11 +50,12 @@ def places_of(a):
     """
     q_ends, kv_ends = a["actual_seq_qlen"], a["actual_seq_kvlen"]
     assert q_ends.dtype == kv_ends.dtype == ms.int64
-    assert q_ends.shape == kv_ends.shape == (ascend.COUNT,)
+    assert q_ends.shape == kv_ends.shape
     q_ends, kv_ends = q_ends.asnumpy(), kv_ends.asnumpy()
     assert (q_ends[-1], kv_ends[-1]) == (a["query"].shape[0], BATCH * LENGTH)
     documents = np.searchsorted(kv_ends, np.arange(BATCH * LENGTH), side="right").astype(np.int32)[None]
     counts = np.diff(q_ends, prepend=0)
+    assert (counts <= np.diff(kv_ends, prepend=0)).all()
     places = [np.arange(end - count, end) for end, count in zip(kv_ends, counts, strict=True)]
     return documents, ms.Tensor(np.concatenate(places).astype(np.int32))
 
@@ -66,7 +70,7 @@ def spread(x, places):
 def checked(options, mask):
     """What the mode needs: FlashAttentionScore's documentation on TND."""
     assert (options["input_layout"], options["sparse_mode"], options["next_tokens"]) == ("TND", 3, 0)
-    assert options["pre_tokens"] >= LENGTH
+    assert options["pre_tokens"] == 2**31 - 1
     assert options["head_num"] == HEADS
     assert options["scale_value"] == SIZE**-0.5
     assert (mask.shape, mask.dtype) == ((2048, 2048), ms.uint8)
@@ -93,21 +97,30 @@ def flash_grad(options, a):
     return dq[0][places], dk[0], dv[0], None
 
 
+def swiglu(_, a):
+    """The first half goes through silu."""
+    return cpu.swiglu(*ops.split(a["input"], a["input"].shape[-1] // 2, a["dim"]))
+
+
+def swiglu_grad(_, a):
+    gate, up = ops.split(a["input"], a["input"].shape[-1] // 2, a["dim"])
+    return ops.concat(cpu.swiglu_backward(a["grad_output"], gate, up)[:2], a["dim"])
+
+
+def rotary(_, a):
+    """It takes x and tables of one dtype."""
+    assert a["x"].dtype == a["cos"].dtype == a["sin"].dtype == ms.float32
+    return cpu.rotate(a["x"], a["cos"], a["sin"])
+
+
 @pytest.fixture
 def column(monkeypatch):
     """The Ascend column on stand-ins."""
     monkeypatch.setattr(ascend, "FlashAttentionScore", stand_in("FlashAttentionScore", flash))
     monkeypatch.setattr(ascend, "FlashAttentionScoreGrad", stand_in("FlashAttentionScoreGrad", flash_grad))
-    grad = stand_in("RmsNormGrad", lambda _, a: cpu.rms_norm_backward(a["dy"], a["x"], a["rstd"], a["gamma"]))
-    monkeypatch.setattr(ascend, "RmsNormGrad", grad)
-    rotary = stand_in("RotaryPositionEmbedding", lambda _, a: cpu.rotate(a["x"], a["cos"], a["sin"]))
-    monkeypatch.setattr(ascend, "RotaryPositionEmbedding", rotary)
-    signature = inspect.signature(ops.rms_norm)
-
-    def rms_norm(*args):
-        return cpu.rms_norm(*signature.bind(*args).args)
-
-    monkeypatch.setattr(ops, "rms_norm", rms_norm)
+    monkeypatch.setattr(ascend, "Swiglu", stand_in("Swiglu", swiglu))
+    monkeypatch.setattr(ascend, "SwigluGrad", stand_in("SwigluGrad", swiglu_grad))
+    monkeypatch.setattr(ascend, "RotaryPositionEmbedding", stand_in("RotaryPositionEmbedding", rotary))
     return kernels_for("ascend")
 
 
@@ -122,28 +135,31 @@ def assert_same(result, expected):
 
 
 def test_columns_have_the_same_functions(column):
-    for name in Kernels.__dataclass_fields__:
+    assert column.masks == len(column.attention_mask(DOCUMENTS, HEADS))
+    for name in Kernels.__dataclass_fields__.keys() - {"masks"}:
         mine, theirs = (inspect.signature(getattr(table, name)) for table in (column, cpu))
         assert list(mine.parameters) == list(theirs.parameters), name
 
 
-def test_rms_norm(column):
-    x, weight, dy = tensor(6, 16), tensor(16), tensor(6, 16)
-    y, rstd = column.rms_norm(x, weight, 1e-6)
-    assert_same((y, rstd), cpu.rms_norm(x, weight, 1e-6))
-    assert_same(column.rms_norm_backward(dy, x, rstd, weight), cpu.rms_norm_backward(dy, x, rstd, weight))
+def test_swiglu(column):
+    dy, gate, up = (tensor(6, 16) for _ in range(3))
+    assert_same(column.swiglu(gate, up), cpu.swiglu(gate, up))
+    assert_same(column.swiglu_backward(dy, gate, up), cpu.swiglu_backward(dy, gate, up))
 
 
-def test_rotate(column):
+def test_rotation_of_bf16_is_computed_in_fp32(column):
     x, cos, sin = tensor(BATCH, LENGTH, HEADS, SIZE), tensor(BATCH, LENGTH, 1, SIZE), tensor(BATCH, LENGTH, 1, SIZE)
-    assert_same(column.rotate(x, cos, sin), cpu.rotate(x, cos, sin))
+    narrow = ops.cast(x, ms.bfloat16)
+    rotated = column.rotate(narrow, cos, sin)
+    assert rotated.dtype == ms.bfloat16
+    exact = cpu.rotate(ops.cast(narrow, ms.float32), cos, sin)
+    assert_same(ops.cast(rotated, ms.float32), ops.cast(ops.cast(exact, ms.bfloat16), ms.float32))
 
 
 def test_attention_over_packed_documents(column):
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-    documents = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)
     dout = tensor(BATCH * LENGTH, HEADS * SIZE)
-    ends, mask = column.attention_mask(documents, HEADS), cpu.attention_mask(documents, HEADS)
+    ends, mask = column.attention_mask(DOCUMENTS, HEADS), cpu.attention_mask(DOCUMENTS, HEADS)
     out, kept = column.attention(q, k, v, ends)
     expected, kept_there = cpu.attention(q, k, v, mask)
     assert_same(out, expected)
@@ -155,16 +171,15 @@ def test_attention_over_packed_documents(column):
 def test_attention_of_context_ranks(column, ranks):
     """Each has its positions' queries and the keys of all; outputs follow one another, gradients of keys add up."""
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-    documents = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)
     dout = tensor(BATCH, LENGTH, HEADS, SIZE)
-    mask = cpu.attention_mask(documents, HEADS)
+    mask = cpu.attention_mask(DOCUMENTS, HEADS)
     expected, kept = cpu.attention(q, k, v, mask)
     gradients = cpu.attention_backward(dout.reshape(BATCH * LENGTH, -1), expected, q, k, v, mask, kept)
     outs, dqs, sums = [], [], [0, 0]
     for rank in range(ranks):
         own, ends = (
             slice(rank * LENGTH // ranks, (rank + 1) * LENGTH // ranks),
-            column.attention_mask(documents, HEADS, rank, ranks),
+            column.attention_mask(DOCUMENTS, HEADS, rank, ranks),
         )
         out, kept_here = column.attention(q[:, own], k, v, ends)
         dq, dk, dv = column.attention_backward(dout[:, own].reshape(out.shape), out, q[:, own], k, v, ends, kept_here)
@@ -173,3 +188,24 @@ def test_attention_of_context_ranks(column, ranks):
         sums = [sums[0] + dk, sums[1] + dv]
     assert_same(ops.concat(outs, 1).reshape(expected.shape), expected)
     assert_same((ops.concat(dqs, 1), *sums), gradients)
+
+
+def in_documents(count):
+    """[2, 256] in so many documents, the last of them padding."""
+    firsts = np.linspace(0, 512, count, endpoint=False).astype(int)
+    numbers = np.repeat(np.arange(count), np.diff(firsts, append=512))
+    return np.where(numbers == count - 1, -1, numbers).astype(np.int32).reshape(2, 256)
+
+
+def test_how_many_ends_there_are_follows_from_the_batchs_shape(column):
+    """Up to one document for 64 positions and one a row; beyond, there are as many as the operator takes."""
+    shapes = [column.attention_mask(in_documents(count), HEADS)[0].shape for count in (2, 6, 10, 12, 512)]
+    assert shapes == [(10,), (10,), (10,), (2048,), (2048,)]
+    most = np.arange(2048, dtype=np.int32)[None]
+    assert column.attention_mask(most, HEADS)[0].shape == (2048,)
+
+
+def test_ends_behind_the_last_document_are_empty_ones(column):
+    for ends, last in zip(column.attention_mask(in_documents(4), HEADS, 1, 2), (256, 512), strict=True):
+        assert (np.diff(ends.asnumpy()) >= 0).all()
+        assert ends.asnumpy()[-1] == last

@@ -13,13 +13,8 @@ def test_every_counted_row_is_taken_once(length, share, seed):
     rng = np.random.default_rng(seed)
     labels = np.where(rng.random(length) < share, rng.integers(0, 50, length), NOT_COUNTED).astype(np.int32)
     chunks = list(chunks_of(labels))
-    assert len({chunk.rows.shape for chunk in chunks}) <= 1
-    taken = [
-        (row, label)
-        for chunk in chunks
-        for row, label, counts in zip(chunk.rows.asnumpy(), chunk.labels.asnumpy(), chunk.counts.asnumpy(), strict=True)
-        if counts
-    ]
+    assert len({array.shape for chunk in chunks for array in chunk}) <= 1
+    taken = [(row, label) for chunk in chunks for row, label, counts in zip(*chunk, strict=True) if counts]
     assert taken == [(row, labels[row]) for row in np.flatnonzero(labels != NOT_COUNTED)]
 
 
@@ -29,4 +24,4 @@ def test_no_counted_row_costs_nothing():
 
 @pytest.mark.parametrize(("length", "rows"), [(64, 128), (200, 200), (512, 256), (2048, 512), (65536, 1024)])
 def test_chunk_size(length, rows):
-    assert next(chunks_of(np.zeros(length, np.int32))).rows.shape == (rows,)
+    assert {array.shape for array in next(chunks_of(np.zeros(length, np.int32)))} == {(rows,)}

@@ -83,7 +83,7 @@ def test_windows_equal_the_whole_sequence(length, rows):
     counted = (documents >= 0).reshape(-1, 1)
     dout = ms.Tensor((rng.standard_normal((counted.size, HEADS * SIZE)) * counted).astype(np.float32))
     results = []
-    for mask in (cpu.attention_mask(documents, HEADS), ms.Tensor(np.repeat(whole_mask(documents), HEADS, 1))):
+    for mask in (cpu.attention_mask(documents, HEADS), (ms.Tensor(np.repeat(whole_mask(documents), HEADS, 1)),)):
         out, kept = cpu.attention(q, k, v, mask)
         gradients = cpu.attention_backward(dout, out, q, k, v, mask, kept)
         results.append([out.asnumpy() * counted, *(gradient.asnumpy() for gradient in gradients)])

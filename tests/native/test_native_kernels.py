@@ -140,7 +140,7 @@ def test_a_number_that_is_none_stays_so(native, tensor):
 BYTES = """
 import sys
 import numpy as np
-from dscoder_exp.model.device import start_device
+from dscoder_exp.device.start import start_device
 start_device("cpu")
 from test_native_kernels import *
 functions, rng = native_functions(library().path), np.random.default_rng(0)

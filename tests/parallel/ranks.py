@@ -111,10 +111,11 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
             micro = [share(batch, place.data_rank, place.data) for batch in micro]
         results.append(step(micro, LR[case.trains]))
     batch = batch_of(1000)
-    inputs = model.inputs(batch.ids, batch.positions, batch.documents)
-    loss = model.loss_sum(inputs, batch.labels)
+    inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
+    loss = model.loss_sum(inputs)
     moments = sum(array.size for _, pair in step.adamw.moments() for array in pair)
-    state = step.zero.state() if case.trains == "half" else model.whole_state()
+    state = sorted(model.masters.state() if case.trains == "half" else model.whole_state(), key=lambda item: item[0])
+    computes_with = [*model.groups[0], *model.groups[-1], *(t for i in range(model.num_blocks) for t in model.block(i))]
     logits = model.units.logits(model.hidden(inputs), model.norm, model.head) if case.context == 1 else None
     return {
         "loss": np.array([result.loss for result in results]),
@@ -124,6 +125,7 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
         "moments": np.array(moments),
         "table": np.array(model.head.shape),
         **({} if logits is None else {"logits": logits.asnumpy()}),
+        "computes_with": np.concatenate([tensor.asnumpy().reshape(-1) for tensor in computes_with]),
         "held": np.array(sum(tensor.nbytes for group in model.groups for tensor in group)),
         **{f"weight {name}": array.copy() for name, array in state},
     }
@@ -132,7 +134,7 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
 def main(output: str, *cases: str) -> None:
     from mindspore.communication import get_rank, init
 
-    from dscoder_exp.model.device import start_device
+    from dscoder_exp.device.start import start_device
 
     start_device("cpu")
     init()

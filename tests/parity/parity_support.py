@@ -34,9 +34,23 @@ def loaded(folder: Path):
     return load(str(folder))
 
 
+@cache
+def trained(folder: Path):
+    """The folder's model, as training has it."""
+    return to_train(folder)
+
+
+def to_train(folder: Path):
+    from dscoder_exp.device.start import start_device
+    from dscoder_exp.model.build import build
+    from dscoder_exp.weights.source import open_weights
+
+    start_device("cpu")
+    source = open_weights(str(folder))
+    return build(source.config, source, seed=0, device="cpu", precision="fp32")
+
+
 def initial_model(folder: Path):
     """A fresh model of a training curve's starting point, to be trained."""
-    from dscoder_exp import load
-
     hyper = json.loads((folder / "hparams_and_curve.json").read_text())
-    return load(str(folder.parent / Path(hyper["init_checkpoint"]).name)).model, hyper
+    return to_train(folder.parent / Path(hyper["init_checkpoint"]).name), hyper

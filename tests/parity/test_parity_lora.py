@@ -23,8 +23,8 @@ def base_of(folder: Path) -> Path:
 
 def adapted(folder: Path):
     """The base with the initial adapter beside it, and the adapter as it was read."""
+    from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
-    from dscoder_exp.model.device import start_device
     from dscoder_exp.weights.adapter import Factors, read_adapter
     from dscoder_exp.weights.source import open_weights
 
@@ -58,8 +58,8 @@ def test_curve(folder, tmp_path):
         assert result.loss == pytest.approx(curve["loss"][number], abs=TOLERANCE), f"step {number + 1}"
         assert result.grad_norm == pytest.approx(curve["grad_norm_before_clip"][number], rel=1e-3)
     expected = read_adapter(str(folder / "adapter_after_step20"), "adapter.path").factors
-    assert {name for name, _ in model.state()} == expected.keys()
-    for name, factor in model.state():
+    assert {name for name, _ in model.masters.state()} == expected.keys()
+    for name, factor in model.masters.state():
         np.testing.assert_allclose(factor, expected[name], atol=TOLERANCE, err_msg=name)
     for before, weight in zip(frozen, [weight for group in model.groups for weight in group], strict=True):
         assert np.array_equal(weight.asnumpy(), before)
@@ -68,7 +68,7 @@ def test_curve(folder, tmp_path):
     np.testing.assert_allclose(logits_of(model, ids), curve["final_logits"], atol=TOLERANCE)
     saved = tmp_path / "adapter"
     base = "tiny", model.base_sha256
-    save_adapter(saved, model.config, adapter.lora, model.state(), base=base, template=None, lineage={})
+    save_adapter(saved, model.config, adapter.lora, model.masters.state(), base=base, template=None, lineage={})
     merged = load(str(base_of(folder)), adapter=str(saved))
     np.testing.assert_allclose(merged.logits(ids), curve["merged_logits"], atol=TOLERANCE)
 

@@ -60,5 +60,5 @@ def test_curve(folder):
         assert result.grad_norm == pytest.approx(curve["grad_norm_before_clip"][number - 1], rel=1e-3), f"step {number}"
         if (folder / f"weights_after_step{number}.npz").is_file():
             expected = arrays(folder, f"weights_after_step{number}.npz")
-            for name, weight in model.state():
+            for name, weight in model.masters.state():
                 np.testing.assert_allclose(weight, expected[name], atol=1e-4, rtol=0, err_msg=f"step {number}: {name}")

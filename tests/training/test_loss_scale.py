@@ -57,9 +57,9 @@ def test_fp16_trains_as_fp32():
 def test_a_scale_that_is_too_large_is_found_out_and_costs_steps_alone():
     step, model = step_in("fp16")
     step.loss_scale.value = 2.0**24  # 2**24 / 96 positions is above fp16's largest number
-    before = {name: array.copy() for name, array in model.state()}
+    before = {name: array.copy() for name, array in model.masters.state()}
     results = [step([sequences(2)], 1e-3)]
-    assert all(np.array_equal(array, before[name]) for name, array in model.state())
+    assert all(np.array_equal(array, before[name]) for name, array in model.masters.state())
     while results[-1].skipped_steps == len(results):
         results.append(step([sequences(2)], 1e-3))
     assert 3 < results[-1].skipped_steps < 20  # more in a row than a loss that is no number is given

@@ -16,8 +16,8 @@ REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
 
 
 def fresh_model(precision="fp32"):
+    from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
-    from dscoder_exp.model.device import start_device
 
     start_device("cpu")
     source = open_weights(str(REFERENCE))
@@ -37,7 +37,7 @@ def part(batch, rows):
 
 
 def weights(model):
-    return {name: array.copy() for name, array in model.state()}
+    return {name: array.copy() for name, array in model.masters.state()}
 
 
 def test_micro_batches_of_unequal_counts_equal_one_batch():
@@ -51,7 +51,7 @@ def test_micro_batches_of_unequal_counts_equal_one_batch():
     assert two.grad_norm == pytest.approx(one.grad_norm, rel=1e-5)
     assert (two.tokens, two.loss_tokens) == (one.tokens, one.loss_tokens)
     expected = weights(whole)
-    for name, array in parts.state():
+    for name, array in parts.masters.state():
         np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
 
 
@@ -86,7 +86,7 @@ def test_a_step_whose_loss_is_not_a_number_changes_nothing_and_the_third_in_a_ro
         model.norm[0] = float("nan") if broken else float(whole[0])
         before = weights(model)
         results.append(step([sequences(1)], 1e-3))
-        same = all(np.array_equal(array, before[name], equal_nan=True) for name, array in model.state())
+        same = all(np.array_equal(array, before[name], equal_nan=True) for name, array in model.masters.state())
         assert same == broken
     assert [np.isfinite(result.loss) for result in results] == [False, False, True, False, False]
     assert [result.skipped_steps for result in results] == [1, 2, 2, 3, 4]
