@@ -32,7 +32,7 @@ test-fast: $(VENV)/.dev ## the tests without the slow ones
 proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts of four ranks
 	$(PY) -m pytest -m proof
 
-ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one, which takes long and 30 GB of disk
+ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one; long, 30 GB of disk, 40 of memory
 	$(PY) tests/ascend/recipe_7b.py
 
 check: $(VENV)/.dev ## lint, format and types

@@ -14,7 +14,7 @@ __all__ = ["LLM", "load"]
 def __getattr__(name: str) -> Any:
     """`load` brings MindSpore with it, which takes seconds: imported when asked for."""
     if name in __all__:
-        from dscoder_exp.model.device import set_environment
+        from dscoder_exp.device.start import set_environment
 
         set_environment()
         from dscoder_exp import llm
