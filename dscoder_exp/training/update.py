@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import mint, ops
 from mindspore.ops.auto_generate import AdamW as FusedAdamW
 
-from dscoder_exp.device.memory import fetch, put
+from dscoder_exp.device.memory import fetch, put, put_all
 from dscoder_exp.model.units import Units
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import OptimConfig
@@ -63,31 +63,29 @@ def arithmetic_for(optim: OptimConfig, units: Units) -> Arithmetic:
 
 
 class _Fused:
-    """On Ascend, by operators that take numbers as they are: nothing is uploaded, and nothing compiled."""
+    """On Ascend, by operators that take numbers as they are: nothing is compiled for them."""
 
     def __init__(self, optim: OptimConfig) -> None:
         self._optim, self._adamw = optim, cast(Callable[..., Any], FusedAdamW())
-        self._step: tuple[int, ms.Tensor] = (-1, mint.zeros((1,), dtype=ms.float32))
 
     def norm(self, gradients: Arrays) -> float:
+        if not gradients:  # this rank counts none: others hold the same
+            return 0.0
         norms = mint.stack([mint.linalg.vector_norm(gradient) for gradient in gradients])
         return math.sqrt(np.square(fetch(norms).astype(np.float64)).sum())
 
     def update(self, update: Update) -> Iterator[int]:
         """The operator counts steps from 0, as MindSpore's own optimizer hands them to it (mint.optim.AdamW)."""
-        (beta1, beta2), eps, step = self._optim.betas, self._optim.eps, self._counted(update.step - 1)
+        (beta1, beta2), eps = self._optim.betas, self._optim.eps
+        (step,) = put_all(np.array([update.step - 1], np.float32))
         for number, decays in enumerate(update.decayed):
-            arrays = (arrays[number] for arrays in (update.weights, update.first, update.second, update.second))
-            gradient = update.gradients[number].mul_(update.scale)
+            weight, first, second = (arrays[number] for arrays in (update.weights, update.first, update.second))
+            gradient = update.gradients[number].mul_(update.scale).view(weight.shape)
             decay = self._optim.weight_decay if decays else 0.0
-            self._adamw(*arrays, gradient, step, update.lr, beta1, beta2, decay, eps, False, False)
+            # The fourth is AMSGrad's, which is off.
+            arrays = weight, first, second, second, gradient, step
+            self._adamw(*arrays, update.lr, beta1, beta2, decay, eps, False, False)
             yield number
-
-    def _counted(self, step: int) -> ms.Tensor:
-        """The step's number, on the device."""
-        before, tensor = self._step
-        self._step = step, tensor.add_(1.0) if step == before + 1 else put(np.array([step], np.float32))
-        return self._step[1]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """AdamW's arithmetic, in C++ and by operators, against the paper's in fp64 (arXiv:1711.05101, algorithm 2)."""
 
+import math
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -69,3 +71,49 @@ def test_the_norm_is_over_all_buckets(arithmetic):
     assert arithmetic(optim()).norm(tensors) == pytest.approx(expected, rel=1e-6)
     tensors[1] = ms.Tensor(np.full(7, np.nan, np.float32))
     assert np.isnan(arithmetic(optim()).norm(tensors))
+
+
+class Array:
+    """A tensor, as far as Ascend's update needs one."""
+
+    def __init__(self, values):
+        self.values, self.shape = values, values.shape
+
+    def mul_(self, factor):
+        self.values *= np.float32(factor)
+        return self
+
+    def view(self, shape):
+        return Array(self.values.reshape(shape))
+
+
+def fused_adamw(weight, first, second, highest, gradient, step, lr, beta1, beta2, decay, eps, amsgrad, maximize):
+    """What aclnnApplyAdamWV2's page says, and MindSpore's own optimizer hands it: steps from 0, arrays of one shape."""
+    assert weight.shape == first.shape == second.shape == gradient.shape
+    assert highest is second
+    assert (amsgrad, maximize) == (False, False)
+    t, g = float(step.asnumpy()[0]) + 1, gradient.values
+    first.values[:] = beta1 * first.values + (1 - beta1) * g
+    second.values[:] = beta2 * second.values + (1 - beta2) * g**2
+    change = first.values / (1 - beta1**t) / (np.sqrt(second.values / (1 - beta2**t)) + eps)
+    weight.values[:] -= lr * (change + decay * weight.values)
+
+
+def test_ascends_operator_is_asked_for_adamw(monkeypatch):
+    """It has no CPU kernel; a stand-in computes what it says. A gradient may come in its tensor's own shape."""
+    monkeypatch.setattr(update, "FusedAdamW", lambda: fused_adamw)
+    settings = optim(weight_decay=0.1, eps=1e-3)
+    chosen = arithmetic_for(settings, Units(CONFIG, None, ALONE, "ascend", "bf16", lambda name: None))
+    rng = np.random.default_rng(0)
+    start = [rng.standard_normal(math.prod(shape)).astype(np.float32) for shape in SHAPES]
+    weights, first, second = ([Array(a.copy() * part) for a in start] for part in (1, 0, 0))
+    steps = [[rng.standard_normal(shape).astype(np.float32) for shape in SHAPES] for _ in range(3)]
+    decayed = [len(shape) > 1 for shape in SHAPES]
+    for t, gradients in enumerate(steps, 1):
+        arrays = [Array(gradient.copy()) for gradient in gradients]
+        taken = chosen.update(Update(t, 0.01, SCALE, decayed, weights, first, second, arrays))  # type: ignore[arg-type]
+        assert list(taken) == [0, 1, 2]
+    for i, shape in enumerate(SHAPES):
+        expected, _, _ = by_the_paper(settings, start[i].reshape(shape), [gradients[i] for gradients in steps], 0.01)
+        np.testing.assert_allclose(weights[i].values.reshape(shape), expected, rtol=1e-5, atol=1e-6)
+    assert chosen.norm([]) == 0, "of a rank that counts nothing"
