@@ -110,6 +110,7 @@ class Masters:
         if replicas > 1:
             self._flat[number] = mint.zeros((length * replicas,), dtype=self._dtype)
             self.gather(number)
+            self._wait(number)
 
     @property
     def slices(self) -> list[ms.Tensor]:
@@ -126,14 +127,18 @@ class Masters:
     def gather(self, number: int) -> None:
         """Begin to write all replicas' slices of a bucket, as they are now, into what the model computes with."""
         if self._replicas.size > 1:
+            self._wait(number)  # a handle that nobody waits for is an error to MindSpore
             own = self._slices[number].astype(self._dtype)
             self._under_way[number] = self._replicas.start_all_gather(self._flat[number], own)
 
     def ready(self, group: int) -> None:
         """Of one group of tensors: what is called next finds them gathered."""
         for place in self.places[group] if self._under_way else ():
-            if (handle := self._under_way.pop(place.bucket, None)) is not None:
-                handle.wait()
+            self._wait(place.bucket)
+
+    def _wait(self, number: int) -> None:
+        if (handle := self._under_way.pop(number, None)) is not None:
+            handle.wait()
 
     def settle(self) -> None:
         """What is called next finds all of them gathered."""
