@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from dscoder_exp.data.source import digest
 from dscoder_exp.weights.tokenizer import Fingerprint
 
-FORMAT = 3  # raise it when what is written changes: older caches are then left alone
+FORMAT = 4  # raise it when what is written changes: older caches are then left alone
 
 
 @dataclass(frozen=True)
