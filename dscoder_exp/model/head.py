@@ -11,14 +11,13 @@ from typing import Any
 import mindspore as ms
 from mindspore import ops
 
-from dscoder_exp.model.kernels import Kernels
+from dscoder_exp.model.kernels import MASKED, Kernels
 from dscoder_exp.model.sharing import Sharing
 from dscoder_exp.model.vocabulary import make_vocabulary
 from dscoder_exp.parallel.collectives import Collectives
 from dscoder_exp.schema.llama import LlamaConfig
 
 _add = ops.AssignAdd()
-MASKED = -1e9  # added to a score that must not count
 
 
 def make_head(config: LlamaConfig, kernels: Kernels, sharing: Sharing, tensor: Collectives, dtype: ms.Type):

@@ -23,7 +23,7 @@ class Reduction:
     def start(self, number: int, gradient: ms.Tensor) -> None:
         """Begin to sum a bucket's gradient, once this rank's part of it is whole.
 
-        What was begun before has had the time of a block's backward; it is waited for first, so that no more than two
+        What was begun before has had the time of a block's backward; then it is waited for, so that no more than two
         buckets are held while they are sent.
         """
         ranks, before = self._replicas.size, self._begun

@@ -12,6 +12,7 @@ from typing import Any
 from dscoder_exp.native.library import library
 
 Function = Callable[..., Any]
+MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
 
 
 @dataclass(frozen=True)

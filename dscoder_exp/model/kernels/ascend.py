@@ -83,6 +83,9 @@ def attention_mask(documents, heads, rank=0, ranks=1):
 
     They stay on the host, where the operator reads them; documents of no length at the end fill the number up, so that
     a batch's shape tells it, and other documents compile nothing anew.
+
+    Raises:
+        ValueError: there are more documents than the operator takes.
     """
     length = documents.shape[1]
     own, first = length // ranks, rank * (length // ranks)
@@ -90,7 +93,8 @@ def attention_mask(documents, heads, rank=0, ranks=1):
     changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
     changes[:, first + own - 1] = True  # so that a document's last query here sees its last key here (RIGHT_DOWN)
     rows, columns = np.nonzero(changes)
-    assert len(rows) <= MOST_DOCUMENTS, "refused before (data/batches.py)"
+    if len(rows) > MOST_DOCUMENTS:  # of training's batches it is known before (data/batches.py)
+        raise ValueError(f"{len(rows)} documents in a batch, and attention on Ascend takes {MOST_DOCUMENTS}")
     queries = rows * own + np.clip(columns + 1 - first, 0, own)
     count = min(documents.size // USUAL + len(documents), MOST_DOCUMENTS)
     room = (count if len(rows) <= count else MOST_DOCUMENTS) - len(rows)

@@ -7,6 +7,7 @@ import numpy as np
 from mindspore import ops
 
 from dscoder_exp.device.memory import put
+from dscoder_exp.model.kernels import MASKED
 from dscoder_exp.model.kernels.windows import tiles, untile, unwindow, window_mask, windows
 
 _product: Any = ops.MatMul()
@@ -26,7 +27,6 @@ _sum: Any = ops.ReduceSum(keep_dims=True)
 
 masks = 1
 LEVELS = 2**16  # of dropout's random numbers; the rate is exact to half of one
-MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
 
 
 def linear(x, weight):
