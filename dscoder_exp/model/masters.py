@@ -150,6 +150,11 @@ class Masters:
         bucket = self.buckets[number]
         return [Owned(bucket.names[piece.number], piece.first, piece.last) for piece in self._pieces(bucket)]
 
+    def cut(self, number: int, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """The parts that `owned` names of an array laid out as this rank's slice of a bucket, of any shape; views."""
+        ends = np.cumsum([owned.last - owned.first for owned in self.owned(number)])
+        return np.split(values.reshape(-1), ends)[: len(ends)]
+
     def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """(name, fp32 array) of this tensor rank's part of all that is trained; all replicas take part, and the first
         one gets it.

@@ -5,7 +5,6 @@ Where replicas share the weights out, of this rank's slices.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -40,7 +39,7 @@ class AdamW:
             arrays = [np.split(row, np.cumsum(lengths)[:-1]) for row in np.empty((2, sum(lengths)), np.float32)]
             pairs = list(zip(*arrays, strict=True))
             made = [[put(moment) for moment in pair] for pair in pairs]
-            self._filling = ThreadPoolExecutor(1, "moments").submit(self._fill, pairs)
+            self._filling = ThreadPoolExecutor(1, "moments").submit(self._fill_all, pairs)
         elif self._stored is None:
             made = [[mint.zeros((length,), dtype=ms.float32) for _ in range(2)] for length in lengths]
         else:
@@ -54,8 +53,8 @@ class AdamW:
         """(a piece of a weight, its first and second moment) of all that this rank owns."""
         self._filled()
         for number in range(len(self._masters.buckets)):
-            owned, *pair = self._pieces(number, *(fetch(moments[number]) for moments in (self._first, self._second)))
-            yield from zip(owned, map(list, zip(*pair, strict=True)), strict=True)
+            pair = (self._masters.cut(number, fetch(moments[number])) for moments in (self._first, self._second))
+            yield from zip(self._masters.owned(number), map(list, zip(*pair, strict=True)), strict=True)
 
     def norm(self, gradients: Sequence[ms.Tensor]) -> float:
         """The L2 norm of this rank's slices; what several ranks hold counts once."""
@@ -71,27 +70,22 @@ class AdamW:
         for number in self._arithmetic.update(Update(self.steps, lr, scale, self._decayed, *arrays)):
             self._masters.gather(number)
 
-    def _pieces(self, number: int, *moments: NDArray[np.float32]) -> tuple[Any, ...]:
-        """What a bucket's slice consists of, and the parts of each of these arrays that are it."""
-        owned = self._masters.owned(number)
-        ends = np.cumsum([piece.last - piece.first for piece in owned])
-        return owned, *(np.split(moment.reshape(-1), ends)[: len(owned)] for moment in moments)
-
-    def _fill(self, pairs: Sequence[Sequence[NDArray[np.float32]]]) -> None:
-        """Write a resumed run's moments, or zeros, into each bucket's arrays."""
+    def _fill_all(self, pairs: Sequence[Sequence[NDArray[np.float32]]]) -> None:
         for number, pair in enumerate(pairs):
-            for moment in pair:
-                moment.fill(0)
-            if self._stored is not None:
-                owned, *arrays = self._pieces(number, *pair)
-                self._stored.fill(self._place.tensor_rank, self._place.tensor, owned, arrays)
+            self._fill(number, pair)
+
+    def _fill(self, number: int, pair: Sequence[NDArray[np.float32]]) -> None:
+        """Write a resumed run's moments, or zeros, into a bucket's arrays."""
+        for moment in pair:
+            moment.fill(0)
+        if self._stored is not None:
+            arrays = [self._masters.cut(number, moment) for moment in pair]
+            self._stored.fill(self._place.tensor_rank, self._place.tensor, self._masters.owned(number), arrays)
 
     def _read(self, number: int, length: int) -> list[ms.Tensor]:
         """One bucket's, a resumed run's, onto the device."""
-        assert self._stored is not None
-        pair = np.zeros((2, length), np.float32)
-        owned, *arrays = self._pieces(number, *pair)
-        self._stored.fill(self._place.tensor_rank, self._place.tensor, owned, arrays)
+        pair = [np.empty(length, np.float32) for _ in range(2)]
+        self._fill(number, pair)
         return [put(moment) for moment in pair]
 
     def _filled(self) -> None:

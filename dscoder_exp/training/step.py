@@ -149,9 +149,6 @@ class Step:
         masters = self._masters
         found = {name: 0 for bucket in masters.buckets for name in bucket.names}
         for number, gradient in enumerate(gradients):
-            values, start = fetch(gradient).reshape(-1), 0
-            for owned in masters.owned(number):
-                end = start + owned.last - owned.first
-                found[owned.name] = int(not np.isfinite(values[start:end]).all())
-                start = end
+            for owned, part in zip(masters.owned(number), masters.cut(number, fetch(gradient)), strict=True):
+                found[owned.name] = int(not np.isfinite(part).all())
         return [name for name, ranks in zip(found, self._mesh.sums(*found.values()), strict=True) if ranks]
