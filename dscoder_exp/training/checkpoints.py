@@ -4,11 +4,16 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
@@ -28,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
+WAITING = 4  # arrays of a device that may wait in the host's memory to be written; they keep at most two buckets there
+Item = TypeVar("Item")
 
 
 class Checkpoints:
@@ -60,6 +67,7 @@ class Checkpoints:
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
         self._place, self._keep = mesh.place, config.train.keep
+        self._waiting = WAITING if config.runtime.device == "ascend" else None
         self._leads = mesh.place.rank == 0  # it puts the checkpoint together, and keeps the links
         (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32
         self._parts = Parts(int(token), mesh.place.rank, mesh.place.ranks)
@@ -98,8 +106,9 @@ class Checkpoints:
         target = self._directory / f"step-{step.done:06d}"
         if target.resolve() != self._there:
             self.wait()
-            write = self._write if self._leads else self._write_part
-            self._begun = self._thread.submit(write, _Work(model, step, target, eval_loss, state))
+            work = _Work(model, step, target, eval_loss, state, waiting=self._waiting)
+            self._begun = self._thread.submit(work.done_by, self._write if self._leads else self._write_part)
+            work.fetch(model, step)
         return target
 
     def wait(self) -> None:
@@ -133,17 +142,17 @@ class Checkpoints:
         directory, files = self._parts.begin(work.target), {}
         weights, place = None, self._place
         if work.lora is None and place.replica == 0:
-            weights = write_slices(directory, work.config, work.tensors, place.tensor_rank, place.tensor)
+            weights = write_slices(directory, work.config, work.weights, place.tensor_rank, place.tensor)
             files[file_name(place.tensor_rank, place.tensor)] = None
         files |= self._write_moments(directory, work)
         self._parts.leave(work.target, {"weights": weights, "files": files})
 
     def _write_moments(self, directory: Path, work: "_Work") -> dict[str, Any]:
         """The file of this rank's moments, and what is recorded of it."""
-        if work.moments is None:
+        if work.state is None:
             return {}
         name = moments_file(self._place.rank, self._place.ranks)
-        return {name: write_moments(directory / name, self._place.tensor_rank, work.moments)}
+        return {name: write_moments(directory / name, self._place.tensor_rank, work.owned, work.moments)}
 
     def _write(self, work: "_Work") -> None:
         """Runs in rank 0's thread."""
@@ -169,11 +178,11 @@ class Checkpoints:
         common = {"config": work.config, "template": self._template, "lineage": lineage, "add": add}
         if work.lora is None:
             ways = self._place.tensor
-            files = {"tensors": work.tensors, "tokenizer": self._tokenizer, "ways": ways, "others": take}
+            files = {"tensors": work.weights, "tokenizer": self._tokenizer, "ways": ways, "others": take}
             save_checkpoint(work.target, **files, **common)
         else:
             base = self._lineage["base"], work.base
-            save_adapter(work.target, lora=work.lora, factors=work.tensors, base=base, **common)
+            save_adapter(work.target, lora=work.lora, factors=work.weights, base=base, **common)
         _link(self._directory / LAST, work.target.name)
         self.judge(work.target, work.eval_loss)
         self._sweep()
@@ -216,25 +225,78 @@ def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
         raise refuse("output_dir", what, "output_dir=DIR on storage that all nodes share")
 
 
+class _Handover(Generic[Item]):
+    """What one thread gives and another one takes, in order, to the end."""
+
+    def __init__(self, waiting: int | None) -> None:
+        """
+        Args:
+            waiting: so many may wait to be taken; None: all.
+        """
+        self._queue: Queue[Item | None] = Queue(waiting or 0)
+        self._ended = False
+
+    def give(self, items: Iterable[Item]) -> None:
+        """All of them; should they break off, the taker sees an early end."""
+        try:
+            for item in items:
+                self._queue.put(item)
+        finally:
+            self._queue.put(None)
+
+    def __iter__(self) -> Iterator[Item]:
+        while not self._ended:
+            item = self._queue.get()
+            if item is None:
+                self._ended = True
+            else:
+                yield item
+
+
 class _Work:
     """A checkpoint to be written: the model as it is now.
 
-    The thread gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an array is its
-    tensor's own memory, no copy.
+    The thread that writes gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an
+    array is its tensor's own memory, no copy; from a device they are fetched as they are written, since all of 7B's,
+    with moments, take 83 GB.
 
     Attributes:
-        tensors: of the weights, what this rank holds, on the first replica; LoRA's factors, whole: they are small.
+        weights: what this rank holds of them, on the first replica; of LoRA the factors, whole: they are small.
         base: of an adapter: SHA-256 of what tells the weights beside it from others.
-        state, moments: what a run needs to go on from here; None: the weights alone.
+        state: what a run needs to go on from here; None: the weights alone.
+        owned, moments: with `state`: pieces of the weights, and the first and second moment of each.
     """
 
     def __init__(
-        self, model: Llama, step: Step, target: Path, eval_loss: float | None, state: TrainingState | None
+        self,
+        model: Llama,
+        step: Step,
+        target: Path,
+        eval_loss: float | None,
+        state: TrainingState | None,
+        *,
+        waiting: int | None,
     ) -> None:
         self.config, self.lora, self.base = model.config, model.lora, model.base_sha256
-        self.target, self.step, self.eval_loss = target, step.done, eval_loss
-        self.tensors = list(model.masters.state() if model.lora is None else model.whole_state())
-        self.state, self.moments = state, None if state is None else list(step.adamw.moments())
+        self.target, self.step, self.eval_loss, self.state = target, step.done, eval_loss, state
+        masters = model.masters
+        self.owned = [piece for number in range(len(masters.buckets)) for piece in masters.owned(number)]
+        self.weights: _Handover[tuple[str, NDArray[np.float32]]] = _Handover(waiting)
+        self.moments: _Handover[list[NDArray[np.float32]]] = _Handover(waiting)
+
+    def fetch(self, model: Llama, step: Step) -> None:
+        """Give the thread all that it has to write."""
+        self.weights.give(model.masters.state() if model.lora is None else model.whole_state())
+        self.moments.give([] if self.state is None else (pair for _, pair in step.adamw.moments()))
+
+    def done_by(self, write: Callable[["_Work"], None]) -> None:
+        """Runs in the thread. What `write` leaves is taken, too, so that nobody waits to give it."""
+        try:
+            write(self)
+        finally:
+            for handover in (self.weights, self.moments):
+                for _ in handover:
+                    pass
 
 
 def _link(link: Path, target: str) -> None:

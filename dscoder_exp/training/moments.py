@@ -29,27 +29,24 @@ def moments_file(rank: int, ranks: int) -> str:
 
 
 def write_moments(
-    file: Path, tensor_rank: int, moments: Iterable[tuple[Owned, Sequence[NDArray[np.float32]]]]
+    file: Path, tensor_rank: int, owned: Sequence[Owned], moments: Iterable[Sequence[NDArray[np.float32]]]
 ) -> dict[str, Any]:
     """Writes one rank's file.
 
     Args:
-        moments: (piece, its first and second moment).
+        owned: what the rank owns, piece by piece.
+        moments: of each piece the first and second moment, of any shape; taken one at a time.
 
     Returns:
         What is recorded of it.
     """
-    pieces = list(moments)
-    arrays = {
-        f"{which}.{owned.name}": array.reshape(-1)
-        for owned, pair in pieces
-        for which, array in zip(MOMENTS, pair, strict=True)
-    }
-    layout = safetensors_layout({name: ("F32", array.shape) for name, array in arrays.items()})
+    lengths = {piece.name: (piece.last - piece.first,) for piece in owned}
+    layout = safetensors_layout({f"{which}.{name}": ("F32", at) for name, at in lengths.items() for which in MOMENTS})
     with TensorWriter(file, layout) as writer:
-        for name, array in arrays.items():
-            writer.write(name, array)
-    extents = {owned.name: [owned.first, owned.last] for owned, _ in pieces}
+        for piece, pair in zip(owned, moments, strict=True):
+            for which, array in zip(MOMENTS, pair, strict=True):
+                writer.write(f"{which}.{piece.name}", array.reshape(-1))
+    extents = {piece.name: [piece.first, piece.last] for piece in owned}
     return {"rank": tensor_rank, "pieces": extents, "sha256": writer.hashes()}
 
 

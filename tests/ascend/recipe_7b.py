@@ -1,7 +1,7 @@
 """What the 7B recipe asks of its cards, by dry runs of the command line: make ascend-dryrun.
 
 A Hugging Face directory of 7B's shape is made for it, whose weights are a hole in a file: zeros, and no space on the
-disk. A run at full depth writes a checkpoint of 28 GB, which is removed with it; rank 0 holds it in memory before.
+disk. A run at full depth writes a checkpoint of 28 GB, which is removed with it.
 --layers 8 fits a laptop.
 """
 

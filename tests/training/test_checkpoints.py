@@ -3,7 +3,8 @@
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,13 +157,56 @@ def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.Monkey
     def slow(directory, config, tensors, **named) -> None:
         at_save[directory] = {name: array.copy() for name, array in tensors}
         time.sleep(1)
-        save_checkpoint(directory, config, tensors, **named)
+        save_checkpoint(directory, config, at_save[directory].items(), **named)
 
     monkeypatch.setattr(module, "save_checkpoint", slow)
     run(config)
     assert sorted(path.name for path in at_save) == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
     for directory, arrays in at_save.items():
         assert same(load_file(directory / "model.safetensors"), arrays), directory
+
+
+def test_of_a_device_few_arrays_wait_in_memory(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fetched and not yet written, as a slow writer takes one after another."""
+    on_device = replace(config, runtime=replace(config.runtime, device="ascend"))
+    training, waiting = Training(on_device), []
+
+    def slow(directory, config, tensors, **named) -> None:
+        def one_by_one() -> Iterator[tuple[str, np.ndarray]]:
+            for taken, item in enumerate(tensors, 1):
+                time.sleep(0.01)
+                waiting.append(fetched - taken)
+                yield item
+
+        save_checkpoint(directory, config, one_by_one(), **named)
+
+    fetched, state = 0, training.model.masters.state
+
+    def counted() -> Iterator[tuple[str, np.ndarray]]:
+        nonlocal fetched
+        for item in state():
+            fetched += 1
+            yield item
+
+    monkeypatch.setattr(module, "save_checkpoint", slow)
+    monkeypatch.setattr(training.model.masters, "state", counted)
+    saved = training.save()
+    training.checkpoints.wait()
+    assert same(held(saved), training.now())
+    assert 1 <= max(waiting) <= module.WAITING + 1 < len(waiting)
+
+
+def test_a_device_is_not_waited_for_by_a_writer_that_fails(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(replace(config, runtime=replace(config.runtime, device="ascend")))
+
+    def fails(directory, config, tensors, **named) -> None:
+        next(iter(tensors))
+        raise NO_SPACE
+
+    monkeypatch.setattr(module, "save_checkpoint", fails)
+    training.save()
+    with pytest.raises(OSError, match="No space left"):
+        training.checkpoints.wait()
 
 
 class Apart(Mesh):

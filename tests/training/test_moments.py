@@ -60,9 +60,9 @@ def write(directory: Path, layout: Layout, config: LlamaConfig, moments: list[di
     shapes, files = {name: array.shape for name, array in moments[0].items()}, {}
     for rank in range(layout.ranks):
         owned = owned_by(rank, layout, config, shapes)
-        pairs = zip(*(values_of(rank, layout, config, which, owned) for which in moments), strict=True)
+        pairs = list(zip(*(values_of(rank, layout, config, which, owned) for which in moments), strict=True))
         name = moments_file(rank, layout.ranks)
-        files[name] = write_moments(directory / name, rank % layout.tensor, list(zip(owned, pairs, strict=True)))
+        files[name] = write_moments(directory / name, rank % layout.tensor, owned, pairs)
     return {"ways": layout.tensor, "files": files}
 
 
