@@ -39,9 +39,13 @@ def refuse_crowded(prepared: Prepared, batch_size: int) -> None:
     most = prepared.report.most_documents
     fitting = MOST_DOCUMENTS // (most + 2)  # its padding is one, and so are keys behind a context rank's queries
     if batch_size > fitting:
-        what = f"{batch_size} sequences of up to {most} documents; attention on NPUs takes {MOST_DOCUMENTS} at once"
-        more = f"train.batch_size={fitting}, and train.accumulate makes up for it"
-        raise refuse("train.batch_size", what, more if fitting else "a shorter seq_length")
+        at_once = f"of up to {most} documents; attention on NPUs takes {MOST_DOCUMENTS} at once"
+        if not fitting:
+            raise refuse(
+                "seq_length", f"{prepared.report.seq_length} makes sequences {at_once}", "a shorter seq_length"
+            )
+        remedy = f"train.batch_size={fitting}, and train.accumulate makes up for it"
+        raise refuse("train.batch_size", f"{batch_size} sequences {at_once}", remedy)
 
 
 def train_batches(

@@ -42,7 +42,8 @@ class Checkpoints:
 
     They are native ones (weights/checkpoint.py), or LoRA's factors alone (weights/adapter_checkpoint.py). Each rank
     writes what it owns: of weights that replicas have alike, the first one of them.
-    A thread writes them, while training goes on. What was begun in a `with` is whole when that is left.
+    A thread writes them, on the CPU while training goes on; from a device it is given a few arrays at a time. What was
+    begun in a `with` is whole when that is left.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Checkpoints:
         if work.lora is None and place.replica == 0:
             weights = write_slices(directory, work.config, work.weights, place.tensor_rank, place.tensor)
             files[file_name(place.tensor_rank, place.tensor)] = None
+        work.weights.drain()  # LoRA's factors are whole on each tensor rank, and rank 0 writes them
         files |= self._write_moments(directory, work)
         self._parts.leave(work.target, {"weights": weights, "files": files})
 
@@ -252,6 +254,11 @@ class _Handover(Generic[Item]):
             else:
                 yield item
 
+    def drain(self) -> None:
+        """Take what is left, and drop it, so that nobody waits to give it."""
+        for _ in self:
+            pass
+
 
 class _Work:
     """A checkpoint to be written: the model as it is now.
@@ -286,17 +293,22 @@ class _Work:
 
     def fetch(self, model: Llama, step: Step) -> None:
         """Give the thread all that it has to write."""
-        self.weights.give(model.masters.state() if model.lora is None else model.whole_state())
-        self.moments.give([] if self.state is None else (pair for _, pair in step.adamw.moments()))
+        weights = model.masters.state() if model.lora is None else model.whole_state()
+        moments = [] if self.state is None else (pair for _, pair in step.adamw.moments())
+        try:
+            self.weights.give(weights)
+        except BaseException:
+            self.moments.give([])  # else the thread would wait for them
+            raise
+        self.moments.give(moments)
 
     def done_by(self, write: Callable[["_Work"], None]) -> None:
-        """Runs in the thread. What `write` leaves is taken, too, so that nobody waits to give it."""
+        """Runs in the thread."""
         try:
             write(self)
         finally:
-            for handover in (self.weights, self.moments):
-                for _ in handover:
-                    pass
+            self.weights.drain()
+            self.moments.drain()
 
 
 def _link(link: Path, target: str) -> None:

@@ -75,7 +75,7 @@ class _Fused:
         return math.sqrt(np.square(fetch(norms).astype(np.float64)).sum())
 
     def update(self, update: Update) -> Iterator[int]:
-        """The operator counts steps from 0, as MindSpore's own optimizer hands them to it (mint.optim.AdamW)."""
+        """The operator adds 1 to the step (hicann/ops-nn, apply_adam_w_v2_fp.h), and so it is given one less."""
         (beta1, beta2), eps = self._optim.betas, self._optim.eps
         (step,) = put_all(np.array([update.step - 1], np.float32))
         for number, decays in enumerate(update.decayed):

@@ -26,6 +26,7 @@ TRAIN = (
     "tokenizer=tiny",
     f"seq_length={LENGTH}",
     "train.max_eval_sequences=8",
+    "train.save_every=null",  # the checkpoint at the end holds the weights alone
 )
 PREDICT = ("task=predict", "runtime=ascend", "predict.prompt=sort", f"predict.max_new_tokens={LENGTH - 64}")
 CASES = {
@@ -73,12 +74,18 @@ def main(words: Sequence[str]) -> int:
 def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "cases", nargs="*", choices=[*CASES, []], metavar="CASE", help=f"of {', '.join(CASES)}; all of them"
+        "cases", nargs="*", type=case, metavar="CASE", help=f"of {', '.join(CASES)}; without any, all of them"
     )
     parser.add_argument("--layers", type=int, default=30, help="transformer blocks; 30")
     parser.add_argument("--gib", type=float, default=64, help="memory of a card; give more to learn how much is needed")
     parser.add_argument("--directory", type=Path, help="where 30 GB may lie for a while; the system's for such things")
     return parser.parse_args(words)
+
+
+def case(name: str) -> str:
+    if name not in CASES:
+        raise argparse.ArgumentTypeError(f"no case {name!r}")
+    return name
 
 
 def commands(name: str, model: Path, rows: Path) -> list[list[str]]:

@@ -25,6 +25,7 @@ TOGETHER = {
     "tp2 with sequence": ("parallel=tp2", "parallel.sequence=true"),
     "cp2": ("parallel=cp2",),
     "dp2_tp2": ("parallel=dp2_tp2",),
+    "tp2 lora": ("parallel=tp2", LORA),
 }
 PREDICT = ("task=predict", *TINY, "runtime=ascend", "predict.prompt=sort", "predict.max_new_tokens=4")
 
@@ -41,7 +42,15 @@ def test_trains_on_one_card(command: Command, table: Table, name: str) -> None:
     """With an evaluation before and after, and a checkpoint at the end."""
     run = command(name, *RECIPE, *ALONE[name])
     assert_runs(run, table)
-    assert [record.rank for record in run.records] == [0]
+    assert [(record.rank, record.fused) for record in run.records] == [(0, 0)]
+
+
+@pytest.mark.slow
+def test_trains_with_fused_kernels(command: Command, table: Table) -> None:
+    """jit_level=O1: MindSpore's compiler makes some kernels itself, which no table knows. The others keep to it."""
+    run = command("O1", *RECIPE, "runtime.jit_level=O1")
+    assert_runs(run, table)
+    assert all(record.fused for record in run.records)
 
 
 @pytest.mark.slow

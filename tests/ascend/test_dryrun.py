@@ -25,7 +25,7 @@ def launched(name: str, dtypes: str) -> Launch:
 
 
 def record(**given: object) -> Record:
-    empty = {"copies": {}, "waits": {}, "collectives": {}, "errors": (), "others": {}, "launches": ()}
+    empty = {"copies": {}, "waits": {}, "collectives": {}, "errors": (), "fused": 0, "others": {}, "launches": ()}
     return Record(**{"rank": 0, "runtime_peak": 1, "pool_peak": 1, "pool_reserved": 1, **empty, **given})  # type: ignore[arg-type]
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from safetensors.numpy import load_file
+from test_lora_dropout import adapted
 from test_schedule import optim
 from test_step import fresh_model, sequences, weights
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from dscoder_exp.app import config_directory
+from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.check import to_config
@@ -43,8 +45,10 @@ def config(tmp_path: Path) -> Config:
 class Training:
     """A model, its optimizer and its checkpoints; the next step waits where training does."""
 
-    def __init__(self, config: Config, before_update: Callable[[], None] = lambda: None) -> None:
-        self.model = fresh_model()
+    def __init__(
+        self, config: Config, before_update: Callable[[], None] = lambda: None, model: Llama | None = None
+    ) -> None:
+        self.model = model or fresh_model()
         self.checkpoints = Checkpoints(config, Tokenizer(BPE()), None, {}, None, ALONE)
         self._before_update = before_update
         self.step = Step(self.model, optim(), recompute="none", before_update=self._wait)
@@ -207,6 +211,40 @@ def test_a_device_is_not_waited_for_by_a_writer_that_fails(config: Config, monke
     training.save()
     with pytest.raises(OSError, match="No space left"):
         training.checkpoints.wait()
+
+
+def test_arrays_that_cannot_be_fetched_end_the_writing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = Training(replace(config, runtime=replace(config.runtime, device="ascend")))
+    state = training.model.masters.state
+
+    def breaks_off() -> Iterator[tuple[str, np.ndarray]]:
+        yield next(iter(state()))
+        raise MemoryError("the device has none")
+
+    monkeypatch.setattr(training.model.masters, "state", breaks_off)
+    with pytest.raises(MemoryError):
+        training.save()
+    with pytest.raises(ValueError, match="tensors were not given"):
+        training.checkpoints.wait()
+
+
+class SecondOfTwo(Mesh):
+    """Sees what rank 0 writes."""
+
+    def sums(self, *values: float) -> list[float]:
+        return [2.0 for _ in values]
+
+
+def test_a_rank_that_writes_no_factors_writes_its_moments(config: Config) -> None:
+    """LoRA's factors come whole on each tensor rank, and more of them than wait in memory."""
+    on_device = replace(config, runtime=replace(config.runtime, device="ascend"))
+    training = Training(on_device, model=adapted(0.0))
+    mesh = SecondOfTwo(Topology(1, tensor=2), "cpu")
+    training.checkpoints = Checkpoints(on_device, Tokenizer(BPE()), None, {}, None, mesh)
+    saved = training.save()
+    training.checkpoints.wait()
+    (written,) = saved.parent.glob(".step-*/optimizer-rank-01-of-02.safetensors")
+    assert len(load_file(written)) == 2 * len(training.model.trained_shapes) > 2 * module.WAITING
 
 
 class Apart(Mesh):

@@ -88,7 +88,9 @@ class Array:
 
 
 def fused_adamw(weight, first, second, highest, gradient, step, lr, beta1, beta2, decay, eps, amsgrad, maximize):
-    """What aclnnApplyAdamWV2's page says, and MindSpore's own optimizer hands it: steps from 0, arrays of one shape."""
+    """aclnnApplyAdamWV2: arrays of one shape. Its page wants steps above 0, its kernel adds 1 to what it is given
+    (hicann/ops-nn, optim/apply_adam_w_v2, apply_adam_w_v2_fp.h), and MindSpore's own optimizer gives it steps from 0.
+    """
     assert weight.shape == first.shape == second.shape == gradient.shape
     assert highest is second
     assert (amsgrad, maximize) == (False, False)

@@ -76,6 +76,7 @@ class Record:
         runtime_peak: bytes that the device's runtime had handed out at most.
         pool_peak, pool_reserved: bytes that MindSpore's pool had in use at most, and had taken; None: it didn't say.
         errors: what the stand-ins could not make sense of.
+        fused: launches of kernels that MindSpore's compiler made itself, for jit_level=O1; no table knows them.
         others: how often functions were asked that do nothing here.
     """
 
@@ -88,13 +89,14 @@ class Record:
     pool_peak: int | None
     pool_reserved: int | None
     errors: tuple[str, ...]
+    fused: int
     others: dict[str, int]
 
     @property
     def figures(self) -> Figures:
         up, down = self.copies.get(H2D, Moved()), self.copies.get(D2H, Moved())
         return Figures(
-            launches=sum(launch.count for launch in self.launches),
+            launches=sum(launch.count for launch in self.launches) + self.fused,
             h2d=up.count,
             h2d_bytes=up.bytes,
             d2h=down.count,
@@ -131,6 +133,7 @@ def _read(file: Path) -> Record:
         pool_peak=notes.get("max_memory_allocated"),
         pool_reserved=notes.get("max_memory_reserved"),
         errors=(*raw["errors"], *_unseen(raw["others"])),
+        fused=raw["others"].get("rtKernelLaunch", 0),
         others=raw["others"],
     )
 

@@ -19,10 +19,10 @@ namespace {
 
 constexpr uint64_t SMALL = 1 << 16;      // bytes that a rank brings
 constexpr int FAILED = 15;               // HCCL_E_TIMEOUT
-constexpr useconds_t LOOK_AGAIN = 100;   // microseconds
+constexpr useconds_t LOOK_AGAIN = 100, LATER = 10000;  // microseconds; the latter of who waits for a second or more
 constexpr size_t ROOT_INFO = 4108;       // HCCL_ROOT_INFO_BYTES
 constexpr uint32_t MOST_RANKS = 64;
-constexpr uint64_t PATIENCE = 300ull * 1000 * 1000;  // microseconds: ranks compile at their own pace
+constexpr uint64_t SECOND = 1000 * 1000, PATIENCE = 1800 * SECOND;  // as HCCL_CONNECT_TIMEOUT: rank 0 may be saving 7B
 
 // What one rank brings to a meeting; the file is a slot for each rank, after the two counters.
 struct Slot {
@@ -53,9 +53,11 @@ uint64_t size_of(int type) { return type >= 0 && type < 12 ? types[type].size : 
 const char *name_of(int type) { return type >= 0 && type < 12 ? types[type].name : "?"; }
 
 bool wait_for(const std::atomic<uint64_t> &count, uint64_t at_least) {
-  for (uint64_t waited = 0; count.load() < at_least; waited += LOOK_AGAIN) {
+  for (uint64_t waited = 0; count.load() < at_least;) {
     if (waited > PATIENCE) return false;
-    usleep(LOOK_AGAIN);
+    useconds_t pause = waited < SECOND ? LOOK_AGAIN : LATER;
+    usleep(pause);
+    waited += pause;
   }
   return true;
 }

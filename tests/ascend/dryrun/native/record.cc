@@ -112,9 +112,9 @@ void write() {
                     ", \"notes\": " + json(s.notes) + ",\n \"copies\": " + json(s.copies) + ", \"waits\": " +
                     json(s.waits) + ",\n \"collectives\": " + json(s.collectives) + ",\n \"errors\": " +
                     json(s.errors) + ",\n \"others\": " + json(others) + ",\n \"kernels\": " + json(s.kernels) + "}\n";
-  fputs(out.c_str(), file);
-  fclose(file);
-  rename((path + ".part").c_str(), path.c_str());
+  bool whole = fputs(out.c_str(), file) >= 0;
+  whole = fclose(file) == 0 && whole;
+  if (!whole || rename((path + ".part").c_str(), path.c_str())) perror(path.c_str());
 }
 
 // The first so many that run on a stream are waited for.
