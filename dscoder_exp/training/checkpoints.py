@@ -4,13 +4,12 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from queue import Queue
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.training.handover import Handover
 from dscoder_exp.training.moments import moments_file, write_moments
 from dscoder_exp.training.parts import Parts
 from dscoder_exp.training.resume import Resumed
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
 WAITING = 4  # arrays of a device that may wait in the host's memory to be written; they keep at most two buckets there
-Item = TypeVar("Item")
 
 
 class Checkpoints:
@@ -227,39 +226,6 @@ def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
         raise refuse("output_dir", what, "output_dir=DIR on storage that all nodes share")
 
 
-class _Handover(Generic[Item]):
-    """What one thread gives and another one takes, in order, to the end."""
-
-    def __init__(self, waiting: int | None) -> None:
-        """
-        Args:
-            waiting: so many may wait to be taken; None: all.
-        """
-        self._queue: Queue[Item | None] = Queue(waiting or 0)
-        self._ended = False
-
-    def give(self, items: Iterable[Item]) -> None:
-        """All of them; should they break off, the taker sees an early end."""
-        try:
-            for item in items:
-                self._queue.put(item)
-        finally:
-            self._queue.put(None)
-
-    def __iter__(self) -> Iterator[Item]:
-        while not self._ended:
-            item = self._queue.get()
-            if item is None:
-                self._ended = True
-            else:
-                yield item
-
-    def drain(self) -> None:
-        """Take what is left, and drop it, so that nobody waits to give it."""
-        for _ in self:
-            pass
-
-
 class _Work:
     """A checkpoint to be written: the model as it is now.
 
@@ -288,8 +254,8 @@ class _Work:
         self.target, self.step, self.eval_loss, self.state = target, step.done, eval_loss, state
         masters = model.masters
         self.owned = [piece for number in range(len(masters.buckets)) for piece in masters.owned(number)]
-        self.weights: _Handover[tuple[str, NDArray[np.float32]]] = _Handover(waiting)
-        self.moments: _Handover[list[NDArray[np.float32]]] = _Handover(waiting)
+        self.weights: Handover[tuple[str, NDArray[np.float32]]] = Handover(waiting)
+        self.moments: Handover[list[NDArray[np.float32]]] = Handover(waiting)
 
     def fetch(self, model: Llama, step: Step) -> None:
         """Give the thread all that it has to write."""
