@@ -22,9 +22,11 @@ MAKERS = {
 
 
 def makes_tensors(path: Path) -> bool:
-    """Whether it calls ms.Tensor(…), Tensor(…) or Tensor.from_numpy(…)."""
-    called = (ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
-    return any(name in ("ms.Tensor", "Tensor", "ms.tensor") or name.endswith(".from_numpy") for name in called)
+    """Whether it calls Tensor, Parameter or from_numpy, of whatever name's, or MindSpore's tensor."""
+    called = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    if any(name in ("tensor", "ms.tensor", "mindspore.tensor") for name in called):
+        return True
+    return any(name.rpartition(".")[2] in ("Tensor", "Parameter", "from_numpy") for name in called)
 
 
 def test_tensors_are_made_from_numpy_in_one_place() -> None:
