@@ -95,11 +95,11 @@ def test_evaluation_sees_each_once_in_full_batches(
 
 @pytest.mark.parametrize(("most", "fitting"), [(2046, "1"), (1022, "2"), (5, "292"), (3000, None)])
 def test_more_documents_than_attention_on_npus_takes_are_refused(most: int, fitting: str | None) -> None:
-    prepared = Prepared(Path(), SimpleNamespace(most_documents=most), reused=True)  # type: ignore[arg-type]
+    prepared = Prepared(Path(), SimpleNamespace(most_documents=most, seq_length=16384), reused=True)  # type: ignore[arg-type]
     if fitting is not None:
         refuse_crowded(prepared, int(fitting))
     with pytest.raises(Refused) as caught:
         refuse_crowded(prepared, int(fitting or 0) + 1)
-    remedy = f"train.batch_size={fitting}, " if fitting else "a shorter seq_length"
+    remedy = f"train.batch_size={fitting}, " if fitting else "seq_length: 16384"
     assert f"of up to {most} documents" in str(caught.value)
     assert remedy in str(caught.value)
