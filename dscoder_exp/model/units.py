@@ -38,9 +38,8 @@ class Unit:
         Args:
             waits: return only when the result is there.
         """
-        self._compiled: Any = ms.jit(
-            function, jit_level=ms.get_context("jit_level") or "O0"
-        )  # device/start.py chose it
+        level = ms.get_context("jit_level") or "O0"  # device/start.py chose it
+        self._compiled: Any = ms.jit(function, jit_level=level)
         self._name = name
         self._announce = announce
         self._waits = waits
