@@ -62,8 +62,8 @@ class AdamW:
             [gradient for gradient, counts in zip(gradients, self._masters.counted, strict=True) if counts]
         )
 
-    def step(self, gradients: Sequence[ms.Tensor], lr: float, scale: float) -> None:
-        """One update with gradients times `scale` (which holds the loss's mean and the clipping)."""
+    def step(self, gradients: list[ms.Tensor], lr: float, scale: float) -> None:
+        """One update with gradients times `scale` (which holds the loss's mean and the clipping); empties the list."""
         self._filled()
         self.steps += 1
         arrays = self._masters.slices, self._first, self._second, gradients

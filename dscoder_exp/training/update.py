@@ -33,6 +33,7 @@ class Update:
         scale: that gradients are multiplied with.
         decayed: which buckets' weights decay.
         weights, first, second: written to, in place; the latter two are the moments.
+        gradients: emptied bucket by bucket: on a card their memory is then free for the bf16 copies that are gathered.
     """
 
     step: int
@@ -42,7 +43,7 @@ class Update:
     weights: Arrays
     first: Arrays
     second: Arrays
-    gradients: Arrays
+    gradients: list[ms.Tensor]
 
 
 class Arithmetic(Protocol):
@@ -80,7 +81,7 @@ class _Fused:
         (step,) = put_all(np.array([update.step - 1], np.float32))
         for number, decays in enumerate(update.decayed):
             weight, first, second = (arrays[number] for arrays in (update.weights, update.first, update.second))
-            gradient = update.gradients[number].mul_(update.scale).view(weight.shape)
+            gradient = update.gradients.pop(0).mul_(update.scale).view(weight.shape)
             decay = self._optim.weight_decay if decays else 0.0
             # The fourth is AMSGrad's, which is off.
             arrays = weight, first, second, second, gradient, step
@@ -126,6 +127,7 @@ class _Cpp:
         arrays = (_addresses(of) for of in (update.weights, update.first, update.second, update.gradients))
         in_c = (ctypes.c_float * len(decays))(*decays), *arrays, *map(ctypes.c_float, values)
         self._functions.adamw(*_sizes(update.weights), *in_c)
+        update.gradients.clear()
         yield from range(len(decays))
 
 
@@ -169,6 +171,7 @@ class _Operators:
         for number, (decays, of_bucket) in enumerate(zip(update.decayed, arrays, strict=True)):
             self._adamw(lr, eps, decay if decays else none, scale, *of_bucket)
             yield number
+        update.gradients.clear()
 
 
 def _number(value: float) -> ms.Tensor:
