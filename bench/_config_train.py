@@ -7,7 +7,7 @@ from _machine import peak_memory
 from hydra import compose, initialize_config_dir
 
 from dscoder_exp.app import config_directory
-from dscoder_exp.data.batches import load, train_batches
+from dscoder_exp.data.loader import load, train_batches
 from dscoder_exp.device.start import start_device
 from dscoder_exp.model.build import build
 from dscoder_exp.schema.check import to_config

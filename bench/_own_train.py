@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from _machine import peak_memory
 
-from dscoder_exp.data.sequences import Batch
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.device.start import start_device
 from dscoder_exp.model.build import build
-from dscoder_exp.model.llama import NOT_COUNTED, Llama
+from dscoder_exp.model.llama import IGNORE_INDEX, Llama
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter import Factors
+from dscoder_exp.weights.lora.adapter import Factors
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 
@@ -38,7 +38,7 @@ def main() -> None:
     step = Step(model, optim, recompute="none")
     seconds, losses = [], []
     for ids in np.load(directory / "ids.npy"):
-        labels = np.append(ids[1:], np.int32(NOT_COUNTED))
+        labels = np.append(ids[1:], np.int32(IGNORE_INDEX))
         positions = np.arange(len(ids), dtype=np.int32)
         batch = Batch(*(row[None] for row in (ids, labels, positions, np.zeros_like(ids))))
         started = time.perf_counter()

@@ -21,7 +21,7 @@ from pathlib import Path
 from _first_run_machine import report
 from _first_run_plan import Step, plan
 
-from dscoder_exp.door.machine import npu_problem
+from dscoder_exp.preflight.machine import npu_problem
 
 HELD, FAILED, LEFT_OUT = "held", "FAILED", "left out"
 PACKED = (".log", ".md", ".yaml", ".json")

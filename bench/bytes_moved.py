@@ -35,30 +35,30 @@ def all_gather(values: float, ranks: int) -> float:
     return COPIES * (ranks - 1) * values * FLOAT
 
 
-def formula(place: Topology) -> float:
+def formula(topology: Topology) -> float:
     """Of a step, all ranks together: what is summed by hundreds of values only is left out."""
-    rows = SEQUENCES * LENGTH / place.replicas
+    rows = SEQUENCES * LENGTH / topology.replicas
     residual, blocks = rows * CONFIG.hidden_size, CONFIG.num_hidden_layers
     total = 0.0
-    if place.tensor > 1:
-        everyone = place.tensor == place.ranks
-        scatter = all_reduce(residual, place.tensor)
-        gather = all_gather(residual, place.tensor) if everyone else scatter
-        head = all_reduce(residual, place.tensor)  # all labels count: the chunks' rows are all rows
-        if place.sequence:
+    if topology.tensor > 1:
+        everyone = topology.tensor == topology.ranks
+        scatter = all_reduce(residual, topology.tensor)
+        gather = all_gather(residual, topology.tensor) if everyone else scatter
+        head = all_reduce(residual, topology.tensor)  # all labels count: the chunks' rows are all rows
+        if topology.sequence:
             in_block = 2 * (gather + scatter) + 4 * gather + 2 * scatter
             ends = scatter + gather + gather  # embedding, before the head, embedding's gradient
         else:
             in_block, ends = 4 * scatter, scatter
-        total += place.replicas * (blocks * in_block + ends + head)
-    if place.context > 1:
-        keys = rows * place.context * CONFIG.num_key_value_heads / place.tensor * CONFIG.head_dim
-        total += blocks * (4 * all_gather(keys, place.context) + 2 * all_reduce(keys, place.context))
-    if place.replicas > 1:
-        held = CONFIG.num_parameters / place.tensor
-        everyone = place.replicas == place.ranks
-        gather = all_gather(held, place.replicas) if everyone else all_reduce(held, place.replicas)
-        total += place.tensor * (all_reduce(held, place.replicas) + gather)
+        total += topology.replicas * (blocks * in_block + ends + head)
+    if topology.context > 1:
+        keys = rows * topology.context * CONFIG.num_key_value_heads / topology.tensor * CONFIG.head_dim
+        total += blocks * (4 * all_gather(keys, topology.context) + 2 * all_reduce(keys, topology.context))
+    if topology.replicas > 1:
+        held = CONFIG.num_parameters / topology.tensor
+        everyone = topology.replicas == topology.ranks
+        gather = all_gather(held, topology.replicas) if everyone else all_reduce(held, topology.replicas)
+        total += topology.tensor * (all_reduce(held, topology.replicas) + gather)
     return total
 
 
@@ -71,7 +71,7 @@ def train(*sizes: str) -> None:
     """A rank's work; rank 0 tells what was sent in a step."""
     from mindspore.communication import get_rank, init
 
-    from dscoder_exp.data.sequences import Batch
+    from dscoder_exp.data.batch import Batch
     from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
     from dscoder_exp.parallel.collectives import Mesh
@@ -88,11 +88,11 @@ def train(*sizes: str) -> None:
     positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), shape)
     batch = Batch(ids, ids, positions, np.zeros_like(ids))
     step([batch], 1e-3)  # compiles
-    mesh.meet()
+    mesh.barrier()
     before = sent()
     for _ in range(STEPS):
         step([batch], 1e-3)
-    mesh.meet()
+    mesh.barrier()
     print("SENT", (sent() - before) / STEPS, flush=True)
 
 
@@ -100,15 +100,18 @@ def main() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     print(f"{'data tensor context rows':28} {'counted':>12} {'formula':>12}")
     for number, sizes in enumerate(LAYOUTS):
-        place = Topology(0, *map(int, sizes.split()[:3]), sequence=sizes.endswith("1"))
+        topology = Topology(0, *map(int, sizes.split()[:3]), sequence=sizes.endswith("1"))
         with tempfile.TemporaryDirectory() as logs:
-            options = [f"--worker_num={place.ranks}", f"--local_worker_num={place.ranks}", "--join=True"]
+            options = [f"--worker_num={topology.ranks}", f"--local_worker_num={topology.ranks}", "--join=True"]
             options += [f"--master_port={9700 + number}", f"--log_dir={logs}"]
             command = ["msrun", *options, "python", __file__, *sizes.split()]
             subprocess.run(command, check=True, capture_output=True)
             text = (Path(logs) / "worker_0.log").read_text()
         counted = float(text.split("SENT", 1)[1].split()[0])
-        print(f"{sizes:28} {counted:12,.0f} {formula(place):12,.0f}  {counted / formula(place) - 1:+.1%}", flush=True)
+        print(
+            f"{sizes:28} {counted:12,.0f} {formula(topology):12,.0f}  {counted / formula(topology) - 1:+.1%}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import psutil
 import yaml
 
 from dscoder_exp.app import config_directory
-from dscoder_exp.schema.files import CONFIG_FILE, INDEX_FILE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.hf_config import to_hf
-from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import safetensors_layout
-from dscoder_exp.weights.stored import TensorWriter, chunks, size_of
+from dscoder_exp.storage.file_names import CONFIG_FILE, INDEX_FILE
+from dscoder_exp.weights.formats.hf_config import to_hf
+from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
+from dscoder_exp.weights.formats.tensor_io import TensorWriter, chunks, size_of
+from dscoder_exp.weights.names import parameter_shapes
 
 SHARD = 5 * 10**9
 
@@ -52,7 +52,7 @@ def make(target: Path) -> int:
     config = LlamaConfig(**{name: values[name] for name in LlamaConfig.__dataclass_fields__})
     shards: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
     room = SHARD
-    for name, shape in expected(config).items():
+    for name, shape in parameter_shapes(config).items():
         if (room := room - size_of(shape, "BF16")) < 0:
             shards.append({})
             room = SHARD - size_of(shape, "BF16")
@@ -69,7 +69,7 @@ def make(target: Path) -> int:
                     drawn = generator.standard_normal((last - first, *shape[1:]), np.float32) * np.float32(0.02)
                     writer.write(name, (drawn.view(np.uint32) >> 16).astype(np.uint16))
         print(f"made {file}", flush=True)
-    size = sum(size_of(shape, "BF16") for shape in expected(config).values())
+    size = sum(size_of(shape, "BF16") for shape in parameter_shapes(config).values())
     (target / CONFIG_FILE).write_text(json.dumps(to_hf(config, "BF16"), indent=2, ensure_ascii=False) + "\n")
     mapped = {"metadata": {"total_size": size}, "weight_map": index}
     (target / INDEX_FILE).write_text(json.dumps(mapped, indent=2, ensure_ascii=False) + "\n")

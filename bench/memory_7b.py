@@ -24,13 +24,13 @@ LENGTHS = (2048, 4096, 8192, 16384)
 CHUNK = 1024  # rows whose logits exist at a time
 
 
-def memory(place: Topology, length: int) -> dict[str, float]:
+def memory(topology: Topology, length: int) -> dict[str, float]:
     """GB by what for."""
-    hidden, ffn, tensor, replicas = CONFIG.hidden_size, CONFIG.intermediate_size, place.tensor, place.replicas
+    hidden, ffn, tensor, replicas = CONFIG.hidden_size, CONFIG.intermediate_size, topology.tensor, topology.replicas
     held, table = CONFIG.num_parameters / tensor, CONFIG.vocab_size * hidden / tensor
     block = (held - 2 * table) / CONFIG.num_hidden_layers
-    rows = length / place.context
-    residual = rows * hidden / (tensor if place.sequence else 1)
+    rows = length / topology.context
+    residual = rows * hidden / (tensor if topology.sequence else 1)
     if replicas == 1:
         weights, state, gradients = 4 * held, 8 * held, 4 * held  # two moments
         cast, gathered = 2 * block, 0.0
@@ -52,12 +52,12 @@ def memory(place: Topology, length: int) -> dict[str, float]:
 
 def main() -> None:
     print("| GB a card | " + " | ".join(f"{length:,}" for length in LENGTHS) + " |")
-    for name, place in LAYOUTS.items():
-        totals = (sum(memory(place, length).values()) for length in LENGTHS)
+    for name, topology in LAYOUTS.items():
+        totals = (sum(memory(topology, length).values()) for length in LENGTHS)
         print(f"| {name} | " + " | ".join(f"{total:.0f}" for total in totals) + " |")
     print(f"\nat {LENGTHS[2]:,}:")
-    for name, place in LAYOUTS.items():
-        print(f"| {name} | " + " | ".join(f"{size:.1f}" for size in memory(place, LENGTHS[2]).values()) + " |")
+    for name, topology in LAYOUTS.items():
+        print(f"| {name} | " + " | ".join(f"{size:.1f}" for size in memory(topology, LENGTHS[2]).values()) + " |")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import numpy as np
 from _own_train import model_of
 
 from dscoder_exp import load
-from dscoder_exp.data.sequences import Batch
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter_checkpoint import save_adapter
+from dscoder_exp.weights.lora.writer import save_adapter
 
 BASE = Path(__file__).parents[1] / "tests" / "reference" / "tiny_gqa"
 LORA = Lora(r=4, alpha=12.0, dropout=0.1, target_modules=MODULES)

@@ -23,9 +23,9 @@ from safetensors.numpy import save_file
 
 from dscoder_exp.app import config_directory
 from dscoder_exp.device.start import set_environment
-from dscoder_exp.schema.files import CONFIG_FILE, WEIGHTS_FILE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.hf_config import to_hf
+from dscoder_exp.storage.file_names import CONFIG_FILE, WEIGHTS_FILE
+from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.random_init import random_weights
 
 TOKENS = 512

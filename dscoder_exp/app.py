@@ -76,7 +76,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), REFUSED
     if (frames := _own_frames(error)) is not None:
         return "".join(traceback.format_exception(type(error), error, frames)).rstrip(), FAILED
-    from dscoder_exp.door.command_line import explain
+    from dscoder_exp.preflight.command_line import explain
 
     return str(explain(error, sys.argv[1:], config_directory(), CONFIG_NAME)), REFUSED
 

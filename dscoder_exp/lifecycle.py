@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from dscoder_exp.door.downloads import addresses
-from dscoder_exp.door.jobs import check_jobs, sweep_overrides
+from dscoder_exp.preflight.downloads import addresses
+from dscoder_exp.preflight.jobs import check_jobs, sweep_overrides
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tracking import store
 from dscoder_exp.tracking.signals import uninterrupted

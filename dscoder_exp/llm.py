@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike, NDArray
 from dscoder_exp.device.start import start_device
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
+from dscoder_exp.hub.address import SCHEME
 from dscoder_exp.model.build import build
-from dscoder_exp.model.llama import NOT_COUNTED, Inputs, Llama
-from dscoder_exp.model.units import Announce
+from dscoder_exp.model.compiled import Announce
+from dscoder_exp.model.llama import IGNORE_INDEX, Llama, ModelInputs
 from dscoder_exp.schema.cross import NO_FP32
 from dscoder_exp.schema.errors import Refused, refuse
-from dscoder_exp.schema.hub import SCHEME
-from dscoder_exp.weights.adapted import open_adapter
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.fetch import fetch
+from dscoder_exp.weights.lora.setup import open_adapter
 from dscoder_exp.weights.resolve import OpenedModel
 from dscoder_exp.weights.source import open_weights
 
@@ -63,9 +63,9 @@ class LLM:
                 -100 is not counted.
         """
         aligned = np.asarray(labels, np.int32)
-        targets = np.full_like(aligned, NOT_COUNTED)
+        targets = np.full_like(aligned, IGNORE_INDEX)
         targets[:, :-1] = aligned[:, 1:]
-        counted = int((targets != NOT_COUNTED).sum())
+        counted = int((targets != IGNORE_INDEX).sum())
         if not counted:
             raise ValueError("no label counts: all are -100")
         inputs, _ = self._inputs(ids, None, targets)
@@ -101,7 +101,7 @@ class LLM:
 
     def _inputs(
         self, ids: ArrayLike, attention_mask: ArrayLike | None, targets: NDArray[np.int32] | None = None
-    ) -> tuple[Inputs, tuple[int, ...]]:
+    ) -> tuple[ModelInputs, tuple[int, ...]]:
         tokens = np.asarray(ids, np.int32)
         if tokens.ndim != 2:
             raise ValueError(f"ids must be [B, T], got {list(tokens.shape)}")

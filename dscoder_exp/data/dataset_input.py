@@ -4,8 +4,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from dscoder_exp.data.batch import FIELDS
 from dscoder_exp.data.report import Prepared, read_report
-from dscoder_exp.data.sequences import FIELDS
 
 
 def dataset_input(prepared: Prepared, source: str) -> dict[str, str]:

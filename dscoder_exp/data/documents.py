@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-NOT_COUNTED = -100  # the label of a position that the loss leaves out
+IGNORE_INDEX = -100  # the label of a position that the loss leaves out
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def next_tokens(ids: NDArray[np.int32], lengths: NDArray[np.int64], counted: NDA
         counted: bool [tokens], whether the loss is to count this token, where it is the next one.
     """
     last = positions_within(lengths) + 1 == np.repeat(lengths, lengths)
-    return np.where(np.roll(counted, -1) & ~last, np.roll(ids, -1), np.int32(NOT_COUNTED))
+    return np.where(np.roll(counted, -1) & ~last, np.roll(ids, -1), np.int32(IGNORE_INDEX))
 
 
 def positions_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

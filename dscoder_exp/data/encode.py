@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dscoder_exp.data.conversation import EOS_MARK, Specials, Turn, UnfitConversation, specials_of
 from dscoder_exp.data.documents import Documents, Gathered
-from dscoder_exp.data.fitting import Ids, parts, total, truncated
 from dscoder_exp.data.rows import AnyRow, Text, is_blank
 from dscoder_exp.data.templates import PLAIN, PromptFormat
-from dscoder_exp.data.turns import EOS_MARK, Specials, Turn, UnfitConversation, specials_of
+from dscoder_exp.data.truncation import Ids, parts, total, truncated
 from dscoder_exp.schema.errors import refuse
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ anywhere. There is no `strftime_now`: a prompt that tells the date would make pr
 import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dscoder_exp.data.conversation import BOS_MARK, EOS_MARK, Specials, Turn, UnfitConversation, messages_of, request_of
 from dscoder_exp.data.rows import Chat, Row
 from dscoder_exp.data.source import digest
-from dscoder_exp.data.turns import BOS_MARK, EOS_MARK, Specials, Turn, UnfitConversation, messages_of, request_of
+from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.config import TEMPLATE_FILE
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.schema.locate import locate
 
 if TYPE_CHECKING:
     import jinja2

@@ -1,4 +1,4 @@
-"""Sequences in MindRecord files. MindSpore is imported when a file is touched, not before."""
+"""SequenceDataset in MindRecord files. MindSpore is imported when a file is touched, not before."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.data.sequences import FIELDS, Batch
+from dscoder_exp.data.batch import FIELDS, Batch
 
 
 def write(path: Path, batches: Iterable[Batch], seq_length: int) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dscoder_exp.data.batch import Batch, empty_batch
 from dscoder_exp.data.documents import Documents, positions_within
-from dscoder_exp.data.sequences import Batch, empty_batch
 
 
 def pack(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:

@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.data import mindrecord
-from dscoder_exp.data.directory import find, refuse_foreign
+from dscoder_exp.data.cache import find, refuse_foreign
+from dscoder_exp.data.cache_key import FORMAT, CacheKey
 from dscoder_exp.data.documents import Documents
 from dscoder_exp.data.encode import UnfitRow, encode_rows
-from dscoder_exp.data.holding_out import document_texts, hold_out
 from dscoder_exp.data.packing import assemble, pack
-from dscoder_exp.data.recipe import FORMAT, Recipe
 from dscoder_exp.data.report import Prepared, write_report
 from dscoder_exp.data.rows import AnyRow, is_blank
 from dscoder_exp.data.source import Rows, Source, read_source
-from dscoder_exp.data.summing_up import Plan, sum_up
+from dscoder_exp.data.split import document_texts, hold_out
+from dscoder_exp.data.statistics import SequencePlan, statistics_of
 from dscoder_exp.data.templates import PLAIN, PromptFormat, template_named
 from dscoder_exp.schema.config import DataConfig
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.schema.making import making
+from dscoder_exp.storage.atomic_directory import atomic_directory
 from dscoder_exp.weights.tokenizer import fingerprint
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def prepare(
         raise refuse("data.source", "no data set is given", "data.source=FILE.json (or .jsonl, .txt, a directory)")
     source = read_source(data.source)
     template = PLAIN if source.is_text else template_named(data.template)
-    recipe = Recipe(
+    cache_key = CacheKey(
         format=FORMAT,
         source=source.digest(),
         form=source.form,
@@ -80,68 +80,70 @@ def prepare(
         eos_token_id=eos_token_id,
         pad_token_id=pad_token_id,
     )
-    return _find_or_make(recipe, source, template, tokenizer, data.output, cache_dir)
+    return _find_or_make(cache_key, source, template, tokenizer, data.output, cache_dir)
 
 
 def _find_or_make(
-    recipe: Recipe,
+    cache_key: CacheKey,
     source: Source,
     template: PromptFormat,
     tokenizer: "Tokenizer",
     output: str | None,
     cache_dir: Path,
 ) -> Prepared:
-    fingerprint = recipe.fingerprint
+    fingerprint = cache_key.fingerprint
     target = (Path(output) if output else cache_dir / "data" / fingerprint).expanduser().resolve()
     if report := find(target, fingerprint):
         return Prepared(target, report, reused=True)
     if output:
-        refuse_foreign(target, fingerprint, asdict(recipe))
+        refuse_foreign(target, fingerprint, asdict(cache_key))
     found = source.rows()
-    rows = Rows(found.kind, found.rows[: recipe.max_rows])
-    with making(target, "data.output" if output else "runtime.cache_dir") as partial:
+    rows = Rows(found.kind, found.rows[: cache_key.max_rows])
+    with atomic_directory(target, "data.output" if output else "runtime.cache_dir") as partial:
         if report := find(target, fingerprint):  # another process was faster
             return Prepared(target, report, reused=True)
-        plan = _plan(rows.rows, recipe, source, template, tokenizer)
-        _write_sequences(partial, plan, recipe)
-        report = sum_up(rows, plan, recipe, source.skipped, tokenizer)
-        write_report(partial, report, asdict(recipe))
+        plan = _plan(rows.rows, cache_key, source, template, tokenizer)
+        _write_sequences(partial, plan, cache_key)
+        report = statistics_of(rows, plan, cache_key, source.skipped, tokenizer)
+        write_report(partial, report, asdict(cache_key))
         if target.exists():
             shutil.rmtree(target)  # empty, or this very data with a file missing or cut short
         partial.rename(target)
     return Prepared(target, report, reused=False)
 
 
-def _plan(rows: list[AnyRow], recipe: Recipe, source: Source, template: PromptFormat, tokenizer: "Tokenizer") -> Plan:
+def _plan(
+    rows: list[AnyRow], cache_key: CacheKey, source: Source, template: PromptFormat, tokenizer: "Tokenizer"
+) -> SequencePlan:
     try:
         documents = encode_rows(
             rows,
             template,
             tokenizer,
-            bos_token_id=recipe.bos_token_id,
-            eos_token_id=recipe.eos_token_id,
-            limit=recipe.max_document,
-            overlong=recipe.overlong,
-            loss=recipe.loss,
+            bos_token_id=cache_key.bos_token_id,
+            eos_token_id=cache_key.eos_token_id,
+            limit=cache_key.max_document,
+            overlong=cache_key.overlong,
+            loss=cache_key.loss,
         )
     except UnfitRow as error:
         where, remedy = source.where(error.index), "mend the row, or choose another data.template"
-        raise refuse(where, f"data.template={recipe.template.rpartition(' ')[0]}: {error}", remedy) from None
+        raise refuse(where, f"data.template={cache_key.template.rpartition(' ')[0]}: {error}", remedy) from None
     if not len(documents):
         blank = sum(map(is_blank, rows))
-        why = f"of {len(rows)}, {blank} are blank and {len(rows) - blank} exceed {recipe.max_document} tokens"
+        why = f"of {len(rows)}, {blank} are blank and {len(rows) - blank} exceed {cache_key.max_document} tokens"
         remedy = "raise seq_length (model.max_position_embeddings bounds a document too)"
         remedy = "give rows with a request and an answer" if blank == len(rows) else remedy
         raise refuse("data.source", f"no row can be kept: {why} with their prompt: {source.path}", remedy)
-    held_out = hold_out(document_texts(rows, documents.rows), recipe.eval_fraction)
-    train, evaluation = (_sequences(documents, np.flatnonzero(part), recipe) for part in (~held_out, held_out))
-    return Plan(documents, train, evaluation)
+    held_out = hold_out(document_texts(rows, documents.rows), cache_key.eval_fraction)
+    train, evaluation = (_sequences(documents, np.flatnonzero(part), cache_key) for part in (~held_out, held_out))
+    return SequencePlan(documents, train, evaluation)
 
 
-def _sequences(documents: Documents, chosen: NDArray[np.int64], recipe: Recipe) -> list[list[int]]:
+def _sequences(documents: Documents, chosen: NDArray[np.int64], cache_key: CacheKey) -> list[list[int]]:
     """The chosen documents, in groups that make up a sequence each."""
-    if recipe.packing:
-        groups = [chosen[group].tolist() for group in pack(documents.lengths[chosen], recipe.seq_length)]
+    if cache_key.packing:
+        groups = [chosen[group].tolist() for group in pack(documents.lengths[chosen], cache_key.seq_length)]
     else:
         groups = [[document] for document in chosen.tolist()]
     # Packing puts the longest documents first, and a source may be sorted too: the first few sequences, which is what
@@ -149,11 +151,11 @@ def _sequences(documents: Documents, chosen: NDArray[np.int64], recipe: Recipe) 
     return [groups[index] for index in np.random.default_rng(0).permutation(len(groups))]
 
 
-def _write_sequences(directory: Path, plan: Plan, recipe: Recipe) -> None:
+def _write_sequences(directory: Path, plan: SequencePlan, cache_key: CacheKey) -> None:
     """Write each split's sequences; a split without any gets no file."""
-    at_once = max(1, POSITIONS_AT_A_TIME // recipe.seq_length)
+    at_once = max(1, POSITIONS_AT_A_TIME // cache_key.seq_length)
     for name, groups in (("train", plan.train), ("eval", plan.held_out)):
         if groups:
             parts = (groups[first : first + at_once] for first in range(0, len(groups), at_once))
-            batches = (assemble(plan.documents, part, recipe.seq_length, recipe.pad_token_id) for part in parts)
-            mindrecord.write(directory / f"{name}.mindrecord", batches, recipe.seq_length)
+            batches = (assemble(plan.documents, part, cache_key.seq_length, cache_key.pad_token_id) for part in parts)
+            mindrecord.write(directory / f"{name}.mindrecord", batches, cache_key.seq_length)

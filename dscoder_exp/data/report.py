@@ -65,7 +65,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredReport:
     """What data.json holds: the figures, the options behind them, and each file's size in bytes."""
 
     report: DataReport
@@ -80,11 +80,11 @@ def write_report(directory: Path, report: DataReport, made_from: Mapping[str, An
     (directory / REPORT_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_report(directory: Path) -> Stored | None:
+def read_report(directory: Path) -> StoredReport | None:
     """What a directory's data.json holds; None when there is none, or it isn't ours."""
     try:
         content = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
         report = DataReport(**{field.name: content[field.name] for field in fields(DataReport)})
-        return Stored(report, dict(content["made_from"]), dict(content["files"]))
+        return StoredReport(report, dict(content["made_from"]), dict(content["files"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from dscoder_exp.data.json_rows import line_starts, list_starts, parse_lines, parse_list
 from dscoder_exp.data.rows import TEXT, AnyRow, Fault, Kind, Text, fault_of, kind_of
+from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Problem, Refused, refuse
-from dscoder_exp.schema.locate import locate
 
 KEY = "data.source"
 GIVE = f"give {KEY} a .json or .jsonl file of rows, a .txt or .md file, or a directory of text files"

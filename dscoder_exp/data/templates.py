@@ -9,10 +9,10 @@ ChatML's "<|im_end|>" is SmolLM2's eos, so there both are the same.
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from dscoder_exp.data.conversation import Specials, Turn, request_of
 from dscoder_exp.data.jinja_template import read_template
 from dscoder_exp.data.rows import Chat, Row
 from dscoder_exp.data.source import digest
-from dscoder_exp.data.turns import Specials, Turn, request_of
 from dscoder_exp.schema.config import TEMPLATE_FILE
 
 

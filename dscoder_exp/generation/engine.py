@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import fetch, put, put_all
 from dscoder_exp.generation.sampling import Sampling
+from dscoder_exp.model.compiled import DTYPES
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.model.units import DTYPES
 
 PREFILL = 128  # prompt tokens taken at a time, padded up to it: one compiled shape for every prompt
 CAPACITY = 256  # cache lengths are multiples of it, so that few shapes are compiled
@@ -40,7 +40,7 @@ class Engine:
             eos_token_id: where to stop; None: only at `max_new_tokens`.
         """
         self._reserve(len(prompt) + max_new_tokens)
-        self._model.masters.settle()
+        self._model.masters.wait_all()
         draw = sampling.sampler()
         token = draw(self._prefill(np.asarray(prompt, np.int32)))
         for position in range(len(prompt), len(prompt) + max_new_tokens):
@@ -76,12 +76,12 @@ class Engine:
 
     def _step(self, ids: NDArray[np.int32], start: int, last: int | None) -> NDArray[np.float32]:
         """Run ids [T] at positions start, start + 1, …; the logits [V] of row `last`, if one is asked for."""
-        model, units = self._model, self._model.units
+        model, compiled = self._model, self._model.compiled
         positions = np.arange(start, start + len(ids), dtype=np.int32)
         arrays = put_all(ids[None], positions[None])
-        x, *beside = units.cached_embed(*arrays, model.embedding, *model.rotary.tables(self._capacity), self._slots)
+        x, *beside = compiled.cached_embed(*arrays, model.embedding, *model.rotary.tables(self._capacity), self._slots)
         for blocks in self._runs:
-            x = units.cached_run(x, *beside, *blocks)
+            x = compiled.cached_run(x, *beside, *blocks)
         if last is None:
             return np.empty(0, np.float32)
-        return fetch(units.logits(x[last : last + 1], model.norm, model.head))[0]
+        return fetch(compiled.logits(x[last : last + 1], model.norm, model.head))[0]

@@ -1,6 +1,6 @@
 """A Llama block on one page: its forward, its backward, and its step over a key/value cache.
 
-Plain functions over arrays (legend in kernels/__init__.py); units.py compiles each once, and it is called once a layer.
+Plain functions over arrays (legend in kernels/__init__.py); compiled.py compiles each once, to be called once a layer.
 A block's tensors are its weights in the order of weights/names.py, each [out, in] as Hugging Face stores it, and what
 LoRA adds to them (projections.py).
 Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
@@ -8,7 +8,7 @@ Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
 
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.model.projections import DOWN, GATE, UP, K, O, Q, V, make_projections, tensors_of
-from dscoder_exp.model.sharing import Sharing
+from dscoder_exp.model.tensor_parallel import Sharing
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
 

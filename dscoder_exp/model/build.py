@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from dscoder_exp.model.compiled import Announce
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.model.units import Announce
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.adapter import Adapter, Factors
-from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.lora.adapter import Adapter, Factors
+from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.random_init import random_tensor, random_weights
 from dscoder_exp.weights.source import WeightSource
 
@@ -53,5 +53,5 @@ def build(
 
 def _read(config: LlamaConfig, source: WeightSource, seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
     found = source.shapes()
-    for name in expected(config):
+    for name in parameter_shapes(config):
         yield name, source.tensor(name) if name in found else random_tensor(config, seed, name)

@@ -12,15 +12,15 @@ import mindspore as ms
 from mindspore import ops
 
 from dscoder_exp.model.kernels import MASKED, Kernels
-from dscoder_exp.model.sharing import Sharing
+from dscoder_exp.model.tensor_parallel import Sharing
 from dscoder_exp.model.vocabulary import make_vocabulary
-from dscoder_exp.parallel.collectives import Collectives
+from dscoder_exp.parallel.collectives import ProcessGroup
 from dscoder_exp.schema.llama import LlamaConfig
 
 _add = ops.AssignAdd()
 
 
-def make_head(config: LlamaConfig, kernels: Kernels, sharing: Sharing, tensor: Collectives, dtype: ms.Type):
+def make_head(config: LlamaConfig, kernels: Kernels, sharing: Sharing, tensor: ProcessGroup, dtype: ms.Type):
     """embed, cached_embed, embed_backward, logits, loss and loss_backward. `table` is the head's matrix [V, H]; C rows
     a chunk. What writes in place returns something small: MindSpore copies what a graph puts out of its inputs.
 

@@ -10,16 +10,16 @@ from mindspore import mint
 from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import fetch, put, put_all
-from dscoder_exp.model.masters import Masters
+from dscoder_exp.model.compiled import DTYPES, Announce, CompiledFunctions
+from dscoder_exp.model.masters import MasterWeights
 from dscoder_exp.model.rotary import Rotary
-from dscoder_exp.model.units import DTYPES, Announce, Units
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.adapter import TELLING, Factors, sha256_of
-from dscoder_exp.weights.layout import held, rank_config
-from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, expected, factor_shapes
+from dscoder_exp.weights.lora.adapter import BASE_PROBE, Factors, sha256_of
+from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, factor_shapes, parameter_shapes
+from dscoder_exp.weights.native.layout import held, rank_config
 
-NOT_COUNTED = -100  # the label of a position that the loss leaves out
+IGNORE_INDEX = -100  # the label of a position that the loss leaves out
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Inputs:
+class ModelInputs:
     """A batch on the device: ids and positions [B, T] of this rank, what attention takes as mask, and what the loss
     counts.
     """
@@ -60,7 +60,7 @@ class Llama:
         config: the whole model's shape.
         rank_config: of this rank's part of it, which is all that it holds.
         mesh: the ranks that it is shared with.
-        groups: tensors in fp32, or in what the model is computed in: see Masters.
+        groups: tensors in fp32, or in what the model is computed in: see MasterWeights.
         names: Hugging Face's names, in the same groups.
         lora: where factors beside the weights are trained instead of them.
         base_sha256: of the weight that tells the base beside which they are trained from others.
@@ -91,9 +91,9 @@ class Llama:
             announce: called with the name of a unit before it is compiled.
         """
         self.config, self.precision, self.lora, self.mesh = config, precision, factors and factors.lora, mesh
-        place, dtype = mesh.place, DTYPES[precision]
-        self.rank_config = rank_config(config, place.tensor)
-        self.units = Units(self.rank_config, self.lora, mesh, device, precision, announce)
+        topology, dtype = mesh.topology, DTYPES[precision]
+        self.rank_config = rank_config(config, topology.tensor)
+        self.compiled = CompiledFunctions(self.rank_config, self.lora, mesh, device, precision, announce)
         self.rotary = Rotary(config)
         suffixes = list(block_shapes(config))
         blocks = [[block_name(layer, suffix) for suffix in suffixes] for layer in range(config.num_hidden_layers)]
@@ -101,7 +101,7 @@ class Llama:
         self.trained_names = [] if frozen else self.names
         if factors is not None:
             self.trained_names = [list(factor_shapes(config, factors.lora, [layer])) for layer in range(len(blocks))]
-        self.masters = Masters(
+        self.masters = MasterWeights(
             self.trained_names,
             self.trained_shapes,
             config,
@@ -112,7 +112,7 @@ class Llama:
         )
 
         def part_of(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
-            return held(name, array.shape, config, place.tensor_rank, place.tensor).of(array)
+            return held(name, array.shape, config, topology.tensor_rank, topology.tensor).of(array)
 
         tensors, self.base_sha256 = {}, ""
         for name, array in weights:
@@ -120,11 +120,11 @@ class Llama:
                 tensor = put(part_of(name, array))
                 tensors[name] = tensor if tensor.dtype == dtype else tensor.astype(dtype)
             else:
-                self.masters.take(name, part_of(name, array))
-            if name == TELLING and factors is not None:
+                self.masters.load(name, part_of(name, array))
+            if name == BASE_PROBE and factors is not None:
                 self.base_sha256 = sha256_of(array)
         for name, array in factors.arrays.items() if factors else ():
-            self.masters.take(name, part_of(name, array))
+            self.masters.load(name, part_of(name, array))
         tensors |= self.masters.weights()
         self.groups = [[tensors[name] for name in group] for group in self.names]
         added = [[tensors[name] for name in group] for group in self.trained_names] if factors else [[]] * len(blocks)
@@ -136,19 +136,19 @@ class Llama:
 
     def block(self, layer: int) -> list[ms.Tensor]:
         """What a block's units take: its weights and factors."""
-        self.masters.ready(layer if self.lora else 1 + layer)
+        self.masters.wait_group(layer if self.lora else 1 + layer)
         return self._blocks[layer]
 
     @property
     def embedding(self) -> ms.Tensor:
         if self.lora is None:
-            self.masters.ready(0)
+            self.masters.wait_group(0)
         return self.groups[0][0]
 
     @property
     def norm(self) -> ms.Tensor:
         if self.lora is None:
-            self.masters.ready(-1)
+            self.masters.wait_group(-1)
         return self.groups[-1][0]
 
     @property
@@ -159,18 +159,18 @@ class Llama:
     @cached_property
     def trained_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name -> shape of all that is trained, whole."""
-        return expected(self.config) if self.lora is None else factor_shapes(self.config, self.lora)
+        return parameter_shapes(self.config) if self.lora is None else factor_shapes(self.config, self.lora)
 
     def whole_state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """(name, fp32 array) of all that is trained, whole. All ranks take part; the first replica's ranks get it."""
-        place = self.mesh.place
-        if place.tensor == 1:
+        topology = self.mesh.topology
+        if topology.tensor == 1:
             yield from self.masters.state()
             return
         for name, own in self.masters.state():
             whole = np.empty(self.trained_shapes[name], np.float32)
             for rank, part in enumerate(self.mesh.gathered(own.reshape(-1))):
-                place_in = whole[held(name, whole.shape, self.config, rank, place.tensor).slices]
+                place_in = whole[held(name, whole.shape, self.config, rank, topology.tensor).slices]
                 place_in[...] = part.reshape(place_in.shape)
             yield name, whole
 
@@ -180,7 +180,7 @@ class Llama:
         positions: NDArray[np.int32],
         documents: NDArray[np.int32],
         labels: NDArray[np.int32] | None = None,
-    ) -> Inputs:
+    ) -> ModelInputs:
         """A batch on the device; all [B, T]. Attention stays within one document number.
 
         Where ranks share the positions, N and T of what blocks take are this rank's.
@@ -188,48 +188,48 @@ class Llama:
         Args:
             labels: each position's target, or -100; None: no loss is asked for.
         """
-        place, heads = self.mesh.place, self.rank_config.num_attention_heads
-        mask = self.units.attention_mask(documents, heads, place.context_rank, place.context)
+        topology, heads = self.mesh.topology, self.rank_config.num_attention_heads
+        mask = self.compiled.attention_mask(documents, heads, topology.context_rank, topology.context)
         counted = [] if labels is None else list(chunks_of(self.own_positions(labels)))
         own = (self.own_positions(values) for values in (ids, positions))
         ids_there, positions_there, *rest = put_all(*own, *(array for chunk in counted for array in chunk))
         chunks = [Chunk(*rest[first : first + 3]) for first in range(0, len(rest), 3)]
-        return Inputs(ids_there, positions_there, int(positions.max()) + 1, mask, chunks)
+        return ModelInputs(ids_there, positions_there, int(positions.max()) + 1, mask, chunks)
 
     def own_positions(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
         """This context rank's part of [B, T]."""
-        place = self.mesh.place
-        length = values.shape[1] // place.context
-        return np.ascontiguousarray(values[:, place.context_rank * length : (place.context_rank + 1) * length])
+        topology = self.mesh.topology
+        length = values.shape[1] // topology.context
+        return np.ascontiguousarray(values[:, topology.context_rank * length : (topology.context_rank + 1) * length])
 
-    def enter(self, inputs: Inputs) -> Stream:
+    def enter(self, inputs: ModelInputs) -> Stream:
         """The batch as the first block takes it."""
         tables = self.rotary.tables(inputs.reach)
-        return Stream(*self.units.embed(inputs.ids, inputs.positions, self.embedding, *tables))
+        return Stream(*self.compiled.embed(inputs.ids, inputs.positions, self.embedding, *tables))
 
-    def hidden(self, inputs: Inputs) -> ms.Tensor:
+    def hidden(self, inputs: ModelInputs) -> ms.Tensor:
         """What the last block puts out, [N, H], on each of the tensor ranks."""
-        stream, forward = self.enter(inputs), self.units.forward["full"]
+        stream, forward = self.enter(inputs), self.compiled.forward["full"]
         x = stream.x
         for layer in range(self.num_blocks):
             x = forward(x, stream.cos, stream.sin, *inputs.mask, *self.block(layer))[0]
-        return self.units.all_rows(x)
+        return self.compiled.all_rows(x)
 
-    def loss_sum(self, inputs: Inputs) -> float:
+    def loss_sum(self, inputs: ModelInputs) -> float:
         """Summed -log p (nats) of the labels that count.
 
         Where ranks share the positions, the sum over this rank's.
         """
-        if not inputs.chunks and self.mesh.place.context == 1:
+        if not inputs.chunks and self.mesh.topology.context == 1:
             return 0.0
         x, total = self.hidden(inputs), mint.zeros((1,), dtype=ms.float32)
         for c in inputs.chunks:
-            self.units.loss(x, c.rows, c.labels, c.counts, self.norm, self.head, total)
+            self.compiled.loss(x, c.rows, c.labels, c.counts, self.norm, self.head, total)
         return float(fetch(total)[0])
 
-    def logits(self, inputs: Inputs) -> NDArray[np.float32]:
+    def logits(self, inputs: ModelInputs) -> NDArray[np.float32]:
         """[N, V], all at once."""
-        return fetch(self.units.logits(self.hidden(inputs), self.norm, self.head))
+        return fetch(self.compiled.logits(self.hidden(inputs), self.norm, self.head))
 
 
 def chunks_of(labels: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], ...]]:
@@ -240,7 +240,7 @@ def chunks_of(labels: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], ..
     """
     labels = labels.reshape(-1)
     size = min(max(len(labels) // 4, min(len(labels), 256), 128), 1024)
-    counted = np.flatnonzero(labels != NOT_COUNTED).astype(np.int32)
+    counted = np.flatnonzero(labels != IGNORE_INDEX).astype(np.int32)
     for first in range(0, len(counted), size):
         rows = counted[first : first + size]
         arrays = rows, labels[rows], np.ones(len(rows), np.int32)

@@ -1,6 +1,6 @@
 """What is done by token id: rows of a table taken and added to, probabilities; over tensor ranks that share the ids.
 
-A rank has the ids from place * V on, V of them: their rows of a table [V, H], and their logits [C, V].
+A rank has the ids from rank * V on, V of them: their rows of a table [V, H], and their logits [C, V].
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import mindspore as ms
 from mindspore import ops
 
 from dscoder_exp.model.kernels import Kernels
-from dscoder_exp.parallel.collectives import Collectives, same
+from dscoder_exp.parallel.collectives import ProcessGroup, identity
 
 TINY = 1e-37  # keeps log finite where a probability underflowed
 
@@ -18,7 +18,7 @@ _pick = ops.GatherD()
 _max: Any = ops.ReduceMax()
 
 
-def make_vocabulary(count: int, kernels: Kernels, ranks: Collectives):
+def make_vocabulary(count: int, kernels: Kernels, ranks: ProcessGroup):
     """take, add, probabilities, less_one and all_logits.
 
     Args:
@@ -30,8 +30,8 @@ def make_vocabulary(count: int, kernels: Kernels, ranks: Collectives):
         def less_one_each(p, labels):
             return add_at(p, labels, -ops.ones(labels.shape, p.dtype))
 
-        return take_rows, add_rows, _probabilities, less_one_each, same
-    first, size, all_reduce, all_gather = count * ranks.place, ranks.size, ranks.all_reduce, ranks.all_gather
+        return take_rows, add_rows, _probabilities, less_one_each, identity
+    first, size, all_reduce, all_gather = count * ranks.rank, ranks.size, ranks.all_reduce, ranks.all_gather
 
     def own(ids):
         """The rows of these ids, 0 for those of other ranks; and 1 or 0, fp32 [C, 1], whether they are this one's."""

@@ -3,17 +3,24 @@
 import math
 from dataclasses import dataclass
 
-from dscoder_exp.parallel.pieces import Piece, pieces_of, slice_length
+
+@dataclass(frozen=True)
+class FlatShard:
+    """Elements [first, last) of a flattened tensor, which one rank owns; of the part that its tensor rank holds."""
+
+    name: str
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Tensors of one kind, as this tensor rank holds them.
+    """Tensors of one kind, as this tensor rank holds them, shared out over replicas in equal slices.
 
     Attributes:
-        matrices: whether they are; else vectors, the norms' weights.
-        copies: tensor ranks that hold the same.
-        partial: of the copies' gradients, how many are to be added up; 1: each has all of it.
+        matrices: True for matrices, False for vectors, which are the norms' weights.
+        copies: number of tensor ranks that hold the same values.
+        partial: number of these ranks whose partial gradients are summed; 1: each rank has the whole gradient.
     """
 
     names: tuple[str, ...]
@@ -24,12 +31,19 @@ class Bucket:
 
     @property
     def sizes(self) -> tuple[int, ...]:
+        """Elements of each tensor."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     def length(self, ranks: int) -> int:
-        """Values of each of so many slices."""
-        return slice_length(self.sizes, ranks)
+        """Elements of a rank's slice; zeros fill up the last slices."""
+        return math.ceil(sum(self.sizes) / ranks)
 
-    def pieces(self, rank: int, ranks: int) -> list[Piece]:
+    def shards(self, rank: int, ranks: int) -> list[FlatShard]:
         """What a rank's slice consists of, in order."""
-        return pieces_of(self.sizes, rank, ranks)
+        length, start, found = self.length(ranks), 0, []
+        for name, size in zip(self.names, self.sizes, strict=True):
+            first, last = max(rank * length - start, 0), min((rank + 1) * length - start, size)
+            if first < last:
+                found.append(FlatShard(name, first, last))
+            start += size
+        return found

@@ -47,16 +47,16 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Collectives:
+class ProcessGroup:
     """Of one group of ranks; all of them call one at the same time.
 
     Attributes:
         size: how many they are.
-        place: this one's among them.
+        rank: this process's among them.
     """
 
     size: int
-    place: int
+    rank: int
     all_reduce: Function  # x -> the sum of all
     all_gather: Function  # x [n, ...] -> all of them, [size * n, ...], in the ranks' order
     reduce_scatter: Function  # x [size * n, ...] -> this rank's part of the sum, [n, ...]
@@ -65,16 +65,16 @@ class Collectives:
     start_all_gather: Callable[[ms.Tensor, ms.Tensor], Handle]  # (into [size * n], x [n]): writes all ranks' x
 
 
-def same(x):
+def identity(x):
     """What a rank alone does in place of a collective."""
     return x
 
 
-def collectives(ranks: range, rank: int, device: str) -> Collectives:
+def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
     """Those of the group that holds these ranks; alone, a rank has everything already."""
-    size, place = len(ranks), ranks.index(rank)
+    size, rank = len(ranks), ranks.index(global_rank)
     if size == 1:
-        return Collectives(1, 0, same, same, same, lambda x: (x, Done()), lambda into, x: Done())
+        return ProcessGroup(1, 0, identity, identity, identity, lambda x: (x, Done()), lambda into, x: Done())
     everyone = size == get_group_size()
     name = GlobalComm.WORLD_COMM_GROUP if everyone else f"ranks {ranks.start} to {ranks[-1]} by {ranks.step}"
     if not everyone and name not in _created:
@@ -84,10 +84,10 @@ def collectives(ranks: range, rank: int, device: str) -> Collectives:
     all_gather: Any = ops.AllGather(name)
     if device == "ascend":
         scatter: Any = ops.ReduceScatter(ops.ReduceOp.SUM, name)
-        return Collectives(size, place, all_reduce, all_gather, scatter, *_started(name, size))
+        return ProcessGroup(size, rank, all_reduce, all_gather, scatter, *_started(name, size))
 
     def gather_by_sum(x):
-        before, after = place * x.shape[0], (size - place - 1) * x.shape[0]
+        before, after = rank * x.shape[0], (size - rank - 1) * x.shape[0]
         parts = [x]
         if before > 0:
             parts = [ops.zeros((before, *x.shape[1:]), x.dtype), x]
@@ -97,10 +97,10 @@ def collectives(ranks: range, rank: int, device: str) -> Collectives:
 
     def reduce_scatter(x):
         rows, rest = x.shape[0] // size, x.shape[1:]
-        return _slice(all_reduce(x), (place * rows, *(0,) * len(rest)), (rows, *rest))
+        return _slice(all_reduce(x), (rank * rows, *(0,) * len(rest)), (rows, *rest))
 
     gather = all_gather if everyone else gather_by_sum
-    return Collectives(size, place, all_reduce, gather, reduce_scatter, *_finished(reduce_scatter, gather))
+    return ProcessGroup(size, rank, all_reduce, gather, reduce_scatter, *_finished(reduce_scatter, gather))
 
 
 def _started(group: str, size: int) -> tuple[Any, Any]:
@@ -148,28 +148,28 @@ def _compiled(collective: Function) -> Any:
 class Mesh:
     """A topology with its groups, for use once `join` has made them."""
 
-    def __init__(self, place: Topology, device: str) -> None:
-        self.place, self._device = place, device
+    def __init__(self, topology: Topology, device: str) -> None:
+        self.topology, self._device = topology, device
 
     @cached_property
-    def world(self) -> Collectives:
-        return self._among(range(self.place.ranks))
+    def world(self) -> ProcessGroup:
+        return self._among(range(self.topology.ranks))
 
     @cached_property
-    def tensor(self) -> Collectives:
-        return self._among(self.place.sharing_tensors())
+    def tp_group(self) -> ProcessGroup:
+        return self._among(self.topology.tp_ranks())
 
     @cached_property
-    def context(self) -> Collectives:
-        return self._among(self.place.sharing_positions())
+    def cp_group(self) -> ProcessGroup:
+        return self._among(self.topology.cp_ranks())
 
     @cached_property
-    def replicas(self) -> Collectives:
-        return self._among(self.place.sharing_weights())
+    def replica_group(self) -> ProcessGroup:
+        return self._among(self.topology.replica_ranks())
 
-    def copies(self, count: int) -> Collectives:
+    def copies_group(self, count: int) -> ProcessGroup:
         """Of the neighbours among the tensor ranks that hold the same of a tensor."""
-        return self._among(self.place.sharing_tensors(count))
+        return self._among(self.topology.tp_ranks(count))
 
     @cached_property
     def _sum(self) -> Any:
@@ -177,24 +177,24 @@ class Mesh:
 
     @cached_property
     def _gather(self) -> Any:
-        return _compiled(self.tensor.all_gather)
+        return _compiled(self.tp_group.all_gather)
 
     def sums(self, *values: float) -> list[float]:
         """Each number's sum over all ranks, in fp32 between them."""
-        if self.place.ranks == 1:
+        if self.topology.ranks == 1:
             return list(values)
         return fetch(self._sum(*put_all(np.array(values, np.float32)))).tolist()
 
     def gathered(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Values [n] of each tensor rank, [ranks, n]."""
-        return fetch(self._gather(*put_all(values))).reshape(self.place.tensor, -1)
+        return fetch(self._gather(*put_all(values))).reshape(self.topology.tensor, -1)
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Return when all ranks are here."""
         self.sums(0.0)
 
-    def _among(self, ranks: range) -> Collectives:
-        return collectives(ranks, self.place.rank, self._device)
+    def _among(self, ranks: range) -> ProcessGroup:
+        return process_group(ranks, self.topology.rank, self._device)
 
 
 ALONE = Mesh(Topology(0), "cpu")
@@ -211,8 +211,8 @@ def join(parallel: ParallelConfig, device: str, key_heads: int) -> Mesh:
     if parallel.ranks == 1:
         return Mesh(Topology(0), device)
     init()
-    place = Topology(get_rank(), parallel.data, parallel.tensor, parallel.context, parallel.sequence)
-    copies = place.sharing_tensors(max(1, parallel.tensor // key_heads))
-    for ranks in (place.sharing_tensors(), place.sharing_positions(), place.sharing_weights(), copies):
-        collectives(ranks, place.rank, device)
-    return Mesh(place, device)
+    topology = Topology(get_rank(), parallel.data, parallel.tensor, parallel.context, parallel.sequence)
+    copies = topology.tp_ranks(max(1, parallel.tensor // key_heads))
+    for ranks in (topology.tp_ranks(), topology.cp_ranks(), topology.replica_ranks(), copies):
+        process_group(ranks, topology.rank, device)
+    return Mesh(topology, device)

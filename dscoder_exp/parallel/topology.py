@@ -51,16 +51,16 @@ class Topology:
         """Whether this rank is the one that counts a batch, of those that share it."""
         return self.rank % (self.tensor * self.context) == 0
 
-    def sharing_tensors(self, ranks: int | None = None) -> range:
+    def tp_ranks(self, ranks: int | None = None) -> range:
         """The ranks that share a replica's matrices; or of these the `ranks` neighbours that hold the same of one."""
         ranks = ranks or self.tensor
         first = self.rank - self.tensor_rank % ranks
         return range(first, first + ranks)
 
-    def sharing_positions(self) -> range:
+    def cp_ranks(self) -> range:
         first = self.rank - self.context_rank * self.tensor
         return range(first, first + self.context * self.tensor, self.tensor)
 
-    def sharing_weights(self) -> range:
+    def replica_ranks(self) -> range:
         """The replicas."""
         return range(self.tensor_rank, self.ranks, self.tensor)

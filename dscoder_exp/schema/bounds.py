@@ -1,4 +1,4 @@
-"""What a field's value may be, beyond its type: written beside the field, checked at the app's door."""
+"""What a field's value may be, beyond its type: written beside the field, checked before anything starts."""
 
 from dataclasses import Field
 from typing import Any
@@ -21,7 +21,7 @@ def bound(
     Args:
         ge, gt, le, lt: numeric limits (a list's limits hold for each element).
         choices: the strings that are allowed.
-        file: beside the choices, the path of a file that ends so; whether it exists is for the door to see.
+        file: beside the choices, the path of a file that ends so; whether it exists is for preflight to see.
         filled: the app fills it in at launch; a user can't set it.
     """
     limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices, "file": file, "filled": filled}

@@ -6,7 +6,7 @@ from dscoder_exp.console import Screen
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.summary import predict_command
 from dscoder_exp.tracking.run import open_run
-from dscoder_exp.weights.convert import convert, open_conversion
+from dscoder_exp.weights.convert.conversion import convert, open_conversion
 
 
 def run(config: Config) -> None:
@@ -22,7 +22,7 @@ def run(config: Config) -> None:
         with screen.stage("converting", len(plan.tensors)) as stage:
             convert(conversion, on_tensor=stage.advance)
     seconds = time.monotonic() - started
-    layout = f", cut over {plan.ways} ranks" if plan.ways and plan.ways > 1 else ""
+    layout = f", cut over {plan.tp_size} ranks" if plan.tp_size and plan.tp_size > 1 else ""
     screen.say(f"target   {target} ({config.weights.format}{layout})")
     screen.say(f"written  {plan.bytes / 1e9:.2f} GB in {seconds:.1f} s, {plan.bytes / 1e9 / seconds:.2f} GB/s")
     screen.say(f"try it   {predict_command(f'model.path={target}')}")

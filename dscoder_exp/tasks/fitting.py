@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.sequences import Batch
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.measuring import Measuring
+from dscoder_exp.tasks.measuring import TrainingEvaluation
 from dscoder_exp.tracking.run import Run
 from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
@@ -22,7 +22,7 @@ from dscoder_exp.training.step import NotFinite, Step, StepResult
 
 
 @dataclass(frozen=True)
-class Before:
+class Baseline:
     """Of the model before training; a loss of None: no rows were held out."""
 
     loss: float | None
@@ -37,13 +37,13 @@ class Fitting:
         config: Config,
         model: Llama,
         step: Step,
-        measuring: Measuring,
+        measuring: TrainingEvaluation,
         checkpoints: Checkpoints,
         run: Run,
         screen: Screen,
         *,
         recipe: dict[str, Any],
-        before: Before,
+        before: Baseline,
     ) -> None:
         """
         Args:
@@ -72,7 +72,7 @@ class Fitting:
         ):
             while step.done < steps:
                 result = self._take(batches, steps, signals)
-                self._run.metrics(metrics_of(result, self._mesh.place.ranks), step.done)
+                self._run.metrics(metrics_of(result, self._mesh.topology.ranks), step.done)
                 throughput.add(result)
                 speed = throughput.per_second("tokens")
                 compiled = f", {result.compile_seconds:.1f} s of compiling" if result.compile_seconds else ""
@@ -105,8 +105,8 @@ class Fitting:
         try:
             return take_step(self._step, batches, self._config, steps, stop=lambda: bool(signals))
         except NotFinite as error:
-            if self._mesh.place.rank == 0:
+            if self._mesh.topology.rank == 0:
                 directory = write_diagnosis(Path(self._config.output_dir), self._model, error, self._step.done + 1)
                 self._run.artifact(directory, "diagnosis")
-            self._mesh.meet()  # all came here; the first to fail has the others stopped, whatever they are writing
+            self._mesh.barrier()  # all came here; the first to fail has the others stopped, whatever they are writing
             raise

@@ -1,8 +1,8 @@
 """What a training run measures of its model: the loss on held-out rows, and its answers to a few prompts."""
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.batches import load
 from dscoder_exp.data.encode import encode_prompts
+from dscoder_exp.data.loader import load
 from dscoder_exp.data.report import Prepared
 from dscoder_exp.data.templates import template_named
 from dscoder_exp.generation.answers import answer
@@ -15,7 +15,7 @@ from dscoder_exp.training.evaluation import Evaluator
 from dscoder_exp.weights.resolve import TextSetup
 
 
-class Measuring:
+class TrainingEvaluation:
     """Measures the model as it is; results go to the run and the screen."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Measuring:
         self._evaluator = Evaluator(
             load(prepared, "eval"), model.mesh, batch_size=train.batch_size, limit=train.max_eval_sequences
         )
-        self._prompts = train.prompts if model.mesh.place.replica == 0 else []
+        self._prompts = train.prompts if model.mesh.topology.replica == 0 else []
         form = template_named(template)
         rendered = [form.render_prompt(prompt) for prompt in self._prompts]
         self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id, text.eos_token_id)

@@ -10,10 +10,10 @@ from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.tasks.loading import load_model
+from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.summary import say_speed
 from dscoder_exp.tracking.run import open_run
-from dscoder_exp.weights.adapted import open_adapted
+from dscoder_exp.weights.lora.setup import open_adapted
 from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 
 
@@ -23,7 +23,7 @@ def run(config: Config) -> float:
     start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     opened = open_adapted(config)
     mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
-    rank, screen = mesh.place.rank, Screen(quiet=mesh.place.rank != 0)
+    rank, screen = mesh.topology.rank, Screen(quiet=mesh.topology.rank != 0)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
     template = template_named(chosen)
@@ -33,9 +33,9 @@ def run(config: Config) -> float:
     if room < 1:
         what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
-    with open_run(config.tracking, rank, mesh.place.ranks) as run:
+    with open_run(config.tracking, rank, mesh.topology.ranks) as run:
         with screen.stage("loading the model") as stage:
-            model = load_model(config, opened, mesh, run, stage, screen, frozen=True)
+            model = set_up_model(config, opened, mesh, run, stage, screen, frozen=True)
         result = answer(
             Engine(model),
             text.tokenizer,

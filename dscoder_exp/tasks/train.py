@@ -1,13 +1,13 @@
 """task=train: fine-tune a model on instruction rows, measuring before, on the way and after."""
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.batches import load, refuse_crowded, train_batches
+from dscoder_exp.data.loader import load, refuse_crowded, train_batches
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.fitting import Before, Fitting
-from dscoder_exp.tasks.loading import load_model
-from dscoder_exp.tasks.measuring import Measuring
+from dscoder_exp.tasks.fitting import Baseline, Fitting
+from dscoder_exp.tasks.measuring import TrainingEvaluation
+from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_kernels, say_result, say_trained
 from dscoder_exp.tracking.run import open_run
@@ -15,7 +15,7 @@ from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.loop import is_due, total_steps
 from dscoder_exp.training.resume import factors_of, find_resumed, same_run, weights_of
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapted import open_adapted
+from dscoder_exp.weights.lora.setup import open_adapted
 from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 from hydra_plugins.msrun_launcher.heartbeat import beat
 
@@ -28,7 +28,7 @@ def run(config: Config) -> float | None:
     resumed = find_resumed(config)
     opened = open_adapted(config)
     mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
-    rank, ranks = mesh.place.rank, mesh.place.ranks
+    rank, ranks = mesh.topology.rank, mesh.topology.ranks
     screen = Screen(quiet=rank != 0, on_advance=beat)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
@@ -41,10 +41,10 @@ def run(config: Config) -> float | None:
         recipe = same_run(config, opened.config, prepared, resumed)
         with screen.stage("loading the model") as stage:
             factors = factors_of(config, opened, resumed)
-            model = load_model(config, weights_of(config, opened, resumed), mesh, run, stage, screen, factors)
+            model = set_up_model(config, weights_of(config, opened, resumed), mesh, run, stage, screen, factors)
         say_kernels(screen, runtime)
         say_trained(screen, model)
-        measuring = Measuring(config, model, text, template, prepared, run, screen)
+        measuring = TrainingEvaluation(config, model, text, template, prepared, run, screen)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, mesh)
         step = Step(
@@ -57,16 +57,16 @@ def run(config: Config) -> float | None:
         )
 
         if resumed is None:
-            before = Before(measuring.eval_loss("before", 0), measuring.answers("before"))
+            before = Baseline(measuring.eval_loss("before", 0), measuring.answers("before"))
         else:
-            before = Before(resumed.state.loss_before, resumed.state.answers_before)
+            before = Baseline(resumed.state.loss_before, resumed.state.answers_before)
             screen.say(f"going on after step {step.done}, from {resumed.checkpoint}")
         sequences = load(prepared, "train")
         steps = total_steps(train, len(sequences), config.parallel.data)
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
             checkpoints.judge(resumed.checkpoint, measuring.eval_loss(f"after step {step.done}", step.done))
         start = step.done * train.accumulate
-        shares = {"rank": mesh.place.data_rank, "ranks": mesh.place.data}
+        shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
         batches = train_batches(sequences, train.batch_size, seed=config.seed, start=start, **shares)
         fitting = Fitting(config, model, step, measuring, checkpoints, run, screen, recipe=recipe, before=before)
         throughput = fitting(batches, steps)
@@ -77,7 +77,7 @@ def run(config: Config) -> float | None:
         log_data(run, config, prepared)
         run.tags({"checkpoint": str(checkpoint)})
     if rank == 0:
-        compiling = model.units.compile_seconds
+        compiling = model.compiled.compile_seconds
         result = TrainingResult(steps, before.loss, loss, before.answers, answers, throughput, compiling, checkpoint)
         say_result(screen, config, result)
     return loss

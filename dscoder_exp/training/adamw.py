@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import fetch, put
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.pieces import Owned
+from dscoder_exp.parallel.buckets import FlatShard
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.moments import StoredMoments
 from dscoder_exp.training.resume import Resumed
@@ -28,14 +28,14 @@ class AdamW:
         Args:
             resumed: steps were taken before, and left moments; None: none were.
         """
-        self._masters, self._place = model.masters, model.mesh.place
+        self._masters, self._topology = model.masters, model.mesh.topology
         self._stored = resumed and StoredMoments(
             resumed.checkpoint, resumed.state.optimizer, model.config, model.trained_shapes
         )
-        lengths = [bucket.length(model.mesh.replicas.size) for bucket in self._masters.buckets]
+        lengths = [bucket.length(model.mesh.replica_group.size) for bucket in self._masters.buckets]
         # Memory that is new to a process costs it up to 3 s a GB; on the CPU that passes while the model is measured.
         self._filling: Future[None] | None = None
-        if model.units.device == "cpu":
+        if model.compiled.device == "cpu":
             arrays = [np.split(row, np.cumsum(lengths)[:-1]) for row in np.empty((2, sum(lengths)), np.float32)]
             pairs = list(zip(*arrays, strict=True))
             made = [[put(moment) for moment in pair] for pair in pairs]
@@ -45,16 +45,16 @@ class AdamW:
         else:
             made = [self._read(number, length) for number, length in enumerate(lengths)]
         self._first, self._second = (list(moments) for moments in zip(*made, strict=True))
-        self._arithmetic = arithmetic_for(optim, model.units)
+        self._arithmetic = arithmetic_for(optim, model.compiled)
         self._decayed = [bucket.matrices or optim.decay_norms for bucket in self._masters.buckets]
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
-    def moments(self) -> Iterator[tuple[Owned, list[NDArray[np.float32]]]]:
+    def moments(self) -> Iterator[tuple[FlatShard, list[NDArray[np.float32]]]]:
         """(a piece of a weight, its first and second moment) of all that this rank owns."""
         self._filled()
         for number in range(len(self._masters.buckets)):
-            pair = (self._masters.cut(number, fetch(moments[number])) for moments in (self._first, self._second))
-            yield from zip(self._masters.owned(number), map(list, zip(*pair, strict=True)), strict=True)
+            pair = (self._masters.split(number, fetch(moments[number])) for moments in (self._first, self._second))
+            yield from zip(self._masters.shards(number), map(list, zip(*pair, strict=True)), strict=True)
 
     def norm(self, gradients: Sequence[ms.Tensor]) -> float:
         """The L2 norm of this rank's slices; what several ranks hold counts once."""
@@ -68,7 +68,7 @@ class AdamW:
         self.steps += 1
         arrays = self._masters.slices, self._first, self._second, gradients
         for number in self._arithmetic.update(Update(self.steps, lr, scale, self._decayed, *arrays)):
-            self._masters.gather(number)
+            self._masters.start_gather(number)
 
     def _fill_all(self, pairs: Sequence[Sequence[NDArray[np.float32]]]) -> None:
         for number, pair in enumerate(pairs):
@@ -79,8 +79,8 @@ class AdamW:
         for moment in pair:
             moment.fill(0)
         if self._stored is not None:
-            arrays = [self._masters.cut(number, moment) for moment in pair]
-            self._stored.fill(self._place.tensor_rank, self._place.tensor, self._masters.owned(number), arrays)
+            arrays = [self._masters.split(number, moment) for moment in pair]
+            self._stored.fill(self._topology.tensor_rank, self._topology.tensor, self._masters.shards(number), arrays)
 
     def _read(self, number: int, length: int) -> list[ms.Tensor]:
         """One bucket's, a resumed run's, onto the device."""

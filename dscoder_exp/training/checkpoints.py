@@ -20,13 +20,13 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.training.handover import Handover
 from dscoder_exp.training.moments import moments_file, write_moments
-from dscoder_exp.training.parts import Parts
 from dscoder_exp.training.resume import Resumed
+from dscoder_exp.training.shard_collector import ShardCollector
 from dscoder_exp.training.state import TrainingState, write_state
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.adapter_checkpoint import save_adapter
-from dscoder_exp.weights.checkpoint import save_checkpoint, write_slices
-from dscoder_exp.weights.layout import file_name
+from dscoder_exp.weights.lora.writer import save_adapter
+from dscoder_exp.weights.native.layout import file_name
+from dscoder_exp.weights.native.writer import save_checkpoint, write_slices
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,7 +39,7 @@ WAITING = 4  # arrays of a device that may wait in the host's memory to be writt
 class Checkpoints:
     """Writes checkpoints, keeps the links, and removes what is no longer kept.
 
-    They are native ones (weights/checkpoint.py), or LoRA's factors alone (weights/adapter_checkpoint.py). Each rank
+    They are native ones (weights/native/writer.py), or LoRA's factors alone (weights/lora/writer.py). Each rank
     writes what it owns: of weights that replicas have alike, the first one of them.
     A thread writes them, on the CPU while training goes on; from a device it is given a few arrays at a time. What was
     begun in a `with` is whole when that is left.
@@ -66,12 +66,12 @@ class Checkpoints:
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
-        self._place, self._keep = mesh.place, config.train.keep
+        self._topology, self._keep = mesh.topology, config.train.keep
         self._waiting = WAITING if config.runtime.device == "ascend" else None
-        self._leads = mesh.place.rank == 0  # it puts the checkpoint together, and keeps the links
+        self._leads = mesh.topology.rank == 0  # it puts the checkpoint together, and keeps the links
         (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32
-        self._parts = Parts(int(token), mesh.place.rank, mesh.place.ranks)
-        if mesh.place.ranks > 1:
+        self._parts = ShardCollector(int(token), mesh.topology.rank, mesh.topology.ranks)
+        if mesh.topology.ranks > 1:
             _refuse_unshared(Path(config.output_dir), int(token), mesh)
         self._there = resumed and resumed.checkpoint
         self._best_loss = resumed.state.best_loss if resumed else None
@@ -140,10 +140,10 @@ class Checkpoints:
     def _write_part(self, work: "_Work") -> None:
         """Runs in the thread of a rank that doesn't lead."""
         directory, files = self._parts.begin(work.target), {}
-        weights, place = None, self._place
-        if work.lora is None and place.replica == 0:
-            weights = write_slices(directory, work.config, work.weights, place.tensor_rank, place.tensor)
-            files[file_name(place.tensor_rank, place.tensor)] = None
+        weights, topology = None, self._topology
+        if work.lora is None and topology.replica == 0:
+            weights = write_slices(directory, work.config, work.weights, topology.tensor_rank, topology.tensor)
+            files[file_name(topology.tensor_rank, topology.tensor)] = None
         work.weights.drain()  # LoRA's factors are whole on each tensor rank, and rank 0 writes them
         files |= self._write_moments(directory, work)
         self._parts.leave(work.target, {"weights": weights, "files": files})
@@ -152,8 +152,8 @@ class Checkpoints:
         """The file of this rank's moments, and what is recorded of it."""
         if work.state is None:
             return {}
-        name = moments_file(self._place.rank, self._place.ranks)
-        return {name: write_moments(directory / name, self._place.tensor_rank, work.owned, work.moments)}
+        name = moments_file(self._topology.rank, self._topology.ranks)
+        return {name: write_moments(directory / name, self._topology.tensor_rank, work.owned, work.moments)}
 
     def _write(self, work: "_Work") -> None:
         """Runs in rank 0's thread."""
@@ -171,15 +171,15 @@ class Checkpoints:
                 for part in others:
                     files |= {name: record for name, record in part["files"].items() if record is not None}
                 best = work.eval_loss if self._is_best(work.eval_loss) else self._best_loss
-                optimizer = {"ways": self._place.tensor, "files": files}
+                optimizer = {"ways": self._topology.tensor, "files": files}
                 state = replace(work.state, eval_loss=work.eval_loss, best_loss=best, optimizer=optimizer)
                 write_state(directory, state)
 
         lineage = {**self._lineage, "step": work.step, "eval_loss": work.eval_loss}
         common = {"config": work.config, "template": self._template, "lineage": lineage, "add": add}
         if work.lora is None:
-            ways = self._place.tensor
-            files = {"tensors": work.weights, "tokenizer": self._tokenizer, "ways": ways, "others": take}
+            tp_size = self._topology.tensor
+            files = {"tensors": work.weights, "tokenizer": self._tokenizer, "ways": tp_size, "others": take}
             save_checkpoint(work.target, **files, **common)
         else:
             base = self._lineage["base"], work.base
@@ -213,16 +213,17 @@ class Checkpoints:
 
 def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
     """Raise Refused, on all ranks, where one doesn't see what rank 0 writes: its node has a storage of its own."""
-    proof, leads = directory / f".{token:08x}.shared", mesh.place.rank == 0
+    proof, leads = directory / f".{token:08x}.shared", mesh.topology.rank == 0
     if leads:
         directory.mkdir(parents=True, exist_ok=True)
         proof.touch()
-    mesh.meet()
+    mesh.barrier()
     (seen,) = mesh.sums(float(proof.exists()))
     if leads:
         proof.unlink()
-    if seen < mesh.place.ranks:
-        what = f"{mesh.place.ranks - int(seen)} of {mesh.place.ranks} ranks don't see what rank 0 writes to {directory}"
+    if seen < mesh.topology.ranks:
+        ranks = mesh.topology.ranks
+        what = f"{ranks - int(seen)} of {ranks} ranks don't see what rank 0 writes to {directory}"
         raise refuse("output_dir", what, "output_dir=DIR on storage that all nodes share")
 
 
@@ -253,7 +254,7 @@ class _Work:
         self.config, self.lora, self.base = model.config, model.lora, model.base_sha256
         self.target, self.step, self.eval_loss, self.state = target, step.done, eval_loss, state
         masters = model.masters
-        self.owned = [piece for number in range(len(masters.buckets)) for piece in masters.owned(number)]
+        self.owned = [shard for number in range(len(masters.buckets)) for shard in masters.shards(number)]
         self.weights: Handover[tuple[str, NDArray[np.float32]]] = Handover(waiting)
         self.moments: Handover[list[NDArray[np.float32]]] = Handover(waiting)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dscoder_exp.data.sequences import FIELDS
+from dscoder_exp.data.batch import FIELDS
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.training.step import NotFinite
-from dscoder_exp.weights.record import write_json
+from dscoder_exp.weights.native.manifest import write_json
 
 
 def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int) -> Path:
@@ -22,7 +22,7 @@ def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int)
     """
     directory = output_dir / "diagnosis"
     directory.mkdir(parents=True, exist_ok=True)
-    model.masters.settle()
+    model.masters.wait_all()
     values = {
         "step": step,
         "error": str(error),

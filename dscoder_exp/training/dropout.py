@@ -17,15 +17,20 @@ class Dropout:
         Args:
             key: tells this micro step from all others: seed, optimizer step, micro step, replica.
         """
-        config, part, place = model.config, model.rank_config, model.mesh.place
+        config, part, topology = model.config, model.rank_config, model.mesh.topology
         widths = (config.hidden_size, _heads(config), config.hidden_size, config.intermediate_size)
         own = (config.hidden_size, _heads(part), config.hidden_size, part.intermediate_size)
         self._arrays = [
-            (whole, slice(place.tensor_rank * width, (place.tensor_rank + 1) * width) if width < whole else slice(None))
+            (
+                whole,
+                slice(topology.tensor_rank * width, (topology.tensor_rank + 1) * width)
+                if width < whole
+                else slice(None),
+            )
             for width, whole in zip(own, widths, strict=True)
         ]
         self._rate = model.lora.dropout if model.lora else 0.0
-        self._mask, self._key = model.units.dropout_mask, key
+        self._mask, self._key = model.compiled.dropout_mask, key
 
     def masks(self, layer: int, rows: int) -> list[ms.Tensor]:
         """Of one block, for arrays of so many rows; none where nothing is dropped."""

@@ -1,4 +1,4 @@
-"""Backpropagation over the model's units."""
+"""Backpropagation over the model's compiled."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -8,11 +8,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import mint, ops
 
-from dscoder_exp.data.sequences import Batch
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.device.memory import clear, put
 from dscoder_exp.model.block import SAVED
-from dscoder_exp.model.llama import Inputs, Llama, Stream
-from dscoder_exp.model.masters import Masters
+from dscoder_exp.model.llama import Llama, ModelInputs, Stream
+from dscoder_exp.model.masters import MasterWeights
 from dscoder_exp.training.dropout import Dropout
 
 _add: Any = ops.AssignAdd()
@@ -31,7 +31,7 @@ class Gradients:
     """
 
     def __init__(
-        self, masters: Masters, factor: ms.Tensor, ends: list[list[ms.Tensor]], add: Callable[..., Any]
+        self, masters: MasterWeights, factor: ms.Tensor, ends: list[list[ms.Tensor]], add: Callable[..., Any]
     ) -> None:
         """
         Args:
@@ -47,11 +47,11 @@ class Gradients:
     def take(self, group: int, gradients: Sequence[ms.Tensor]) -> list[int]:
         """Add a micro step's gradients of one of the model's trained groups; the buckets that are whole with them."""
         whole: list[int] = []
-        for place, gradient in zip(self._masters.places[group], gradients, strict=True):
-            waiting = self._waiting.setdefault(place.bucket, {})
-            waiting[place.number] = gradient
-            if len(waiting) == len(self._masters.buckets[place.bucket].names):
-                whole.append(place.bucket)
+        for slot, gradient in zip(self._masters.slots[group], gradients, strict=True):
+            waiting = self._waiting.setdefault(slot.bucket, {})
+            waiting[slot.index] = gradient
+            if len(waiting) == len(self._masters.buckets[slot.bucket].names):
+                whole.append(slot.bucket)
         flat = {number: _end_to_end(self._waiting.pop(number)) for number in whole}
         if again := [number for number in whole if number in self.sums]:
             self._add(*(self.sums[number] for number in again), *(flat.pop(number) for number in again))
@@ -75,10 +75,10 @@ class Backpropagation:
             recompute: "none" keeps what a block's backward needs, "selective" what its matrix products gave, "full"
                 its input alone.
         """
-        self._model, units = model, model.units
-        self._forward, self._backward = units.training_forward[recompute], units.backward[recompute]
+        self._model, compiled = model, model.compiled
+        self._forward, self._backward = compiled.training_forward[recompute], compiled.backward[recompute]
         self._saved = SAVED[recompute]
-        self._add = units.unit(_add_pairs, "gradient sum")
+        self._add = compiled.unit(_add_pairs, "gradient sum")
         self._factor: tuple[float, ms.Tensor] = (1.0, put(np.array(1.0, np.float32)))
         # The same ones in each step: a compiled function holds on to what it was called with last.
         self._ends = [_zeros_of(model.masters, end) for end in (0, -1)] if model.lora is None else []
@@ -104,7 +104,7 @@ class Backpropagation:
             key: what the dropout of LoRA's inputs follows from; see Dropout.
             on_bucket: of the last micro step: called with each bucket's number, once all of its sum is there.
         """
-        model, units = self._model, self._model.units
+        model, compiled = self._model, self._model.compiled
 
         def take(group: int, gradients: Sequence[ms.Tensor]) -> None:
             for number in total.take(group, gradients):
@@ -119,8 +119,8 @@ class Backpropagation:
         of_head = [*last, *first] if model.config.tie_word_embeddings else last
         for c in inputs.chunks:
             into = total.factor, model.norm, model.head, total.loss, dx
-            units.loss_backward(x, c.rows, c.labels, c.counts, *into, *of_head)
-        dx, before = units.own_rows(dx), int(bool(total.ends))
+            compiled.loss_backward(x, c.rows, c.labels, c.counts, *into, *of_head)
+        dx, before = compiled.own_rows(dx), int(bool(total.ends))
         if total.ends and on_bucket is not None:
             take(-1, last)
         for layer in reversed(range(model.num_blocks)):
@@ -129,13 +129,13 @@ class Backpropagation:
             dx, *gradients = self._backward(dx, entering.pop(), *beside, *tensors, *saved.pop())
             take(before + layer, gradients)
         if total.ends:
-            units.embed_backward(dx, inputs.ids, *first)
+            compiled.embed_backward(dx, inputs.ids, *first)
             if on_bucket is not None:
                 take(0, first)
         total.loss_tokens += batch.loss_tokens
 
     def _pass(
-        self, inputs: Inputs, stream: Stream, dropout: Dropout
+        self, inputs: ModelInputs, stream: Stream, dropout: Dropout
     ) -> tuple[list[ms.Tensor], list[tuple[ms.Tensor, ...]], ms.Tensor]:
         """What enters each block, what each saved, and what leaves the last one."""
         model, x = self._model, stream.x
@@ -146,12 +146,12 @@ class Backpropagation:
             tensors = [*model.block(layer), *dropout.masks(layer, inputs.ids.size)]
             x, *kept = self._forward(x, stream.cos, stream.sin, *inputs.mask, *tensors)
             saved.append(tuple(kept[: self._saved]))
-        return entering, saved, model.units.all_rows(x)
+        return entering, saved, model.compiled.all_rows(x)
 
 
-def _zeros_of(masters: Masters, group: int) -> list[ms.Tensor]:
+def _zeros_of(masters: MasterWeights, group: int) -> list[ms.Tensor]:
     """Of the shapes of a group's tensors, fp32."""
-    shapes = [masters.buckets[place.bucket].shapes[place.number] for place in masters.places[group]]
+    shapes = [masters.buckets[slot.bucket].shapes[slot.index] for slot in masters.slots[group]]
     return [mint.zeros(shape, dtype=ms.float32) for shape in shapes]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
-from dscoder_exp.data.sequences import Batch
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.schema.config import Config, TrainConfig
 from dscoder_exp.training.schedule import learning_rate
 from dscoder_exp.training.step import Step, StepResult

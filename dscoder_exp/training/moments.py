@@ -1,8 +1,8 @@
 """AdamW's moments in a checkpoint: a file a rank, with the pieces that it owns; read back into any other layout.
 
 Recorded in training.json: {ways: tensor-parallel ranks, files: {name: {rank: the tensor rank, pieces: {tensor: [first,
-last]}, sha256: {entry: hex}}}}. A piece is flat: from the first value to the last, in rows, of what that tensor rank
-holds of the tensor (weights/layout.py). Never imports mindspore.
+last]}, sha256: {entry: hex}}}}. A shard is flat: from the first value to the last, in rows, of what that tensor rank
+holds of the tensor (weights/native/layout.py). Never imports mindspore.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.parallel.pieces import Owned
+from dscoder_exp.parallel.buckets import FlatShard
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.state import RESUME, START_ANEW
-from dscoder_exp.weights.layout import held
-from dscoder_exp.weights.safetensors_file import read_header, safetensors_layout
-from dscoder_exp.weights.stored import Entry, TensorWriter, chunks, read_rows
+from dscoder_exp.weights.formats.safetensors_file import read_header, safetensors_layout
+from dscoder_exp.weights.formats.tensor_io import Entry, TensorWriter, chunks, read_rows
+from dscoder_exp.weights.native.layout import held
 
 MOMENTS = ("first", "second")
 
@@ -29,24 +29,24 @@ def moments_file(rank: int, ranks: int) -> str:
 
 
 def write_moments(
-    file: Path, tensor_rank: int, owned: Sequence[Owned], moments: Iterable[Sequence[NDArray[np.float32]]]
+    file: Path, tensor_rank: int, owned: Sequence[FlatShard], moments: Iterable[Sequence[NDArray[np.float32]]]
 ) -> dict[str, Any]:
     """Writes one rank's file.
 
     Args:
-        owned: what the rank owns, piece by piece.
-        moments: of each piece the first and second moment, of any shape; taken one at a time.
+        owned: what the rank owns, shard by shard.
+        moments: of each shard the first and second moment, of any shape; taken one at a time.
 
     Returns:
         What is recorded of it.
     """
-    lengths = {piece.name: (piece.last - piece.first,) for piece in owned}
+    lengths = {shard.name: (shard.last - shard.first,) for shard in owned}
     layout = safetensors_layout({f"{which}.{name}": ("F32", at) for name, at in lengths.items() for which in MOMENTS})
     with TensorWriter(file, layout) as writer:
-        for piece, pair in zip(owned, moments, strict=True):
+        for shard, pair in zip(owned, moments, strict=True):
             for which, array in zip(MOMENTS, pair, strict=True):
-                writer.write(f"{which}.{piece.name}", array.reshape(-1))
-    extents = {piece.name: [piece.first, piece.last] for piece in owned}
+                writer.write(f"{which}.{shard.name}", array.reshape(-1))
+    extents = {shard.name: [shard.first, shard.last] for shard in owned}
     return {"rank": tensor_rank, "pieces": extents, "sha256": writer.hashes()}
 
 
@@ -69,34 +69,34 @@ class StoredMoments:
         self._headers = {name: read_header(checkpoint / name, RESUME) for name in record["files"]}
 
     def fill(
-        self, rank: int, ways: int, owned: Sequence[Owned], arrays: Sequence[Sequence[NDArray[np.float32]]]
+        self, rank: int, tp_size: int, owned: Sequence[FlatShard], arrays: Sequence[Sequence[NDArray[np.float32]]]
     ) -> None:
         """Read what a rank owns; of a tensor at a time all, whatever layout it was written in.
 
         Args:
-            rank, ways: the tensor rank, of how many.
+            rank, tp_size: the tensor rank, of how many.
             arrays: the first moments of `owned`, and the second ones, of any shape.
 
         Raises:
             Refused: a file is changed, or of another model.
         """
-        for number, piece in enumerate(owned):
-            part = held(piece.name, self._shapes[piece.name], self._config, rank, ways)
+        for number, shard in enumerate(owned):
+            part = held(shard.name, self._shapes[shard.name], self._config, rank, tp_size)
             for which, into in zip(MOMENTS, arrays, strict=True):
-                values = part.of(self._whole(which, piece.name)).reshape(-1)[piece.first : piece.last]
+                values = part.of(self._whole(which, shard.name)).reshape(-1)[shard.first : shard.last]
                 into[number].reshape(-1)[:] = values
 
     def _whole(self, which: str, name: str) -> NDArray[np.float32]:
-        shape, ways, found = self._shapes[name], self._record["ways"], 0
+        shape, tp_size, found = self._shapes[name], self._record["ways"], 0
         whole = np.empty(shape, np.float32)
-        for rank in range(ways):
-            part = held(name, shape, self._config, rank, ways)
+        for rank in range(tp_size):
+            part = held(name, shape, self._config, rank, tp_size)
             own = np.empty(part.shape(shape), np.float32)
             for first, last, values in self._pieces(which, name, rank):
                 own.reshape(-1)[first:last] = values
                 found += last - first
             whole[part.slices] = own
-        if found != sum(held(name, shape, self._config, rank, ways).size(shape) for rank in range(ways)):
+        if found != sum(held(name, shape, self._config, rank, tp_size).size(shape) for rank in range(tp_size)):
             raise refuse(RESUME, f"{self._checkpoint} holds no whole {which}.{name} of this model", START_ANEW)
         return whole
 

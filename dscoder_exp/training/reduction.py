@@ -13,7 +13,7 @@ class Reduction:
     """Sums the buckets of one step after another."""
 
     def __init__(self, model: Llama) -> None:
-        self._buckets, self._replicas = model.masters.buckets, model.mesh.replicas
+        self._buckets, self._replicas = model.masters.buckets, model.mesh.replica_group
         self._copies = {
             count: _summing(model, count) for count in sorted({bucket.partial for bucket in self._buckets} - {1})
         }
@@ -45,12 +45,12 @@ class Reduction:
 
 def _summing(model: Llama, copies: int) -> Any:
     """The sum over the tensor ranks that hold the same, as a unit."""
-    all_reduce = model.mesh.copies(copies).all_reduce
+    all_reduce = model.mesh.copies_group(copies).all_reduce
 
     def summed(gradient):
         return all_reduce(gradient)
 
-    return model.units.unit(summed, "gradients of copies")
+    return model.compiled.unit(summed, "gradients of copies")
 
 
 def _filled(gradient: ms.Tensor, length: int) -> ms.Tensor:

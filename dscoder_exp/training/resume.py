@@ -9,8 +9,8 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_other
-from dscoder_exp.weights.adapted import first_factors, refuse_other_base, trained_lora
-from dscoder_exp.weights.adapter import Factors, read_adapter
+from dscoder_exp.weights.lora.adapter import Factors, read_adapter
+from dscoder_exp.weights.lora.setup import first_factors, refuse_other_base, trained_lora
 from dscoder_exp.weights.resolve import OpenedModel
 from dscoder_exp.weights.source import open_weights
 

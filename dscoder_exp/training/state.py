@@ -12,8 +12,8 @@ from typing import Any
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.tracking.run import MetricValue
-from dscoder_exp.weights.hf_config import read_json
-from dscoder_exp.weights.record import write_json
+from dscoder_exp.weights.formats.hf_config import read_json
+from dscoder_exp.weights.native.manifest import write_json
 
 STATE_FILE = "training.json"
 RESUME = "train.resume"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import mindspore as ms
 import numpy as np
 
-from dscoder_exp.data.sequences import Batch
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.device.memory import fetch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
@@ -84,7 +84,7 @@ class Step:
         self.loss_scale = LossScale(model.precision, resumed and resumed.state.loss_scale)
         self._clip_norm = optim.clip_norm
         self._before_update = before_update
-        self._seed, self._mesh, self._units = seed, model.mesh, model.units
+        self._seed, self._mesh, self._compiled = seed, model.mesh, model.compiled
         self.done, self.skipped = (resumed.state.step, resumed.state.skipped) if resumed else (0, 0)
         self._in_a_row = 0
 
@@ -99,14 +99,14 @@ class Step:
                 weights and the moments as they were.
             Exception: what `before_update` raises, before anything has changed.
         """
-        started, compiled = time.perf_counter(), self._units.compile_seconds
+        started, compiled = time.perf_counter(), self._compiled.compile_seconds
         tokens = sum(batch.ids.size for batch in batches)
         scale = self.loss_scale.value
         factor = self.loss_scale.factor(tokens)
         total, gradients = self._gradients(batches, factor)
-        useful, place = sum(batch.useful_tokens for batch in batches), self._mesh.place
-        counts = (total.loss_tokens, tokens, useful) if place.counts else (0, 0, 0)
-        own_loss = float(fetch(total.loss)[0]) if place.tensor_rank == 0 else 0.0
+        useful, topology = sum(batch.useful_tokens for batch in batches), self._mesh.topology
+        counts = (total.loss_tokens, tokens, useful) if topology.counts else (0, 0, 0)
+        own_loss = float(fetch(total.loss)[0]) if topology.tensor_rank == 0 else 0.0
         squares = self.adamw.norm(gradients) ** 2
         loss, counted, tokens, useful, asked, squares = self._mesh.sums(own_loss, *counts, float(stop()), squares)
         factor *= counted
@@ -127,17 +127,17 @@ class Step:
             self.skipped += 1
             loss = math.nan  # where only the gradient was lost, it is no number to believe either
         self.done += 1
-        compiling = self._units.compile_seconds - compiled
+        compiling = self._compiled.compile_seconds - compiled
         seconds = time.perf_counter() - started - compiling
         counts = int(tokens), int(useful), int(counted)
         return StepResult(loss / counted, norm, lr, seconds, compiling, *counts, self.skipped, scale, stop=asked > 0)
 
     def _gradients(self, batches: Sequence[Batch], factor: float) -> tuple[Gradients, list[ms.Tensor]]:
         """Of all micro batches, summed over ranks: this rank's slices. A bucket's sum begins as soon as it can."""
-        total, place = self._backpropagation.start(factor), self._mesh.place
+        total, topology = self._backpropagation.start(factor), self._mesh.topology
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
-            key = self._seed, self.done, number, place.replica
+            key = self._seed, self.done, number, topology.replica
             self._backpropagation.add(total, batch, key, self._begin(total) if last else None)
         return total, self._reduction.finish()
 
@@ -149,6 +149,6 @@ class Step:
         masters = self._masters
         found = {name: 0 for bucket in masters.buckets for name in bucket.names}
         for number, gradient in enumerate(gradients):
-            for owned, part in zip(masters.owned(number), masters.cut(number, fetch(gradient)), strict=True):
+            for owned, part in zip(masters.shards(number), masters.split(number, fetch(gradient)), strict=True):
                 found[owned.name] = int(not np.isfinite(part).all())
         return [name for name, ranks in zip(found, self._mesh.sums(*found.values()), strict=True) if ranks]

@@ -17,7 +17,7 @@ from mindspore import mint, ops
 from mindspore.ops.auto_generate import AdamW as FusedAdamW
 
 from dscoder_exp.device.memory import fetch, put, put_all
-from dscoder_exp.model.units import Units
+from dscoder_exp.model.compiled import CompiledFunctions
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import OptimConfig
 
@@ -56,11 +56,11 @@ class Arithmetic(Protocol):
         ...
 
 
-def arithmetic_for(optim: OptimConfig, units: Units) -> Arithmetic:
-    if units.device != "cpu":
+def arithmetic_for(optim: OptimConfig, compiled: CompiledFunctions) -> Arithmetic:
+    if compiled.device != "cpu":
         return _Fused(optim)
-    compiled = library().path
-    return _Operators(optim, units) if compiled is None else _Cpp(optim, compiled)
+    path = library().path
+    return _Operators(optim, compiled) if path is None else _Cpp(optim, path)
 
 
 class _Fused:
@@ -90,7 +90,7 @@ class _Fused:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class AdamWScalars:
     """Of one step, for arithmetic that corrects no bias, since these can hold the correction.
 
     lr m / c1 / (sqrt(v / c2) + eps) = (lr sqrt(c2) / c1) m / (sqrt(v) + eps sqrt(c2)), where c1 = 1 - beta1^t and
@@ -103,7 +103,7 @@ class Numbers:
     scale: float  # that gradients are multiplied with
 
     @classmethod
-    def of(cls, optim: OptimConfig, update: Update) -> "Numbers":
+    def of(cls, optim: OptimConfig, update: Update) -> "AdamWScalars":
         beta1, beta2 = optim.betas
         root = math.sqrt(1 - beta2**update.step)
         ratio = root / (1 - beta1**update.step)
@@ -121,9 +121,9 @@ class _Cpp:
         return math.sqrt(self._functions.sum_of_squares(*_sizes(gradients), _addresses(gradients)))
 
     def update(self, update: Update) -> Iterator[int]:
-        numbers = Numbers.of(self._optim, update)
-        decays = [numbers.lr * numbers.decay * decays for decays in update.decayed]
-        values = (numbers.lr, numbers.eps, numbers.scale, *self._optim.betas)
+        scalars = AdamWScalars.of(self._optim, update)
+        decays = [scalars.lr * scalars.decay * decays for decays in update.decayed]
+        values = (scalars.lr, scalars.eps, scalars.scale, *self._optim.betas)
         arrays = (_addresses(of) for of in (update.weights, update.first, update.second, update.gradients))
         in_c = (ctypes.c_float * len(decays))(*decays), *arrays, *map(ctypes.c_float, values)
         self._functions.adamw(*_sizes(update.weights), *in_c)
@@ -149,7 +149,7 @@ _half_square: Any = ops.L2Loss()
 class _Operators:
     """By operators of the CPU."""
 
-    def __init__(self, optim: OptimConfig, units: Units) -> None:
+    def __init__(self, optim: OptimConfig, compiled: CompiledFunctions) -> None:
         beta1, beta2 = optim.betas
 
         def adamw(lr, eps, decay, scale, weight, first, second, gradient):
@@ -159,14 +159,14 @@ class _Operators:
         def half_square(gradient):
             return _half_square(gradient)
 
-        self._optim, self._adamw = optim, units.unit(adamw, "optimizer")
-        self._half_square = units.unit(half_square, "gradient norm")
+        self._optim, self._adamw = optim, compiled.unit(adamw, "optimizer")
+        self._half_square = compiled.unit(half_square, "gradient norm")
 
     def norm(self, gradients: Arrays) -> float:
         return math.sqrt(2 * sum(float(self._half_square(gradient).asnumpy()) for gradient in gradients))
 
     def update(self, update: Update) -> Iterator[int]:
-        lr, eps, decay, scale, none = map(_number, (*astuple(Numbers.of(self._optim, update)), 0.0))
+        lr, eps, decay, scale, none = map(_number, (*astuple(AdamWScalars.of(self._optim, update)), 0.0))
         arrays = zip(update.weights, update.first, update.second, update.gradients, strict=True)
         for number, (decays, of_bucket) in enumerate(zip(update.decayed, arrays, strict=True)):
             self._adamw(lr, eps, decay if decays else none, scale, *of_bucket)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.config import TEMPLATE_FILE
-from dscoder_exp.schema.files import CHAT_TEMPLATE_FILE
-from dscoder_exp.schema.locate import locate
+from dscoder_exp.storage.file_names import CHAT_TEMPLATE_FILE
 
 MARKS = {"<|im_start|>": "chatml", "### Instruction": "deepseek_coder"}
 

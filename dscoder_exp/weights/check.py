@@ -9,9 +9,9 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.weights.names import EMBEDDING, HEAD, expected
+from dscoder_exp.weights.formats.tensor_io import STORED
+from dscoder_exp.weights.names import EMBEDDING, HEAD, parameter_shapes
 from dscoder_exp.weights.source import WeightSource
-from dscoder_exp.weights.stored import STORED
 
 SHOWN = 5  # names in a message
 BUFFER = "rotary_emb.inv_freq"  # computed from rope_theta; old files store it
@@ -80,7 +80,7 @@ def compare(source: WeightSource, allow: Sequence[str] = (), dtype: str | None =
         allow: patterns (as in a shell) of names that may be missing or unexpected.
         dtype: what the tensors will be computed with, None where they stay as they are.
     """
-    wanted, found = expected(source.config), source.shapes()
+    wanted, found = parameter_shapes(source.config), source.shapes()
     ignored = {name for name in found if name.endswith(BUFFER)}
     if source.config.tie_word_embeddings and HEAD in found:
         ignored.add(HEAD)  # the embedding serves as the head, as in transformers

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
-from dscoder_exp.schema.files import (
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.storage.file_names import (
     CHAT_TEMPLATE_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -19,13 +20,12 @@ from dscoder_exp.schema.files import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
-from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
-from dscoder_exp.weights.hf_config import from_hf, read_json
-from dscoder_exp.weights.layout import INPUTS, Cut, file_name
-from dscoder_exp.weights.record import COPY_AGAIN, altered, read_record
-from dscoder_exp.weights.safetensors_file import read_header
-from dscoder_exp.weights.stored import Entry, chunks, gather, read_rows
+from dscoder_exp.weights.formats.hf_config import from_hf, read_json
+from dscoder_exp.weights.formats.safetensors_file import read_header
+from dscoder_exp.weights.formats.tensor_io import Entry, chunks, gather, read_rows
+from dscoder_exp.weights.native.layout import INPUTS, Cut, file_name
+from dscoder_exp.weights.native.manifest import COPY_AGAIN, altered, read_manifest
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint, read_tokenizer
 
 if TYPE_CHECKING:
@@ -132,13 +132,13 @@ class NativeDirectory(StoredTensors):
     kind: Literal["native"] = "native"
 
     def __init__(self, path: Path, key: str) -> None:
-        self._record = read_record(path, key)
+        self._record = read_manifest(path, key)
         super().__init__(path, key, self._record.config, self._record.template)
 
     @cached_property
     def _slices(self) -> dict[str, Slices]:
-        ways = self._record.ways
-        files = [self.path / file_name(rank, ways) for rank in range(ways)]
+        tp_size = self._record.tp_size
+        files = [self.path / file_name(rank, tp_size) for rank in range(tp_size)]
         headers = [read_header(file, self._key) for file in files]
         found = {}
         for name, (dtype, cut, hashes) in ((n, (t.dtype, t.cut, t.hashes)) for n, t in self._record.tensors.items()):

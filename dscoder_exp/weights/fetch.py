@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dscoder_exp.schema.files import CONFIG_FILE
-from dscoder_exp.schema.hub_download import download
-from dscoder_exp.weights.hf_config import from_hf, read_json
+from dscoder_exp.hub.download import download
+from dscoder_exp.storage.file_names import CONFIG_FILE
+from dscoder_exp.weights.formats.hf_config import from_hf, read_json
 
 
 def fetch(address: str, key: str) -> str:

@@ -33,7 +33,7 @@ def block_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     }
 
 
-def expected(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor, from the embedding to the head; a tied model has no head of its own."""
     table = (config.vocab_size, config.hidden_size)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: table}
@@ -59,7 +59,7 @@ def factor_names(target: str) -> tuple[str, str]:
 
 def factor_shapes(config: LlamaConfig, lora: Lora, layers: Iterable[int] | None = None) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the factors, layer by layer (None: of all), each target's A [r, in] and B [out, r]."""
-    matrices, shapes = expected(config), {}
+    matrices, shapes = parameter_shapes(config), {}
     for layer in range(config.num_hidden_layers) if layers is None else layers:
         for module in lora.target_modules:
             target = target_name(layer, module)

@@ -6,20 +6,20 @@ import numpy as np
 
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
-from dscoder_exp.weights.names import expected, factor_shapes
+from dscoder_exp.weights.names import factor_shapes, parameter_shapes
 
 STANDARD_DEVIATION = 0.02
 
 
 def random_weights(config: LlamaConfig, seed: int) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, float32 array) one at a time: norms are ones, the rest normal(0, 0.02)."""
-    for name in expected(config):
+    for name in parameter_shapes(config):
         yield name, random_tensor(config, seed, name)
 
 
 def random_tensor(config: LlamaConfig, seed: int, name: str) -> np.ndarray:
     """One of them. Each has a stream of its own, so that a prefix of the layers is the same whatever the depth."""
-    shapes = expected(config)
+    shapes = parameter_shapes(config)
     if len(shapes[name]) == 1:
         return np.ones(shapes[name], np.float32)
     generator = np.random.default_rng([seed, list(shapes).index(name)])

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.config import ModelConfig, TokenizerConfig
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
-from dscoder_exp.schema.locate import locate
-from dscoder_exp.weights.adapter import Adapter
-from dscoder_exp.weights.hf_config import read_json
+from dscoder_exp.weights.formats.hf_config import read_json
+from dscoder_exp.weights.lora.adapter import Adapter
 from dscoder_exp.weights.source import WeightSource, open_weights
 from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabulary_problem
 

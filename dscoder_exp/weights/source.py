@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.schema.files import ADAPTER_CONFIG_FILE, CHECKPOINT_FILE, CONFIG_FILE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.locate import locate
+from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, CHECKPOINT_FILE, CONFIG_FILE
 from dscoder_exp.weights.directory import HuggingFaceDirectory, NativeDirectory
-from dscoder_exp.weights.mindformers import MindFormersWeights, holds_mindformers
+from dscoder_exp.weights.formats.mindformers import MindFormersWeights, holds_mindformers
 from dscoder_exp.weights.tokenizer import Fingerprint
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def open_weights(path: str, key: str = "model.path", shape: LlamaConfig | None =
         raise refuse(key, f"{found} holds no model: neither {CONFIG_FILE} nor {CHECKPOINT_FILE}", KINDS)
     kind = found.suffix.lower()
     if kind == ".gguf":
-        from dscoder_exp.weights.gguf_file import GGUFFile  # gguf's import costs 0.1 s
+        from dscoder_exp.weights.formats.gguf_file import GGUFFile  # gguf's import costs 0.1 s
 
         return GGUFFile(found, key)
     if kind in (".ckpt", ".safetensors"):

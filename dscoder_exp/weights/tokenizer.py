@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Problem, refuse
-from dscoder_exp.schema.files import TOKENIZER_FILE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.locate import locate
+from dscoder_exp.storage.file_names import TOKENIZER_FILE
 
 if TYPE_CHECKING:  # its import is left to the moment one is built
     from tokenizers import Tokenizer

@@ -124,8 +124,8 @@ def line(name: str, found: Measured) -> str:
 def make_model(directory: Path, layers: int) -> Path:
     """A Hugging Face directory of conf/model/7b.yaml's shape, in bf16, with the small tokenizer that the tests have."""
     from dscoder_exp.schema.llama import LlamaConfig
-    from dscoder_exp.weights.hf_config import to_hf
-    from dscoder_exp.weights.names import expected
+    from dscoder_exp.weights.formats.hf_config import to_hf
+    from dscoder_exp.weights.names import parameter_shapes
 
     names = LlamaConfig.__dataclass_fields__
     shape = {name: value for name, value in OmegaConf.load(REPOSITORY / "conf/model/7b.yaml").items() if name in names}
@@ -135,7 +135,7 @@ def make_model(directory: Path, layers: int) -> Path:
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(to_hf(config)))
     (directory / "tokenizer.json").write_bytes((REPOSITORY / "examples/tiny_tokenizer.json").read_bytes())
-    make_hole(directory / "model.safetensors", {name: tuple(shape) for name, shape in expected(config).items()})
+    make_hole(directory / "model.safetensors", {name: tuple(shape) for name, shape in parameter_shapes(config).items()})
     return directory
 
 

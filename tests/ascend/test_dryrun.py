@@ -1,4 +1,4 @@
-"""The dry run's own parts: the table, the sums, the ranks' meeting, the stand-ins' making."""
+"""The dry run's own parts: the table, the sums, the ranks' meeting, the stand-ins' atomic_directory."""
 
 import json
 import os

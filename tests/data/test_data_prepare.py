@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from dscoder_exp.data import prepare as module
-from dscoder_exp.data.batches import eval_batches, load
-from dscoder_exp.data.holding_out import document_texts, hold_out
+from dscoder_exp.data.batch import Batch
+from dscoder_exp.data.loader import eval_batches, load
 from dscoder_exp.data.prepare import prepare
 from dscoder_exp.data.report import Prepared
 from dscoder_exp.data.rows import Row
-from dscoder_exp.data.sequences import Batch
 from dscoder_exp.data.source import Source
+from dscoder_exp.data.split import document_texts, hold_out
 from dscoder_exp.data.templates import template_named
 from dscoder_exp.schema.config import DataConfig
 from dscoder_exp.schema.errors import Refused
@@ -370,6 +370,6 @@ def test_split_takes_the_fraction() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, dscoder_exp.data.batches; print({'mindspore', 'tokenizers'} & {*sys.modules})"
+    code = "import sys, dscoder_exp.data.loader; print({'mindspore', 'tokenizers'} & {*sys.modules})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "set()\n"

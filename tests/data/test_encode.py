@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dscoder_exp.data.documents import NOT_COUNTED, Documents
+from dscoder_exp.data.conversation import Specials
+from dscoder_exp.data.documents import IGNORE_INDEX, Documents
 from dscoder_exp.data.encode import encode_prompts, encode_rows
 from dscoder_exp.data.rows import Row
 from dscoder_exp.data.templates import PLAIN, TEMPLATES, PromptFormat, template_named
-from dscoder_exp.data.turns import Specials
 
 ALL = [*TEMPLATES.values(), PLAIN]
 
@@ -71,8 +71,8 @@ def test_documents_hold_prompt_answer_and_eos(
         answer = ids[len(prompt) :]
         assert answer[-1] == EOS
         assert tokenizer.decode(answer[:-1].tolist()) == template.turns(row, Specials("", ""))[0].answer
-        assert labels[-1] == NOT_COUNTED
-        counted = np.flatnonzero(labels != NOT_COUNTED)
+        assert labels[-1] == IGNORE_INDEX
+        counted = np.flatnonzero(labels != IGNORE_INDEX)
         assert (labels[counted] == ids[counted + 1]).all()
         assert counted.tolist() == list(range(len(prompt) - 1 if loss == "response" else 0, len(ids) - 1)) or not prompt
 
@@ -119,5 +119,5 @@ def test_deepseek_tokenizer(shared_data: Path) -> None:
         assert ids[: len(prompt)].tolist() == prompt
         assert (ids == 100000).sum() == (ids == 100001).sum() == 1
         assert (ids[0], ids[-1]) == (100000, 100001)
-        assert tokenizer.decode(labels[labels != NOT_COUNTED].tolist()) == row.output + "\n"
-        assert (labels != NOT_COUNTED).sum() == len(ids) - len(prompt)
+        assert tokenizer.decode(labels[labels != IGNORE_INDEX].tolist()) == row.output + "\n"
+        assert (labels != IGNORE_INDEX).sum() == len(ids) - len(prompt)

@@ -6,12 +6,12 @@ import pytest
 from data_support import BOS, config, write_rows
 from tokenizers import Tokenizer
 
+from dscoder_exp.data.conversation import Specials, UnfitConversation, messages_of
 from dscoder_exp.data.encode import encode_prompts
 from dscoder_exp.data.jinja_template import JinjaTemplate
 from dscoder_exp.data.prepare import prepare
 from dscoder_exp.data.rows import Chat, Message, Row
 from dscoder_exp.data.templates import PLAIN, template_named
-from dscoder_exp.data.turns import Specials, UnfitConversation, messages_of
 from dscoder_exp.schema.errors import Refused
 
 ONE_TURN = """{% if messages | length > 2 %}{{ raise_exception('one turn only') }}{% endif %}

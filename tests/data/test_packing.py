@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.documents import NOT_COUNTED, Documents, next_tokens, positions_within
+from dscoder_exp.data.documents import IGNORE_INDEX, Documents, next_tokens, positions_within
 from dscoder_exp.data.packing import assemble, pack
 
 CAPACITY = 32
@@ -63,18 +63,18 @@ def test_sequences_hold_their_documents(lengths: list[int], seq_length: int) -> 
             place += lengths[member]
         for field, filler in (
             (batch.ids, PAD),
-            (batch.labels, NOT_COUNTED),
+            (batch.labels, IGNORE_INDEX),
             (batch.positions, 0),
             (batch.documents, -1),
         ):
             assert (field[row, place:] == filler).all()
     assert batch.useful_tokens == sum(lengths)
-    assert batch.loss_tokens == (documents.labels != NOT_COUNTED).sum()
+    assert batch.loss_tokens == (documents.labels != IGNORE_INDEX).sum()
 
 
 @given(LENGTHS.filter(bool))
 def test_a_label_is_the_next_token_of_the_same_document(lengths: list[int]) -> None:
     batch = assemble(documents_of(lengths), pack(lengths, CAPACITY), CAPACITY, PAD)
-    row, place = np.nonzero(batch.labels != NOT_COUNTED)
+    row, place = np.nonzero(batch.labels != IGNORE_INDEX)
     assert (batch.labels[row, place] == batch.ids[row, place + 1]).all()
     assert (batch.documents[row, place] == batch.documents[row, place + 1]).all()

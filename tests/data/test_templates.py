@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dscoder_exp.data.documents import NOT_COUNTED
+from dscoder_exp.data.conversation import Specials, Turn
+from dscoder_exp.data.documents import IGNORE_INDEX
 from dscoder_exp.data.encode import encode_prompts, encode_rows
 from dscoder_exp.data.jinja_template import JinjaTemplate
 from dscoder_exp.data.rows import Chat, Message, Row
 from dscoder_exp.data.templates import PLAIN, TEMPLATES, PromptFormat
-from dscoder_exp.data.turns import Specials, Turn
 
 # After what Hugging Face's repositories hold: the end of a message as the eos, as a text of its own, and not at all.
 ZEPHYR = """{{ bos_token }}{% for message in messages %}
@@ -112,13 +112,13 @@ def test_the_prompt_of_predict_begins_the_training_document(
         text = template.render_prompt(row.instruction, row.input)
         (prompt,) = encode_prompts(tokenizer, template, [text], BOS, EOS)  # one alone, as predict does
         assert documents.ids[start : start + len(prompt)].tolist() == prompt
-        assert (documents.labels[start : start + max(0, len(prompt) - 1)] == NOT_COUNTED).all()
-        assert (documents.labels[start + len(prompt) : end - 1] != NOT_COUNTED).all()
+        assert (documents.labels[start : start + max(0, len(prompt) - 1)] == IGNORE_INDEX).all()
+        assert (documents.labels[start + len(prompt) : end - 1] != IGNORE_INDEX).all()
 
 
 def counted_stretches(ids: np.ndarray, labels: np.ndarray) -> Iterator[list[int]]:
     """What the loss counts, each stretch by itself."""
-    counted = np.concatenate([[False], labels[:-1] != NOT_COUNTED])
+    counted = np.concatenate([[False], labels[:-1] != IGNORE_INDEX])
     for stretch in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(counted)) + 1):
         if counted[stretch[0]]:
             yield ids[stretch].tolist()

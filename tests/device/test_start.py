@@ -7,8 +7,8 @@ import pytest
 
 from dscoder_exp.device.start import set_environment, start_device
 from dscoder_exp.llm import load
-from dscoder_exp.model import units
-from dscoder_exp.model.units import Unit
+from dscoder_exp.model import compiled
+from dscoder_exp.model.compiled import CompiledFunction
 from dscoder_exp.schema.errors import Refused
 
 STARTER = 1  # the process that the ranks were started by
@@ -66,9 +66,9 @@ def test_a_rank_alone_has_all_cores_and_threads_win(cores):
 @pytest.mark.parametrize(("given", "level"), [({}, "O0"), ({"jit_level": "O1"}, "O1")])
 def test_units_are_compiled_at_the_level_that_was_asked_for(monkeypatch, given, level):
     levels = []
-    monkeypatch.setattr(units.ms, "jit", lambda function, jit_level: levels.append(jit_level))
+    monkeypatch.setattr(compiled.ms, "jit", lambda function, jit_level: levels.append(jit_level))
     start_device("cpu", **given)
-    Unit(len, "a unit", lambda name: None, waits=False)
+    CompiledFunction(len, "a unit", lambda name: None, waits=False)
     start_device("cpu")
     assert levels == [level]
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
 from dscoder_exp.data.source import read_source
-from dscoder_exp.schema.locate import locate
+from dscoder_exp.hub.locate import locate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -18,7 +18,7 @@ from test_bf16_rounding import CONFIG, SLACK, reference
 
 from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import Kernels, cpu
-from dscoder_exp.model.sharing import make_sharing
+from dscoder_exp.model.tensor_parallel import make_sharing
 from dscoder_exp.parallel.collectives import ALONE
 
 
@@ -55,7 +55,7 @@ def column(dtype: Any) -> Kernels:
 def gradients(case: str, seed: int, dtype: Any) -> dict[str, Array]:
     """Of the summed loss. dx is in fp32 here: each of its rows is written once, and rounded before."""
     config = replace(CONFIG, vocab_size=VOCABULARY)
-    loss_backward = make_head(config, column(dtype), make_sharing(ALONE, sequence=False), ALONE.tensor, dtype)[-1]
+    loss_backward = make_head(config, column(dtype), make_sharing(ALONE, sequence=False), ALONE.tp_group, dtype)[-1]
     x, norm, table, labels = (ms.Tensor(array) for array in head_inputs(case, seed))
     rows, counts = (ms.Tensor(values.astype(np.int32)) for values in (np.arange(len(labels)), np.ones(len(labels))))
     total, dx, *trained = (ms.Tensor(np.zeros(shape, np.float32)) for shape in ((1,), x.shape, norm.shape, table.shape))

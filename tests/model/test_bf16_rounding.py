@@ -35,7 +35,7 @@ from bf16_support import (
 from dscoder_exp.model.block import make_block
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.model.rotary import rotary_tables
-from dscoder_exp.model.sharing import make_sharing
+from dscoder_exp.model.tensor_parallel import make_sharing
 from dscoder_exp.parallel.collectives import ALONE
 from dscoder_exp.schema.llama import LlamaConfig
 

@@ -5,21 +5,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.model.llama import NOT_COUNTED, chunks_of
+from dscoder_exp.model.llama import IGNORE_INDEX, chunks_of
 
 
 @given(st.integers(1, 700), st.floats(0, 1), st.integers(0, 99))
 def test_every_counted_row_is_taken_once(length, share, seed):
     rng = np.random.default_rng(seed)
-    labels = np.where(rng.random(length) < share, rng.integers(0, 50, length), NOT_COUNTED).astype(np.int32)
+    labels = np.where(rng.random(length) < share, rng.integers(0, 50, length), IGNORE_INDEX).astype(np.int32)
     chunks = list(chunks_of(labels))
     assert len({array.shape for chunk in chunks for array in chunk}) <= 1
     taken = [(row, label) for chunk in chunks for row, label, counts in zip(*chunk, strict=True) if counts]
-    assert taken == [(row, labels[row]) for row in np.flatnonzero(labels != NOT_COUNTED)]
+    assert taken == [(row, labels[row]) for row in np.flatnonzero(labels != IGNORE_INDEX)]
 
 
 def test_no_counted_row_costs_nothing():
-    assert list(chunks_of(np.full((2, 8), NOT_COUNTED, np.int32))) == []
+    assert list(chunks_of(np.full((2, 8), IGNORE_INDEX, np.int32))) == []
 
 
 @pytest.mark.parametrize(("length", "rows"), [(64, 128), (200, 200), (512, 256), (2048, 512), (65536, 1024)])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dscoder_exp.schema.locate import INSTALL
+from dscoder_exp.hub.locate import INSTALL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STUB = """#!/bin/sh

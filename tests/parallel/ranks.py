@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dscoder_exp.data.sequences import NOT_COUNTED, PADDING, Batch
+from dscoder_exp.data.batch import IGNORE_INDEX, PADDING, Batch
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
-from dscoder_exp.weights.adapter import Factors
+from dscoder_exp.weights.lora.adapter import Factors
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 
@@ -69,9 +69,9 @@ def batch_of(number: int) -> Batch:
     documents[1, 42:] = PADDING
     first = np.maximum.accumulate(np.where(np.diff(documents, prepend=-2) != 0, np.arange(LENGTH), 0), 1)
     positions = np.where(documents == PADDING, 0, np.arange(LENGTH) - first).astype(np.int32)
-    labels = np.where(rng.random(ids.shape) < 0.6, np.roll(ids, -1, 1), NOT_COUNTED).astype(np.int32)
-    labels[documents == PADDING] = NOT_COUNTED
-    labels[2, 3:] = NOT_COUNTED
+    labels = np.where(rng.random(ids.shape) < 0.6, np.roll(ids, -1, 1), IGNORE_INDEX).astype(np.int32)
+    labels[documents == PADDING] = IGNORE_INDEX
+    labels[2, 3:] = IGNORE_INDEX
     return Batch(ids, labels, positions, documents)
 
 
@@ -97,8 +97,8 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     from dscoder_exp.parallel.collectives import Mesh
     from dscoder_exp.training.step import Step
 
-    place = Topology(rank, case.data, case.tensor, case.context, case.sequence)
-    mesh, source = Mesh(place, "cpu"), open_weights(str(REFERENCE / case.model))
+    topology = Topology(rank, case.data, case.tensor, case.context, case.sequence)
+    mesh, source = Mesh(topology, "cpu"), open_weights(str(REFERENCE / case.model))
     factors = factors_of(case, source.config)
     precision = "fp16" if case.trains == "half" else "fp32"
     model = build(source.config, source, seed=0, device="cpu", precision=precision, factors=factors, mesh=mesh)
@@ -106,9 +106,9 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     for number in range(STEPS):
         micro = [batch_of((2 * number + i) % 4) for i in range(2)]
         if case.trains == "half":  # products of the same rows on one rank and on two, since each is rounded to fp16
-            micro = [share(batch, i, 2) for batch in micro for i in range(2)][place.data_rank :: place.data]
+            micro = [share(batch, i, 2) for batch in micro for i in range(2)][topology.data_rank :: topology.data]
         else:
-            micro = [share(batch, place.data_rank, place.data) for batch in micro]
+            micro = [share(batch, topology.data_rank, topology.data) for batch in micro]
         results.append(step(micro, LR[case.trains]))
     batch = batch_of(1000)
     inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
@@ -116,12 +116,12 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     moments = sum(array.size for _, pair in step.adamw.moments() for array in pair)
     state = sorted(model.masters.state() if case.trains == "half" else model.whole_state(), key=lambda item: item[0])
     computes_with = [*model.groups[0], *model.groups[-1], *(t for i in range(model.num_blocks) for t in model.block(i))]
-    logits = model.units.logits(model.hidden(inputs), model.norm, model.head) if case.context == 1 else None
+    logits = model.compiled.logits(model.hidden(inputs), model.norm, model.head) if case.context == 1 else None
     return {
         "loss": np.array([result.loss for result in results]),
         "grad_norm": np.array([result.grad_norm for result in results]),
         "counts": np.array([[r.tokens, r.useful_tokens, r.loss_tokens] for r in results]),
-        "eval": np.array(mesh.sums(loss / case.data if place.tensor_rank == 0 else 0.0)),
+        "eval": np.array(mesh.sums(loss / case.data if topology.tensor_rank == 0 else 0.0)),
         "moments": np.array(moments),
         "table": np.array(model.head.shape),
         **({} if logits is None else {"logits": logits.asnumpy()}),

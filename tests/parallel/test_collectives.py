@@ -11,7 +11,7 @@ import pytest
 from mindspore import ops
 
 from dscoder_exp.parallel import collectives as module
-from dscoder_exp.parallel.collectives import collectives, join
+from dscoder_exp.parallel.collectives import join, process_group
 from dscoder_exp.schema.config import ParallelConfig
 
 RANKS = 3
@@ -51,7 +51,7 @@ def group(monkeypatch):
     monkeypatch.setattr(module, "_created", set())
     monkeypatch.setattr(ops, "AllReduce", stand_in("AllReduce", lambda place: TOTAL))
     monkeypatch.setattr(ops, "AllGather", stand_in("AllGather", lambda place: np.concatenate(VALUES)))
-    yield lambda place: collectives(range(4, 9, 2), 4 + 2 * place, "cpu")
+    yield lambda place: process_group(range(4, 9, 2), 4 + 2 * place, "cpu")
     assert made[0] == ("ranks 4 to 8 by 2", [4, 6, 8])
 
 
@@ -63,7 +63,7 @@ def test_the_cpus_reduce_scatter_is_the_same(group, place):
 
 
 def test_a_rank_alone_has_everything():
-    chosen = collectives(range(5, 6), 5, "cpu")
+    chosen = process_group(range(5, 6), 5, "cpu")
     x = ms.Tensor(VALUES[0])
     assert chosen.size == 1
     assert all(f(x) is x for f in (chosen.all_reduce, chosen.all_gather, chosen.reduce_scatter))
@@ -82,6 +82,6 @@ def test_joining_makes_every_group_that_a_mesh_will_ask_for(monkeypatch, rank):
     # In this order on all ranks: of a replica's matrices, a sequence's positions, the same weights, the same key head.
     expected = [[tensor, tensor + 1, tensor + 2, tensor + 3], [context, context + 4], list(range(rank % 4, 16, 4))]
     assert made == [*expected, [pair, pair + 1]]
-    assert [group.size for group in (mesh.world, mesh.tensor, mesh.context, mesh.replicas)] == [16, 4, 2, 4]
-    assert mesh.copies(2).size == 2
+    assert [group.size for group in (mesh.world, mesh.tp_group, mesh.cp_group, mesh.replica_group)] == [16, 4, 2, 4]
+    assert mesh.copies_group(2).size == 2
     assert len(made) == 4, "nothing is made later"

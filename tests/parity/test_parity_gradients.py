@@ -9,7 +9,7 @@ TOLERANCE = 1e-4  # of each gradient's norm
 
 def as_batch(ids, labels, positions, documents):
     """A reference's batch, whose labels are aligned with the ids as in transformers."""
-    from dscoder_exp.data.sequences import Batch
+    from dscoder_exp.data.batch import Batch
 
     targets = np.full_like(labels, -100)
     targets[:, :-1] = labels[:, 1:]

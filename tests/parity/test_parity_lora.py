@@ -25,7 +25,7 @@ def adapted(folder: Path):
     """The base with the initial adapter beside it, and the adapter as it was read."""
     from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
-    from dscoder_exp.weights.adapter import Factors, read_adapter
+    from dscoder_exp.weights.lora.adapter import Factors, read_adapter
     from dscoder_exp.weights.source import open_weights
 
     hyper = json.loads((folder / "hparams_and_curve.json").read_text())
@@ -45,8 +45,8 @@ def logits_of(model, ids: np.ndarray) -> np.ndarray:
 def test_curve(folder, tmp_path):
     from dscoder_exp import load
     from dscoder_exp.training.step import Step
-    from dscoder_exp.weights.adapter import read_adapter
-    from dscoder_exp.weights.adapter_checkpoint import save_adapter
+    from dscoder_exp.weights.lora.adapter import read_adapter
+    from dscoder_exp.weights.lora.writer import save_adapter
 
     curve = arrays(folder, "curve.npz")
     model, adapter, hyper = adapted(folder)
@@ -86,7 +86,7 @@ def test_merging_pefts_own_adapter(folder):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_before_its_first_step_it_is_the_base_bit_for_bit(folder):
     from dscoder_exp import load
-    from dscoder_exp.weights.adapter import read_adapter
+    from dscoder_exp.weights.lora.adapter import read_adapter
 
     ids = arrays(folder, "curve.npz")["final_input_ids"].astype(np.int32)
     model, adapter, _ = adapted(folder)

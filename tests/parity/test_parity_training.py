@@ -35,7 +35,7 @@ def optim_of(hyper):
 
 def whole_batch(ids):
     """Unpacked sequences, every token a target."""
-    from dscoder_exp.data.sequences import Batch
+    from dscoder_exp.data.batch import Batch
 
     labels = np.full_like(ids, -100)
     labels[:, :-1] = ids[:, 1:]

@@ -1,4 +1,4 @@
-"""The door's check: what it lets through is typed, what it refuses it refuses whole."""
+"""The schema's check: what it lets through is typed, what it refuses it refuses whole."""
 
 import pickle
 from collections.abc import Iterator

@@ -10,9 +10,9 @@ from safetensors.numpy import load_file
 from tasks_support import REFERENCE, Room, done
 
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.hf_config import to_hf
-from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import safetensors_layout
+from dscoder_exp.weights.formats.hf_config import to_hf
+from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
+from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.source import open_weights
 
 SOURCE = REFERENCE / "tiny_gqa"
@@ -64,7 +64,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("large")
     config = replace(open_weights(str(SOURCE)).config, vocab_size=100_000, hidden_size=1024)
     (directory / "config.json").write_text(json.dumps(to_hf(config)))
-    layout = safetensors_layout({name: ("F32", shape) for name, shape in expected(config).items()})
+    layout = safetensors_layout({name: ("F32", shape) for name, shape in parameter_shapes(config).items()})
     with (directory / "model.safetensors").open("wb") as file:
         file.write(layout.texts[0][1])
         file.truncate(max(run.offset + run.size for entry in layout.entries.values() for run in entry.runs))

@@ -28,7 +28,7 @@ from dscoder_exp.training import checkpoints as module
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.state import TrainingState
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.checkpoint import save_checkpoint
+from dscoder_exp.weights.native.writer import save_checkpoint
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 

@@ -15,7 +15,7 @@ def adapted(dropout: float):
 
     from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
-    from dscoder_exp.weights.adapter import Factors, read_adapter
+    from dscoder_exp.weights.lora.adapter import Factors, read_adapter
     from dscoder_exp.weights.source import open_weights
 
     start_device("cpu")

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dscoder_exp.parallel.pieces import pieces_of
+from dscoder_exp.parallel.buckets import Bucket, FlatShard
 from dscoder_exp.schema.config import MODULES
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.lora import Lora
-from dscoder_exp.training.moments import Owned, StoredMoments, moments_file, write_moments
-from dscoder_exp.weights.checkpoint import save_checkpoint, write_slices
-from dscoder_exp.weights.layout import held, uneven
-from dscoder_exp.weights.names import expected, factor_shapes
+from dscoder_exp.training.moments import StoredMoments, moments_file, write_moments
+from dscoder_exp.weights.names import factor_shapes, parameter_shapes
+from dscoder_exp.weights.native.layout import held, uneven
+from dscoder_exp.weights.native.writer import save_checkpoint, write_slices
 from dscoder_exp.weights.source import open_weights
 
 LORA = Lora(3, 6.0, 0.0, MODULES)
@@ -42,17 +42,17 @@ def drawn(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray
     return {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
-def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, tuple[int, ...]]) -> list[Owned]:
-    """All tensors as one group: its pieces begin and end anywhere."""
+def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, tuple[int, ...]]) -> list[FlatShard]:
+    """All tensors as one bucket: its shards begin and end anywhere."""
     parts = {name: held(name, shape, config, rank % layout.tensor, layout.tensor) for name, shape in shapes.items()}
-    names, sizes = list(shapes), [parts[name].size(shape) for name, shape in shapes.items()]
-    pieces = pieces_of(sizes, rank // layout.tensor, layout.replicas)
-    return [Owned(names[piece.number], piece.first, piece.last) for piece in pieces]
+    held_shapes = tuple(parts[name].shape(shape) for name, shape in shapes.items())
+    bucket = Bucket(tuple(shapes), held_shapes, matrices=True, copies=1, partial=1)
+    return bucket.shards(rank // layout.tensor, layout.replicas)
 
 
-def values_of(rank: int, layout: Layout, config: LlamaConfig, arrays: dict[str, np.ndarray], owned: list[Owned]):
-    ways = layout.tensor
-    parts = {name: held(name, array.shape, config, rank % ways, ways).of(array) for name, array in arrays.items()}
+def values_of(rank: int, layout: Layout, config: LlamaConfig, arrays: dict[str, np.ndarray], owned: list[FlatShard]):
+    tp_size = layout.tensor
+    parts = {name: held(name, array.shape, config, rank % tp_size, tp_size).of(array) for name, array in arrays.items()}
     return [parts[piece.name].reshape(-1)[piece.first : piece.last] for piece in owned]
 
 
@@ -76,7 +76,7 @@ layouts = st.builds(Layout, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 3
 def test_any_layout_to_any_layout(before, after, heads, tied, lora):
     config = config_of(*heads, tied=tied)
     assert not uneven(config, before.tensor)
-    shapes = factor_shapes(config, LORA) if lora else expected(config)
+    shapes = factor_shapes(config, LORA) if lora else parameter_shapes(config)
     moments = [drawn(shapes, seed) for seed in (1, 2)]
     with TemporaryDirectory() as name:
         stored = StoredMoments(Path(name), write(Path(name), before, config, moments), config, shapes)
@@ -91,21 +91,23 @@ def test_any_layout_to_any_layout(before, after, heads, tied, lora):
 
 @settings(max_examples=20)
 @given(st.sampled_from([1, 2, 4]), st.sampled_from([(4, 4), (4, 2), (4, 1)]), st.booleans())
-def test_weights_that_ranks_wrote_are_whole(ways, heads, tied):
+def test_weights_that_ranks_wrote_are_whole(tp_size, heads, tied):
     config = config_of(*heads, tied=tied)
-    arrays = drawn(expected(config), 3)
+    arrays = drawn(parameter_shapes(config), 3)
 
     def of_rank(rank):
-        return [(n, held(n, array.shape, config, rank, ways).of(array)) for n, array in arrays.items()]
+        return [(n, held(n, array.shape, config, rank, tp_size).of(array)) for n, array in arrays.items()]
 
     def others(directory):
-        return [write_slices(directory, config, of_rank(rank), rank, ways) for rank in range(1, ways)]
+        return [write_slices(directory, config, of_rank(rank), rank, tp_size) for rank in range(1, tp_size)]
 
     with TemporaryDirectory() as name:
         target = Path(name) / "checkpoint"
-        save_checkpoint(target, config, of_rank(0), tokenizer=None, template=None, lineage={}, ways=ways, others=others)
+        save_checkpoint(
+            target, config, of_rank(0), tokenizer=None, template=None, lineage={}, tp_size=tp_size, others=others
+        )
         source = open_weights(str(target))
-        assert source.shapes() == expected(config)
+        assert source.shapes() == parameter_shapes(config)
         for tensor, array in arrays.items():
             assert source.tensor(tensor).tobytes() == array.tobytes()
 
@@ -125,9 +127,9 @@ def refusal(call, *arguments: object) -> str:
 
 def test_damage_is_refused(tmp_path: Path) -> None:
     config = config_of(4, 2, tied=True)
-    shapes = expected(config)
+    shapes = parameter_shapes(config)
     record = write(tmp_path, Layout(2, 2), config, [drawn(shapes, seed) for seed in (1, 2)])
-    owned = [Owned("model.norm.weight", 0, 12)]
+    owned = [FlatShard("model.norm.weight", 0, 12)]
     into = [[np.empty(12, np.float32)] for _ in range(2)]
     file = tmp_path / "optimizer-rank-03-of-04.safetensors"
     whole = file.read_bytes()

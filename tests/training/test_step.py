@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_schedule import optim
 
-from dscoder_exp.data.sequences import NOT_COUNTED, Batch
+from dscoder_exp.data.batch import IGNORE_INDEX, Batch
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.step import NotFinite, Step
 from dscoder_exp.weights.source import open_weights
@@ -27,7 +27,7 @@ def fresh_model(precision="fp32"):
 def sequences(count, seed=0, counted=0.5):
     rng = np.random.default_rng(seed)
     ids = rng.integers(3, 120, (count, 48)).astype(np.int32)
-    labels = np.where(rng.random(ids.shape) < counted, np.roll(ids, -1, 1), NOT_COUNTED).astype(np.int32)
+    labels = np.where(rng.random(ids.shape) < counted, np.roll(ids, -1, 1), IGNORE_INDEX).astype(np.int32)
     positions = np.broadcast_to(np.arange(48, dtype=np.int32), ids.shape)
     return Batch(ids, labels, positions, np.zeros_like(ids))
 
@@ -43,7 +43,7 @@ def weights(model):
 def test_micro_batches_of_unequal_counts_equal_one_batch():
     """A mean of means would weigh the tokens of a sparse micro batch more."""
     batch = sequences(4)
-    batch.labels[2:, 5:] = NOT_COUNTED
+    batch.labels[2:, 5:] = IGNORE_INDEX
     whole, parts = fresh_model(), fresh_model()
     one = Step(whole, optim(), recompute="none")([batch], 1e-3)
     two = Step(parts, optim(), recompute="none")([part(batch, slice(2)), part(batch, slice(2, 4))], 1e-3)
@@ -71,10 +71,10 @@ def test_clipping_scales_the_gradient_to_the_limit():
 def test_padding_counts_as_positions_only():
     batch = sequences(2)
     batch.documents[:, 40:] = -1
-    batch.labels[:, 39:] = NOT_COUNTED
+    batch.labels[:, 39:] = IGNORE_INDEX
     result = Step(fresh_model(), optim(), recompute="full")([batch], 1e-3)
     assert (result.tokens, result.useful_tokens) == (96, 80)
-    assert result.loss_tokens == (batch.labels != NOT_COUNTED).sum()
+    assert result.loss_tokens == (batch.labels != IGNORE_INDEX).sum()
 
 
 def test_a_step_whose_loss_is_not_a_number_changes_nothing_and_the_third_in_a_row_stops(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_schedule import optim
 
-from dscoder_exp.model.units import Units
+from dscoder_exp.model.compiled import CompiledFunctions
 from dscoder_exp.native.library import Library, library
 from dscoder_exp.parallel.collectives import ALONE
 from dscoder_exp.schema.llama import LlamaConfig
@@ -40,7 +40,9 @@ def arithmetic(request, monkeypatch):
         monkeypatch.setattr(update, "library", lambda: Library(None, "there is none"))
     elif request.param == "C++" and library().path is None:
         pytest.skip(library().why)
-    return lambda settings: arithmetic_for(settings, Units(CONFIG, None, ALONE, "cpu", "fp32", lambda name: None))
+    return lambda settings: arithmetic_for(
+        settings, CompiledFunctions(CONFIG, None, ALONE, "cpu", "fp32", lambda name: None)
+    )
 
 
 @pytest.mark.parametrize("decay_norms", [False, True])
@@ -106,7 +108,7 @@ def test_ascends_operator_is_asked_for_adamw(monkeypatch):
     """It has no CPU kernel; a stand-in computes what it says. A gradient may come in its tensor's own shape."""
     monkeypatch.setattr(update, "FusedAdamW", lambda: fused_adamw)
     settings = optim(weight_decay=0.1, eps=1e-3)
-    chosen = arithmetic_for(settings, Units(CONFIG, None, ALONE, "ascend", "bf16", lambda name: None))
+    chosen = arithmetic_for(settings, CompiledFunctions(CONFIG, None, ALONE, "ascend", "bf16", lambda name: None))
     rng = np.random.default_rng(0)
     start = [rng.standard_normal(math.prod(shape)).astype(np.float32) for shape in SHAPES]
     weights, first, second = ([Array(a.copy() * part) for a in start] for part in (1, 0, 0))

@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from weights_support import REFERENCE, SMOLLM2, TINY, refusal
 
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights import convert as module
 from dscoder_exp.weights.check import check
-from dscoder_exp.weights.convert import Conversion, ConvertedTokenizer, convert, disk_problem
-from dscoder_exp.weights.hf_config import to_hf
-from dscoder_exp.weights.layout import Cut, cut_of
-from dscoder_exp.weights.names import expected
-from dscoder_exp.weights.safetensors_file import safetensors_layout
+from dscoder_exp.weights.convert import conversion as module
+from dscoder_exp.weights.convert.conversion import Conversion, ConvertedTokenizer, convert, disk_problem
+from dscoder_exp.weights.convert.plan import ConversionPlan, TargetTensor, plan_hf, plan_mindformers, plan_native
+from dscoder_exp.weights.formats.hf_config import to_hf
+from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
+from dscoder_exp.weights.formats.tensor_io import STORED, TensorWriter
+from dscoder_exp.weights.names import parameter_shapes
+from dscoder_exp.weights.native.layout import Cut, cut_of
 from dscoder_exp.weights.source import WeightSource, open_weights
-from dscoder_exp.weights.stored import STORED, TensorWriter
-from dscoder_exp.weights.target import Plan, Stored, plan_hf, plan_mindformers, plan_native
 
 
 @st.composite
@@ -51,7 +51,7 @@ def random_bits(config: LlamaConfig, dtype: str, seed: int) -> dict[str, np.ndar
     generator = np.random.default_rng(seed)
     unsigned = np.dtype(f"u{np.dtype(STORED[dtype]).itemsize}")
     found = {}
-    for name, shape in expected(config).items():
+    for name, shape in parameter_shapes(config).items():
         bits = generator.integers(0, np.iinfo(unsigned).max, shape, unsigned, endpoint=True)
         exponent = unsigned.type(module.INFINITE[dtype])
         bits[(bits & exponent) == exponent] = 0
@@ -72,7 +72,7 @@ def write_hf(directory: Path, config: LlamaConfig, tensors: dict[str, np.ndarray
 def run(
     source: WeightSource,
     target: Path,
-    plan: Plan,
+    plan: ConversionPlan,
     tokenizer: ConvertedTokenizer | None = None,
     allow: Sequence[str] = (),
 ) -> Path:
@@ -80,9 +80,9 @@ def run(
     return target
 
 
-def to_native(source: Path, target: Path, ways: int) -> Path:
+def to_native(source: Path, target: Path, tp_size: int) -> Path:
     opened = open_weights(str(source))
-    return run(opened, target, plan_native(opened, ways))
+    return run(opened, target, plan_native(opened, tp_size))
 
 
 def to_hugging_face(source: Path, target: Path, max_shard_size: int = 10**9) -> Path:
@@ -132,8 +132,8 @@ def test_any_way_there_and_back_is_bit_exact(
     path = write_hf(directory / "hf", config, random_bits(config, dtype, seed), dtype)
     original = stored(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.stored.CHUNK", chunk)
-        patch.setattr("dscoder_exp.weights.ckpt_file.SLICE", piece)
+        patch.setattr("dscoder_exp.weights.formats.tensor_io.CHUNK", chunk)
+        patch.setattr("dscoder_exp.weights.formats.ckpt_file.SLICE", piece)
         for number, name in enumerate(formats):
             target = directory / f"{number}-{name}"
             kind, _, count = name.partition("-")
@@ -174,7 +174,7 @@ def test_ranks_hold_their_slices(tmp_path: Path) -> None:
 
 def test_what_cannot_be_cut_stays_whole() -> None:
     config = dataclasses.replace(TINY, num_key_value_heads=1, head_dim=6, vocab_size=97)
-    cut = {name: cut_of(name, shape, 4) for name, shape in expected(config).items()}
+    cut = {name: cut_of(name, shape, 4) for name, shape in parameter_shapes(config).items()}
     assert cut["model.layers.0.self_attn.k_proj.weight"] == Cut((6, 64), None, 1)
     assert cut["lm_head.weight"] == Cut((97, 64), None, 1)
     assert cut["model.layers.0.self_attn.q_proj.weight"] == Cut((24, 64), 0, 4)
@@ -246,7 +246,7 @@ def test_a_target_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_a_small_disk_is_a_problem(tmp_path: Path) -> None:
     plan = plan_hf(open_weights(str(REFERENCE / "tiny_gqa")), 10**9)
     assert disk_problem(tmp_path / "not" / "there", plan) is None
-    huge = {"x": Stored("x", "F32", Cut((10**9, 10**6), None, 1), ("model.safetensors",))}
+    huge = {"x": TargetTensor("x", "F32", Cut((10**9, 10**6), None, 1), ("model.safetensors",))}
     problem = disk_problem(tmp_path / "not" / "there", dataclasses.replace(plan, tensors=huge))
     assert "weights.target: 4000000.0 GB are to be written, and the disk of" in str(problem)
 
@@ -280,10 +280,10 @@ def test_killed_half_way_it_can_be_run_again(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
-from dscoder_exp.weights.convert import Conversion, convert
+from dscoder_exp.weights.convert.conversion import Conversion, convert
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.source import open_weights
-from dscoder_exp.weights.target import plan_native
+from dscoder_exp.weights.convert.plan import plan_native
 source, seen = open_weights({str(REFERENCE / "tiny_gqa")!r}), []
 def count():
     seen.append(1)

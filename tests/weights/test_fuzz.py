@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer, models
 from weights_support import NO_PATH, NOTHING, TINY, weights_config
 
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.weights.convert import convert, open_conversion
+from dscoder_exp.weights.convert.conversion import convert, open_conversion
 
 SMALL = dataclasses.replace(TINY, hidden_size=32, intermediate_size=32, num_hidden_layers=1, vocab_size=40, head_dim=8)
 TIMES = 1000

@@ -12,7 +12,7 @@ from weights_support import SMOLLM2, TINY, refusal
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import RopeScaling
 from dscoder_exp.weights.check import check
-from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.random_init import random_weights
 from dscoder_exp.weights.source import open_weights
 
@@ -82,7 +82,7 @@ def test_a_written_file_comes_back(tmp_path, quantisation):
     back = write_gguf(tmp_path / "tiny.gguf", GGMLQuantizationType[quantisation])
     source = open_weights(str(tmp_path / "tiny.gguf"))
     assert (source.kind, source.config, source.template) == ("gguf", TINY, None)
-    assert source.shapes() == expected(TINY)
+    assert source.shapes() == parameter_shapes(TINY)
     cast = "" if quantisation == "F32" else f"; {quantisation} -> F32: 16"
     assert str(check(source)) == f"21 tensors, {TINY.num_parameters:,} parameters, all found{cast}"
     for name, values in back.items():
@@ -113,7 +113,7 @@ def test_other_quantisations_are_what_gguf_makes_of_them(tmp_path, quantisation)
     whole = dequantize(stored, kind)
     assert np.isfinite(whole).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.stored.CHUNK", 4 * block * 7)
+        patch.setattr("dscoder_exp.weights.formats.tensor_io.CHUNK", 4 * block * 7)
         assert len(list(source.pieces("model.embed_tokens.weight"))) == -(-TINY.vocab_size // 7)
         assert np.array_equal(source.tensor("model.embed_tokens.weight"), whole)
 

@@ -11,8 +11,8 @@ from weights_support import REFERENCE, TINY, refusal
 
 from dscoder_exp.schema.llama import RopeScaling
 from dscoder_exp.weights.check import check, compare
-from dscoder_exp.weights.hf_config import from_hf, to_hf
-from dscoder_exp.weights.names import HEAD, expected
+from dscoder_exp.weights.formats.hf_config import from_hf, to_hf
+from dscoder_exp.weights.names import HEAD, parameter_shapes
 from dscoder_exp.weights.source import open_weights
 
 
@@ -197,7 +197,7 @@ def test_a_tied_models_stored_head_is_ignored(tmp_path):
     tensors = load_file(copy / "model.safetensors")
     save_file(tensors | {HEAD: tensors["model.embed_tokens.weight"]}, copy / "model.safetensors")
     report = check(open_weights(str(copy)))
-    assert report.tensors == tuple(expected(open_weights(str(copy)).config))
+    assert report.tensors == tuple(parameter_shapes(open_weights(str(copy)).config))
     assert str(report).endswith("all found; 1 ignored (lm_head.weight)")
     save_file(tensors | {HEAD: tensors["model.embed_tokens.weight"] + 1}, copy / "model.safetensors")
     message = refusal(check, open_weights(str(copy)))

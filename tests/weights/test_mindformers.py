@@ -12,13 +12,13 @@ from test_convert import random_bits, run, stored, to_mindformers, write_hf
 from weights_support import NO_PATH, NOTHING, REFERENCE, TINY, equal, refusal, weights_config
 
 from dscoder_exp.weights.check import check
-from dscoder_exp.weights.ckpt_file import read_ckpt
-from dscoder_exp.weights.convert import convert, open_conversion
-from dscoder_exp.weights.mindformers import mindformers_name
-from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.convert.conversion import convert, open_conversion
+from dscoder_exp.weights.convert.plan import plan_hf
+from dscoder_exp.weights.formats.ckpt_file import read_ckpt
+from dscoder_exp.weights.formats.mindformers import mindformers_name
+from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.random_init import random_tensor, random_weights
 from dscoder_exp.weights.source import open_weights
-from dscoder_exp.weights.target import plan_hf
 
 ms = pytest.importorskip("mindspore")
 
@@ -36,7 +36,7 @@ def suite_weights() -> dict[str, np.ndarray]:
 
 def test_names() -> None:
     """As mindformers/models/llama/llama.py converts them."""
-    assert [mindformers_name(name) for name in expected(dataclasses.replace(TINY, num_hidden_layers=1))] == [
+    assert [mindformers_name(name) for name in parameter_shapes(dataclasses.replace(TINY, num_hidden_layers=1))] == [
         "model.tok_embeddings.embedding_weight",
         "model.layers.0.attention_norm.weight",
         "model.layers.0.attention.wq.weight",
@@ -58,7 +58,7 @@ def test_names() -> None:
 def test_mindspore_reads_what_is_written(tmp_path: Path, ckpt_format: str, dtype: str, piece: int) -> None:
     tensors = random_bits(TINY, dtype, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.ckpt_file.SLICE", piece)
+        patch.setattr("dscoder_exp.weights.formats.ckpt_file.SLICE", piece)
         target = to_mindformers(write_hf(tmp_path / "hf", TINY, tensors, dtype), tmp_path / "x", ckpt_format)
     read = ms.load_checkpoint(str(target / f"model.{ckpt_format}"), format=ckpt_format)
     assert read.keys() == {mindformers_name(name) for name in tensors}
@@ -110,7 +110,7 @@ def test_a_training_checkpoint_needs_its_other_names_let_pass(tmp_path: Path) ->
     assert len(report.allowed) == 23
     assert "; 23 let pass by weights.allow (adam_m.lm_head.weight, " in str(report)
     target = run(source, tmp_path / "hf", plan_hf(source, 10**9), allow=report.allowed)
-    assert set(stored(target)) == set(expected(TINY))
+    assert set(stored(target)) == set(parameter_shapes(TINY))
 
 
 def test_a_missing_tensor_that_may_be_is_left_out_and_drawn(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_missing_tensor_that_may_be_is_left_out_and_drawn(tmp_path: Path) -> N
 
     read = dict(_read(TINY, copy, seed=4))
     assert np.array_equal(read["lm_head.weight"], random_tensor(TINY, 4, "lm_head.weight"))
-    assert list(read) == list(expected(TINY))
+    assert list(read) == list(parameter_shapes(TINY))
 
 
 def test_concatenated_projections_are_told(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from weights_support import REFERENCE, TINY, equal, refusal
 
 from dscoder_exp.schema.llama import RopeScaling
 from dscoder_exp.weights.check import check
-from dscoder_exp.weights.checkpoint import save_checkpoint
-from dscoder_exp.weights.names import expected
+from dscoder_exp.weights.names import parameter_shapes
+from dscoder_exp.weights.native.writer import save_checkpoint
 from dscoder_exp.weights.random_init import random_weights
 from dscoder_exp.weights.source import open_weights
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
@@ -188,7 +188,7 @@ def test_damage_is_refused(tmp_path):
 
 def test_random_weights():
     first, again = dict(random_weights(TINY, seed=1)), dict(random_weights(TINY, seed=1))
-    assert {name: values.shape for name, values in first.items()} == expected(TINY)
+    assert {name: values.shape for name, values in first.items()} == parameter_shapes(TINY)
     assert equal(first, again)
     assert not equal(first, dict(random_weights(TINY, seed=2)))
     assert (first["model.norm.weight"] == 1).all()
@@ -203,7 +203,8 @@ def test_neither_mindspore_nor_the_heavy_libraries_are_imported(tmp_path):
     save(tmp_path / "x")
     script = f"""
 import sys
-from dscoder_exp.weights import check, checkpoint, random_init, source, tokenizer
+from dscoder_exp.weights import check, random_init, source, tokenizer
+from dscoder_exp.weights.native import writer
 check.check(source.open_weights({str(tmp_path / "x")!r}))
 print(sorted({{"mindspore", "torch", "transformers", "mlflow", "gguf", "tokenizers"}} & set(sys.modules)))
 """

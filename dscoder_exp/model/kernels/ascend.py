@@ -93,7 +93,7 @@ def attention_mask(documents, heads, rank=0, ranks=1):
     changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
     changes[:, first + own - 1] = True  # so that a document's last query here sees its last key here (RIGHT_DOWN)
     rows, columns = np.nonzero(changes)
-    if len(rows) > MOST_DOCUMENTS:  # of training's batches it is known before (data/batches.py)
+    if len(rows) > MOST_DOCUMENTS:  # of training's batches it is known before (data/loader.py)
         raise ValueError(f"{len(rows)} documents in a batch, and attention on Ascend takes {MOST_DOCUMENTS}")
     queries = rows * own + np.clip(columns + 1 - first, 0, own)
     count = min(documents.size // USUAL + len(documents), MOST_DOCUMENTS)

@@ -87,7 +87,7 @@ def attention_mask(documents, heads, rank=0, ranks=1):
     """Additive mask of the windows (windows.py): 0 where key j <= query i lies in the same document, else MASKED.
 
     There is one for each head: added to scores of its own shape it takes a quarter of the time. Windows are cut for
-    queries of all positions, so that context ranks are left to the C++ kernels; door/ sees to it.
+    queries of all positions, so that context ranks are left to the C++ kernels; preflight/ sees to it.
     """
     assert ranks == 1
     mask = window_mask(documents, MASKED)

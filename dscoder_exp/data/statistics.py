@@ -1,0 +1,111 @@
+"""What came of a preparation, in figures and in a few examples."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dscoder_exp.data.cache_key import CacheKey
+from dscoder_exp.data.documents import IGNORE_INDEX, Documents
+from dscoder_exp.data.report import COUNTED, DataReport, Histogram
+from dscoder_exp.data.rows import is_blank
+from dscoder_exp.data.source import Rows
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+EXAMPLES = 5
+LONGEST_SHOWN = 2000  # characters of a stretch of an example; what is more is left out of its middle
+BINS = 50
+
+
+@dataclass(frozen=True)
+class SequencePlan:
+    """Encoded documents, and which of them make up each sequence of each split."""
+
+    documents: Documents
+    train: list[list[int]]
+    held_out: list[list[int]]
+
+
+def statistics_of(
+    rows: Rows, plan: SequencePlan, cache_key: CacheKey, skipped: int, tokenizer: "Tokenizer"
+) -> DataReport:
+    """The report on prepared data.
+
+    Args:
+        rows: all that were read.
+        skipped: files that were left out of the source.
+    """
+    documents = plan.documents
+    held_out = np.zeros(len(documents), np.bool_)
+    held_out[[document for group in plan.held_out for document in group]] = True
+    of_eval = np.repeat(held_out, documents.lengths)  # per token
+    counted = documents.labels != IGNORE_INDEX
+    positions = len(plan.train) * cache_key.seq_length
+    unpacked = int((~held_out).sum()) * cache_key.seq_length
+    tokens, loss_tokens = int((~of_eval).sum()), int((counted & ~of_eval).sum())
+    kept = _rows_of(documents.rows)
+    return DataReport(
+        kind=rows.kind.name,
+        rows=len(rows.rows),
+        kept=kept,
+        dropped=len(rows.rows) - kept,
+        blank=sum(map(is_blank, rows.rows)),
+        truncated=documents.truncated,
+        split=documents.split,
+        duplicates=len(rows.rows) - len(set(rows.rows)),
+        skipped=skipped,
+        train_rows=_rows_of(documents.rows[~held_out]),
+        eval_rows=_rows_of(documents.rows[held_out]),
+        documents=len(documents),
+        longest=int(documents.lengths.max()),
+        most_documents=max(map(len, [*plan.train, *plan.held_out])),
+        seq_length=cache_key.seq_length,
+        pad_token_id=cache_key.pad_token_id,
+        sequences=len(plan.train),
+        tokens=tokens,
+        loss_tokens=loss_tokens,
+        useful_fraction=tokens / positions,
+        loss_fraction=loss_tokens / positions,
+        unpacked_useful_fraction=tokens / unpacked,
+        unpacked_loss_fraction=loss_tokens / unpacked,
+        eval_sequences=len(plan.held_out),
+        eval_tokens=int(of_eval.sum()),
+        eval_loss_tokens=int((counted & of_eval).sum()),
+        fingerprint=cache_key.fingerprint,
+        lengths=_histogram(documents.lengths),
+        examples=_examples(documents, tokenizer),
+    )
+
+
+def _rows_of(documents: NDArray[np.int64]) -> int:
+    """How many rows documents come from: a text may have become several."""
+    return len(np.unique(documents))
+
+
+def _histogram(lengths: NDArray[np.int64]) -> Histogram:
+    edges = np.unique(np.linspace(0, lengths.max() + 1, BINS + 1).astype(np.int64))
+    counts, _ = np.histogram(lengths, edges)
+    return {"edges": edges.tolist(), "documents": counts.tolist()}
+
+
+def _examples(documents: Documents, tokenizer: "Tokenizer") -> list[str]:
+    """A few documents as text, from the first to the last, what the loss counts between marks."""
+    chosen = np.unique(np.linspace(0, len(documents) - 1, EXAMPLES).astype(np.int64))
+    starts, ends = documents.starts[chosen].tolist(), np.cumsum(documents.lengths)[chosen].tolist()
+    return [_example(documents, start, end, tokenizer) for start, end in zip(starts, ends, strict=True)]
+
+
+def _example(documents: Documents, start: int, end: int, tokenizer: "Tokenizer") -> str:
+    ids = documents.ids[start:end]
+    counted = np.zeros(len(ids), np.bool_)
+    counted[1:] = documents.labels[start : end - 1] != IGNORE_INDEX
+    shown = ""
+    for stretch in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(counted)) + 1):
+        text = tokenizer.decode(ids[stretch].tolist(), skip_special_tokens=False)
+        if len(text) > LONGEST_SHOWN:
+            text = f"{text[: LONGEST_SHOWN // 2]} […] {text[-LONGEST_SHOWN // 2 :]}"
+        shown += f"{COUNTED[0]}{text}{COUNTED[1]}" if counted[stretch[0]] else text
+    return shown

@@ -1,1 +1,0 @@
-"""The app's door: what is wrong with a command, found in full before anything starts. Never imports mindspore."""

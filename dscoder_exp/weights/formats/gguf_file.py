@@ -1,0 +1,144 @@
+"""A GGUF file (llama.cpp's format), dequantised to float32 under Hugging Face's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from gguf import MODEL_ARCH, get_tensor_name_map
+from gguf.quants import dequantize
+
+from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.chat_template import recognise
+from dscoder_exp.weights.formats.gguf_reader import Reader, open_reader
+from dscoder_exp.weights.formats.hf_config import LLAMA_ONLY, from_hf, not_llama
+from dscoder_exp.weights.formats.tensor_io import chunks, gather
+from dscoder_exp.weights.names import parameter_shapes
+from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
+
+if TYPE_CHECKING:
+    from gguf.gguf_reader import ReaderTensor
+    from tokenizers import Tokenizer
+
+EMBEDDING_IN_FILE, HEAD_IN_FILE = "token_embd.weight", "output.weight"
+
+
+class GGUFFile:
+    """A WeightSource: metadata is read at once, tensors are dequantised one at a time."""
+
+    kind: Literal["gguf"] = "gguf"
+    beside = None
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.path, self._key = path, key
+        self._reader = open_reader(path, key)
+        try:
+            self.config = _config(self._reader, path, key)
+            self.chat_template: str | None = self._reader.value("tokenizer.chat_template")
+            self.template = recognise(self.chat_template)
+        except (ValueError, TypeError) as error:
+            raise refuse(key, f"{path}: its metadata are damaged ({error})", "copy the file again") from error
+
+    @cached_property
+    def _tensors(self) -> dict[str, ReaderTensor]:
+        """By Hugging Face's names; a tensor that a Llama has no place for keeps its own."""
+        names = get_tensor_name_map(MODEL_ARCH.LLAMA, self.config.num_hidden_layers)
+        ours = {names.get_name(name, try_suffixes=(".weight",)): name for name in parameter_shapes(self.config)}
+        return {ours.get(tensor.name, tensor.name): tensor for tensor in self._reader.tensors}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()}
+
+    def dtype(self, name: str) -> str:
+        return "F32"
+
+    def stored_as(self, name: str) -> str:
+        return self._tensors[name].tensor_type.name
+
+    def tensor(self, name: str) -> np.ndarray:
+        return gather(self.pieces(name), self.shapes()[name], "F32")
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        tensor = self._tensors[name]
+        raw = np.asarray(tensor.data)
+        order = np.arange(len(raw))
+        if name.endswith("self_attn.q_proj.weight"):
+            order = _half_split_order(len(raw), self.config.num_attention_heads)
+        elif name.endswith("self_attn.k_proj.weight"):
+            order = _half_split_order(len(raw), self.config.num_key_value_heads)
+        for first, last in chunks(self.shapes()[name], "F32"):
+            try:
+                with np.errstate(invalid="ignore"):  # what isn't finite is found and named by its tensor
+                    values = dequantize(raw[order[first:last]], tensor.tensor_type).reshape(last - first, -1)
+            except NotImplementedError as error:
+                what = f"{self.path}: {tensor.name} has type {tensor.tensor_type.name}, which gguf can't dequantise"
+                raise refuse(self._key, what, "give another quantisation (Q8_0, Q4_1, Q4_K, F16, …)") from error
+            yield values
+
+    def tokenizer(self) -> Tokenizer | None:
+        from dscoder_exp.weights.formats.gguf_tokenizer import build_tokenizer
+
+        return build_tokenizer(self._reader, self.path)
+
+    def fingerprint(self) -> Fingerprint | None:
+        found = self.tokenizer()
+        return found and fingerprint(found)
+
+
+def _half_split_order(rows: int, heads: int) -> np.ndarray:
+    """Where the rows of a query or key matrix [heads * head_dim, …] lie in llama.cpp's order.
+
+    It pairs neighbours (0, 1), (2, 3), … for rotary embedding, Hugging Face the two halves of a head. Rows stay
+    whole, so this works on quantised bytes as well.
+    """
+    return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
+
+
+def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
+    """The metadata in the form of a config.json, so that one place checks both."""
+    architecture = reader.value("general.architecture")
+    if architecture != "llama":
+        raise refuse(key, f"{path}: {not_llama('general.architecture', architecture)}", LLAMA_ONLY)
+    if reader.value("llama.expert_count"):
+        what = f"{path}: a mixture of {reader.value('llama.expert_count')} experts"
+        raise refuse(key, what, LLAMA_ONLY)
+    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    if EMBEDDING_IN_FILE not in shapes:
+        raise refuse(key, f"{path}: no weights in it ({EMBEDDING_IN_FILE} is missing)", "give a file with weights")
+    values = {
+        "model_type": "llama",
+        "vocab_size": reader.value("llama.vocab_size") or shapes[EMBEDDING_IN_FILE][-1],
+        "hidden_size": reader.value("llama.embedding_length"),
+        "intermediate_size": reader.value("llama.feed_forward_length"),
+        "num_hidden_layers": reader.value("llama.block_count"),
+        "num_attention_heads": reader.value("llama.attention.head_count"),
+        "num_key_value_heads": reader.value("llama.attention.head_count_kv"),
+        "head_dim": reader.value("llama.attention.key_length") or reader.value("llama.rope.dimension_count"),
+        "max_position_embeddings": reader.value("llama.context_length"),
+        "sliding_window": reader.value("llama.attention.sliding_window"),
+        "rms_norm_eps": _shortest(reader.value("llama.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shortest(reader.value("llama.rope.freq_base")),
+        "rope_scaling": {"type": "llama3"} if "rope_freqs.weight" in shapes else _rope_scaling(reader),
+        "tie_word_embeddings": HEAD_IN_FILE not in shapes,
+        "bos_token_id": reader.value("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": reader.value("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": reader.value("tokenizer.ggml.padding_token_id"),
+    }
+    return from_hf(values, str(path))
+
+
+def _rope_scaling(reader: Reader) -> dict[str, Any] | None:
+    factor = _shortest(reader.value("llama.rope.scaling.factor") or reader.value("llama.rope.scale_linear"))
+    kind = reader.value("llama.rope.scaling.type") or "linear"
+    if kind == "none" or (kind == "linear" and not factor):
+        return None
+    return {"type": kind, "factor": factor}
+
+
+def _shortest(value: float | None) -> float | None:
+    """1e-5 for a float32's 9.999999747378752e-06: the number that was meant when it was stored."""
+    return None if value is None else float(str(np.float32(value)))

@@ -1,0 +1,90 @@
+"""From the `adapter` group to what becomes of a model: factors to train, or an adapter to merge into its weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.schema.lora import Lora, lora_of
+from dscoder_exp.storage.file_names import ADAPTER_FILE
+from dscoder_exp.weights.lora.adapter import BASE_PROBE, Adapter, Factors, read_adapter, refuse_unfitting, sha256_of
+from dscoder_exp.weights.random_init import random_factors, random_tensor
+from dscoder_exp.weights.resolve import OpenedModel, open_model
+
+PATH = "adapter.path"
+
+
+def trained_lora(config: Config) -> Lora | None:
+    """What is trained instead of the weights, if the task trains and adapter=lora."""
+    return lora_of(config.adapter) if config.task.name == "train" else None
+
+
+def open_adapted(config: Config) -> OpenedModel:
+    """The model of the `model` group, with the adapter of adapter.path, if one is given.
+
+    Raises:
+        Refused: as `open_model` and `read_adapter` do; or the adapter belongs to another model, or has other factors
+            than those that are to be trained.
+    """
+    opened = open_model(config.model)
+    if config.adapter.path is None:
+        return opened
+    adapter = open_adapter(config.adapter.path, PATH, opened, config.seed)
+    if (lora := trained_lora(config)) is not None:
+        _refuse_other_factors(adapter, lora)
+    return replace(opened, adapter=adapter, template=config.model.template or adapter.template or opened.template)
+
+
+def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Adapter:
+    """An adapter that belongs to a model.
+
+    Args:
+        key: the config key that held `path`.
+        seed: of a model without weights of its own.
+
+    Raises:
+        Refused: as `read_adapter` does; or its factors don't fit the model, or were trained beside other weights.
+    """
+    adapter = read_adapter(path, key)
+    refuse_unfitting(adapter, opened.config, key)
+    refuse_other_base(adapter, opened, seed, key)
+    return adapter
+
+
+def refuse_other_base(adapter: Adapter, opened: OpenedModel, seed: int, key: str) -> None:
+    """Raise Refused where the adapter says that it was trained beside other weights; reads one tensor of them."""
+    if adapter.base is None:
+        return
+    source = opened.source
+    if source is None or BASE_PROBE not in source.shapes():
+        base = sha256_of(random_tensor(opened.config, seed, BASE_PROBE))
+    else:
+        base = sha256_of(source.tensor(BASE_PROBE))
+    if adapter.base != base:
+        weights = source.path if source else f"random weights of seed {seed}"
+        what = f"{adapter.path} was trained beside other weights than those of {weights}"
+        raise refuse(key, what, f"give the model that its {ADAPTER_FILE} names as base")
+
+
+def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Factors:
+    """Those of adapter.path, else fresh ones: A random, B zero, so that the model computes what its base does."""
+    if opened.adapter is not None:
+        return Factors(lora, opened.adapter.factors)
+    return Factors(lora, dict(random_factors(opened.config, lora, config.seed)))
+
+
+def _refuse_other_factors(adapter: Adapter, lora: Lora) -> None:
+    theirs = {name: getattr(adapter.lora, name) for name in ("r", "alpha", "target_modules")}
+    problems = [
+        Problem(f"adapter.{name}", f"{_shown(getattr(lora, name))}, but {adapter.path} has {_shown(value)}")
+        for name, value in theirs.items()
+        if value != getattr(lora, name)
+    ]
+    if problems:
+        remedy = " ".join(f"adapter.{name}={_shown(value)}" for name, value in theirs.items())
+        raise Refused([*problems[:-1], replace(problems[-1], remedy=remedy)])
+
+
+def _shown(value: object) -> str:
+    return f"[{','.join(value)}]" if isinstance(value, tuple) else f"{value:g}"

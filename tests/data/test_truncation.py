@@ -1,0 +1,43 @@
+"""Documents that don't fit."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dscoder_exp.data.truncation import Ids, parts, total, truncated
+
+NUMBERS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
+TURNS = st.lists(st.builds(Ids, NUMBERS, NUMBERS), min_size=1, max_size=4)
+
+
+@given(st.integers(1, 60), st.integers(2, 70))
+def test_each_token_of_a_text_is_a_target_once(length: int, limit: int) -> None:
+    ids = list(range(length))
+    cut = parts(ids, limit)
+    assert [part[0] for part in cut] == [0, *(part[-1] for part in cut[:-1])]
+    assert [token for part in cut for token in part[1:]] == ids[1:]
+    assert all(len(part) == limit for part in cut[:-1])
+    assert len(cut[-1]) >= min(2, length)
+
+
+@given(TURNS, st.integers(2, 60))
+def test_a_conversation_is_cut_to_a_beginning_of_itself(turns: list[Ids], limit: int) -> None:
+    kept = truncated(turns, limit)
+    assert total(kept) <= limit
+    assert [turn.prompt for turn in kept] == [turn.prompt for turn in turns[: len(kept)]]
+    assert kept[:-1] == turns[: len(kept)][:-1]
+    if kept:
+        answer = turns[len(kept) - 1].answer
+        assert kept[-1].answer == answer[: len(kept[-1].answer)]
+        assert kept[-1].answer
+    if len(kept) < len(turns) and (not kept or kept[-1] == turns[len(kept) - 1]):
+        assert total(kept) + len(turns[len(kept)].prompt) + 2 > limit  # no room for a token of the next answer
+    if total(turns) <= limit:
+        assert kept == turns
+
+
+def test_an_example() -> None:
+    turns = [Ids([1, 2], [3]), Ids([4], [5, 6, 7])]
+    assert truncated(turns, 7) == [Ids([1, 2], [3]), Ids([4], [5])]
+    assert truncated(turns, 6) == turns[:1]
+    assert truncated(turns, 3) == []
+    assert parts([1, 2, 3, 4, 5], 3) == [[1, 2, 3], [3, 4, 5]]

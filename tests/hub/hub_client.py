@@ -1,0 +1,84 @@
+"""A user of the hub on the loopback. huggingface_hub reads its settings once, so each download is a process."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hub_server import files_of
+from tokenizers import Tokenizer, models
+from weights_support import REFERENCE
+
+TINY = REFERENCE / "tiny_gqa"
+MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}
+TOKENIZER = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))  # it fits
+TOKENIZER_FILES = {
+    "tokenizer.json": TOKENIZER.to_str().encode(),
+    "tokenizer_config.json": b"{}",
+    "chat_template.jinja": b"x",
+}
+ELSEWHERE = {"README.md": b"# tiny", "consolidated.safetensors": b"0" * 999, "original/model.safetensors": b"0" * 999}
+PATIENCE = 120  # seconds until a process that hangs is given up
+
+FETCH = """
+import json, sys
+from dscoder_exp.schema.errors import Refused
+from dscoder_exp.hub.address import snapshot
+from dscoder_exp.weights.fetch import fetch
+try:
+    address = fetch(*sys.argv[1:])
+    print(json.dumps({"address": address, "place": str(snapshot(address, sys.argv[2]))}))
+except Refused as refused:
+    print(json.dumps({"refused": str(refused)}))
+"""
+
+
+@dataclass
+class Got:
+    """What a download came to: the pinned address and its place, or the refusal."""
+
+    err: str
+    address: str = ""
+    place: str = ""
+    refused: str = ""
+
+    @property
+    def commit(self) -> str:
+        return self.address.partition("@")[2]
+
+
+@dataclass
+class Client:
+    """Processes of one user: a working directory, a cache, and the hub that HF_ENDPOINT names."""
+
+    directory: Path
+    endpoint: str
+
+    def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MLFLOW_", "HYDRA_"))}
+        own = {"HOME": str(self.directory), "HF_HOME": str(self.cache), "NO_PROXY": "127.0.0.1,localhost"}
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=self.directory,
+            env=inherited | own | {"HF_ENDPOINT": self.endpoint} | settings,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+
+    def __call__(self, address: str, key: str = "model.path", *, before: str = "", **settings: str) -> Got:
+        """Downloads in a fresh process, after the statements in `before`."""
+        ended = self.run("-c", before + FETCH, address, key, **settings)
+        assert ended.returncode == 0, ended.stderr
+        return Got(ended.stderr, **json.loads(ended.stdout))
+
+    @property
+    def cache(self) -> Path:
+        return self.directory / "hf-cache"
+
+
+def tiny(**more: bytes) -> dict[str, bytes]:
+    """The repository of a small model, with much in it that nobody needs."""
+    return files_of(TINY, without=r".*\.npz|grad_norms.json") | TOKENIZER_FILES | ELSEWHERE | more
