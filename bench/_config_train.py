@@ -12,8 +12,8 @@ from dscoder_exp.device.start import start_device
 from dscoder_exp.model.build import build
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.tasks.prepare import prepare_data
-from dscoder_exp.training.loop import take_step, total_steps
 from dscoder_exp.training.step import Step
+from dscoder_exp.training.trainer import take_step, total_steps
 from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     step = Step(model, config.optim, recompute=config.train.recompute)
     batches = train_batches(sequences, config.train.batch_size, seed=config.seed)
     steps = total_steps(config.train, len(sequences), 1)
-    seconds = [take_step(step, batches, config, steps, lambda: False).seconds for _ in range(steps)]
+    seconds = [take_step(step, batches, config, steps).seconds for _ in range(steps)]
     report = {"sequences": len(sequences), "text": prepared.report.useful_fraction, "seconds": seconds}
     print(json.dumps(report | {"peak": peak_memory()}))
 

@@ -16,7 +16,7 @@ from dscoder_exp.tracking.store import ui_command
 if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't need
     from dscoder_exp.generation.answers import Answer
     from dscoder_exp.model.llama import Llama
-    from dscoder_exp.training.loop import Throughput
+    from dscoder_exp.training.trainer import Throughput
 
 COMMAND = "python -m dscoder_exp"
 PROMPT = "write a quick sort algorithm."

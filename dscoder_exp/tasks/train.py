@@ -1,20 +1,19 @@
-"""task=train: fine-tune a model on instruction rows, measuring before, on the way and after."""
+"""task=train: fine-tune a model on instruction rows, evaluation before, on the way and after."""
 
 from dscoder_exp.console import Screen
 from dscoder_exp.data.loader import load, refuse_crowded, train_batches
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.fitting import Baseline, Fitting
-from dscoder_exp.tasks.measuring import TrainingEvaluation
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_kernels, say_result, say_trained
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.checkpoints import Checkpoints
-from dscoder_exp.training.loop import is_due, total_steps
 from dscoder_exp.training.resume import factors_of, find_resumed, same_run, weights_of
 from dscoder_exp.training.step import Step
+from dscoder_exp.training.trainer import Baseline, Trainer, is_due, total_steps
+from dscoder_exp.training.training_evaluation import TrainingEvaluation
 from dscoder_exp.weights.lora.setup import open_adapted
 from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 from hydra_plugins.msrun_launcher.heartbeat import beat
@@ -44,7 +43,7 @@ def run(config: Config) -> float | None:
             model = set_up_model(config, weights_of(config, opened, resumed), mesh, run, stage, screen, factors)
         say_kernels(screen, runtime)
         say_trained(screen, model)
-        measuring = TrainingEvaluation(config, model, text, template, prepared, run, screen)
+        evaluation = TrainingEvaluation(config, model, text, template, prepared, run, screen)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, mesh)
         step = Step(
@@ -57,22 +56,22 @@ def run(config: Config) -> float | None:
         )
 
         if resumed is None:
-            before = Baseline(measuring.eval_loss("before", 0), measuring.answers("before"))
+            before = Baseline(evaluation.eval_loss("before", 0), evaluation.answers("before"))
         else:
             before = Baseline(resumed.state.loss_before, resumed.state.answers_before)
             screen.say(f"going on after step {step.done}, from {resumed.checkpoint}")
         sequences = load(prepared, "train")
         steps = total_steps(train, len(sequences), config.parallel.data)
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
-            checkpoints.judge(resumed.checkpoint, measuring.eval_loss(f"after step {step.done}", step.done))
+            checkpoints.judge(resumed.checkpoint, evaluation.eval_loss(f"after step {step.done}", step.done))
         start = step.done * train.accumulate
         shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
         batches = train_batches(sequences, train.batch_size, seed=config.seed, start=start, **shares)
-        fitting = Fitting(config, model, step, measuring, checkpoints, run, screen, recipe=recipe, before=before)
-        throughput = fitting(batches, steps)
-        loss, answers = measuring.eval_loss("after", steps), measuring.answers("after")
+        trainer = Trainer(config, model, step, evaluation, checkpoints, run, screen, recipe=recipe, before=before)
+        throughput = trainer(batches, steps)
+        loss, answers = evaluation.eval_loss("after", steps), evaluation.answers("after")
         with screen.stage("saving the checkpoint"):
-            checkpoint = fitting.save(loss, resumable=train.save_every is not None)
+            checkpoint = trainer.save(loss, resumable=train.save_every is not None)
             checkpoints.wait()
         log_data(run, config, prepared)
         run.tags({"checkpoint": str(checkpoint)})

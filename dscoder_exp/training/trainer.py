@@ -1,24 +1,26 @@
-"""The optimizer steps of task=train, with what happens between them: metrics, evaluations, checkpoints, a stop."""
+"""The optimizer steps of a training run, with what happens between them: metrics, evaluations, checkpoints, a stop."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dscoder_exp.console import Screen
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.measuring import TrainingEvaluation
+from dscoder_exp.schema.config import Config, TrainConfig
 from dscoder_exp.tracking.run import Run
 from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.diagnosis import write_diagnosis
-from dscoder_exp.training.loop import Throughput, is_due, metrics_of, take_step
+from dscoder_exp.training.schedule import learning_rate
 from dscoder_exp.training.state import TrainingState
 from dscoder_exp.training.step import NotFinite, Step, StepResult
+from dscoder_exp.training.training_evaluation import TrainingEvaluation
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,30 @@ class Baseline:
     answers: list[str]
 
 
-class Fitting:
-    """Takes the steps that are left."""
+@dataclass
+class Throughput:
+    """Means over a run's steps, less the first, which compiles."""
+
+    results: list[StepResult] = field(default_factory=list)
+
+    def add(self, result: StepResult) -> None:
+        self.results.append(result)
+
+    def per_second(self, name: str) -> float:
+        """`name`: a count of StepResult, such as tokens or useful_tokens."""
+        steady = self.results[1:] or self.results
+        return sum(getattr(result, name) for result in steady) / sum(result.seconds for result in steady)
+
+
+class Trainer:
+    """Takes the optimizer steps that a run has left."""
 
     def __init__(
         self,
         config: Config,
         model: Llama,
         step: Step,
-        measuring: TrainingEvaluation,
+        evaluation: TrainingEvaluation,
         checkpoints: Checkpoints,
         run: Run,
         screen: Screen,
@@ -50,7 +67,7 @@ class Fitting:
             recipe: all that the curve depends on, for those who go on from a checkpoint.
         """
         self._config, self._model, self._step = config, model, step
-        self._measuring, self._checkpoints = measuring, checkpoints
+        self._evaluation, self._checkpoints = evaluation, checkpoints
         self._mesh, self._run, self._screen = model.mesh, run, screen
         self._recipe, self._before = recipe, before
 
@@ -84,7 +101,7 @@ class Fitting:
                     raise SystemExit(TERMINATED)
                 loss = None
                 if is_due(train.eval_every, step.done, steps):
-                    loss = self._measuring.eval_loss(f"after step {step.done}", step.done)
+                    loss = self._evaluation.eval_loss(f"after step {step.done}", step.done)
                 if is_due(train.save_every, step.done, steps):
                     self.save(loss, resumable=True)
         return throughput
@@ -103,10 +120,58 @@ class Fitting:
 
     def _take(self, batches: Iterator[Batch], steps: int, signals: list[int]) -> StepResult:
         try:
-            return take_step(self._step, batches, self._config, steps, stop=lambda: bool(signals))
+            return take_step(self._step, batches, self._config, steps, signals)
         except NotFinite as error:
             if self._mesh.topology.rank == 0:
                 directory = write_diagnosis(Path(self._config.output_dir), self._model, error, self._step.done + 1)
                 self._run.artifact(directory, "diagnosis")
             self._mesh.barrier()  # all came here; the first to fail has the others stopped, whatever they are writing
             raise
+
+
+def total_steps(train: TrainConfig, sequences: int, data: int) -> int:
+    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes.
+
+    Args:
+        data: data-parallel ranks.
+    """
+    if train.max_steps is not None:
+        return train.max_steps
+    return max(1, math.ceil(train.epochs * sequences / (train.batch_size * train.accumulate * data)))
+
+
+def take_step(
+    step: Step, batches: Iterator[Batch], config: Config, steps: int, signals: Sequence[int] = ()
+) -> StepResult:
+    """The next of `steps` optimizer steps.
+
+    Args:
+        batches: micro batches, from the first that was not taken yet.
+        signals: those received so far; any asks the run to stop, which the result tells.
+    """
+    lr = learning_rate(config.optim, step.done + 1, steps)
+    return step(list(islice(batches, config.train.accumulate)), lr, stop=lambda: bool(signals))
+
+
+def is_due(every: int | None, step: int, steps: int) -> bool:
+    """True every `every` steps, except after the last of `steps`, which has its own."""
+    return every is not None and step % every == 0 and step != steps
+
+
+def metrics_of(result: StepResult, ranks: int) -> dict[str, float]:
+    """A step's metrics by the names of tracking/metrics.py."""
+    now_and_then = {
+        "train/skipped_steps": result.skipped_steps,
+        "train/loss_scale": result.loss_scale if result.loss_scale != 1 else 0,
+        "perf/compile_time_s": result.compile_seconds,
+    }
+    return {name: float(value) for name, value in now_and_then.items() if value} | {
+        "train/loss": result.loss,
+        "train/grad_norm": result.grad_norm,
+        "train/lr": result.lr,
+        "perf/step_time_s": result.seconds,
+        "perf/tokens_per_s": result.tokens / result.seconds,
+        "perf/tokens_per_s_per_device": result.tokens / result.seconds / ranks,
+        "perf/useful_tokens_per_s": result.useful_tokens / result.seconds,
+        "perf/loss_tokens_per_s": result.loss_tokens / result.seconds,
+    }
