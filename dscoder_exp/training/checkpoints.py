@@ -179,7 +179,7 @@ class Checkpoints:
         common = {"config": work.config, "template": self._template, "lineage": lineage, "add": add}
         if work.lora is None:
             tp_size = self._topology.tensor
-            files = {"tensors": work.weights, "tokenizer": self._tokenizer, "ways": tp_size, "others": take}
+            files = {"tensors": work.weights, "tokenizer": self._tokenizer, "tp_size": tp_size, "others": take}
             save_checkpoint(work.target, **files, **common)
         else:
             base = self._lineage["base"], work.base
