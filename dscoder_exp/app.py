@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from dscoder_exp.device.start import set_environment
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.errors import Refused, refuse
-from hydra_plugins.msrun_launcher import WorkerFailed
-from hydra_plugins.msrun_launcher._settings import local_workers
+from msrun_launcher import WorkerFailed
+from msrun_launcher.settings import local_workers
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -16,7 +16,7 @@ from dscoder_exp.tracking import store
 from dscoder_exp.tracking.signals import uninterrupted
 from dscoder_exp.tracking.store import Status
 from dscoder_exp.training.resume import find_resumed
-from hydra_plugins.msrun_launcher import JobOutcome, warm_up
+from msrun_launcher import JobOutcome, warm_up
 
 STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 

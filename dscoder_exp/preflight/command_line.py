@@ -20,7 +20,7 @@ from dscoder_exp.preflight.jobs import check_jobs, launcher_problems
 from dscoder_exp.schema.check import GROUPS, to_config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.suggest import did_you_mean, nearest, nearest_keys, unknown_key
-from hydra_plugins.msrun_launcher import BadLauncherConfig, current_job
+from msrun_launcher import BadLauncherConfig, current_job
 
 SEARCH_PATH = "hydra.searchpath"
 Choices = list[Override]  # of one key: several in a sweep

@@ -16,8 +16,8 @@ from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.tracking.describe import difference
 from dscoder_exp.tracking.store import resolve_uri
-from hydra_plugins.msrun_launcher import BadLauncherConfig, current_job
-from hydra_plugins.msrun_launcher._settings import local_workers, node_count, read_settings, refuse
+from msrun_launcher import BadLauncherConfig, current_job
+from msrun_launcher.settings import check_settings, local_workers, node_count, read_settings
 
 SMALL = "model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
 NAMED = 3  # jobs that a message names
@@ -96,7 +96,7 @@ def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
     """Of processes and devices. The launcher checks its options too, but only when this one is passed."""
     try:
         with current_job(node):
-            refuse([node])
+            check_settings([node])
             settings = read_settings(node)
     except BadLauncherConfig as bad:
         return launcher_problems(bad)

@@ -16,7 +16,7 @@ from dscoder_exp.training.trainer import Baseline, Trainer, is_due, total_steps
 from dscoder_exp.training.training_evaluation import TrainingEvaluation
 from dscoder_exp.weights.lora.setup import open_adapted
 from dscoder_exp.weights.resolve import open_tokenizer, text_setup
-from hydra_plugins.msrun_launcher.heartbeat import beat
+from msrun_launcher.heartbeat import beat
 
 
 def run(config: Config) -> float | None:

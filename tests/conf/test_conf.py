@@ -14,7 +14,7 @@ from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.suggest import dataclass_in
-from hydra_plugins.msrun_launcher._settings import read_settings
+from msrun_launcher.settings import read_settings
 
 pytestmark = pytest.mark.usefixtures("hydra_ready")
 GROUPS = [item.name for item in fields(Config) if dataclass_in(get_type_hints(Config)[item.name])]

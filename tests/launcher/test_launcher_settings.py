@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
-from hydra_plugins.msrun_launcher._settings import read_settings, refuse
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from msrun_launcher.failures import BadLauncherConfig
+from msrun_launcher.settings import check_settings, read_settings
 
 TWO_NODES = {"worker_num": 4, "local_worker_num": 2, "master_addr": "127.0.0.1"}
 
@@ -43,12 +43,12 @@ def job(**options: Any) -> DictConfig:
 )
 def test_nonsense_is_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(BadLauncherConfig, match=words):
-        refuse([job(), job(**options)])
+        check_settings([job(), job(**options)])
 
 
 def test_all_problems_of_all_jobs_come_at_once() -> None:
     with pytest.raises(BadLauncherConfig) as refused:
-        refuse([job(worker_num=0, grace=-1), job(worker_num=0), job(node_rank=-1)])
+        check_settings([job(worker_num=0, grace=-1), job(worker_num=0), job(node_rank=-1)])
     assert [problem.partition("=")[0] for problem in refused.value.problems] == [
         "hydra.launcher.worker_num",
         "hydra.launcher.grace",
@@ -57,7 +57,7 @@ def test_all_problems_of_all_jobs_come_at_once() -> None:
 
 
 def test_what_makes_sense_is_let_through() -> None:
-    refuse(
+    check_settings(
         [
             job(),
             job(in_process=True, worker_num=8, local_worker_num=16),

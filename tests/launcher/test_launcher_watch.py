@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hydra_plugins.msrun_launcher import WorkerFailed
-from hydra_plugins.msrun_launcher._exchange import End, member_of, write_end, write_file
-from hydra_plugins.msrun_launcher._report import Logs
-from hydra_plugins.msrun_launcher._watch import Watch
+from msrun_launcher import WorkerFailed
+from msrun_launcher.exchange import End, member_of, write_end, write_file
+from msrun_launcher.parent.report import Logs
+from msrun_launcher.parent.watch import Watch
 
 Process = subprocess.Popen[bytes]
 

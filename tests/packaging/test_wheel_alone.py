@@ -73,6 +73,7 @@ def test_the_wheel_holds_what_it_should_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     moved = {"conf": "dscoder_exp/conf", "examples": "dscoder_exp/examples", "launchers/hydra_plugins": "hydra_plugins"}
+    moved["launchers/msrun_launcher"] = "msrun_launcher"
     expected = files_below("dscoder_exp")
     for folder, target in moved.items():
         found = files_below(folder)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGE = REPOSITORY / "dscoder_exp"
-PLUGIN = REPOSITORY / "launchers" / "hydra_plugins"
+LAUNCHERS = REPOSITORY / "launchers"
 FRONT = "front"  # the modules that lie in dscoder_exp itself and have no row below: app, lifecycle, llm
 
 # A row: what a package, or a module that stands alone, may import besides itself. What stands higher imports what
@@ -124,7 +124,17 @@ def test_imports_point_one_way() -> None:
 
 
 def test_the_launcher_knows_nothing_of_the_application() -> None:
-    assert not [one for path in modules(PLUGIN) for one in imports_of(path) if one.target.startswith("dscoder_exp")]
+    found = [one for path in modules(LAUNCHERS) for one in imports_of(path)]
+    assert len(found) > 100
+    assert not [one for one in found if one.target.startswith("dscoder_exp")]
+
+
+def test_nobody_imports_a_private_module() -> None:
+    found = [one for path in (*modules(), *modules(LAUNCHERS)) for one in imports_of(path)]
+    private = [
+        one for one in found if any(part[:1] == "_" for part in one.target.split(".")) and "__" not in one.target
+    ]
+    assert not private, told(private)
 
 
 def test_mindspore_is_imported_only_where_it_is_needed() -> None:

@@ -54,7 +54,7 @@ class MsrunLauncherConf:
     # seconds that a worker has between SIGTERM and SIGKILL when the job is told to stop; after a failure at most 3
     grace: float = 3.0
 
-    # dotted path of a class that follows _lifecycle.Lifecycle; null: none
+    # dotted path of a class that follows msrun_launcher.Lifecycle; null: none
     lifecycle: Optional[str] = None
 
 

@@ -1,4 +1,4 @@
-"""The plugin class that Hydra finds; the work is in _core, which is imported when there is something to launch."""
+"""The plugin class that Hydra finds; what launches is imported when there is something to launch."""
 
 import atexit
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.msrun_launcher._traces import SweepTraces
+from msrun_launcher.parent.traces import SweepTraces
 
 
 class MsrunLauncher(Launcher):
@@ -31,8 +31,19 @@ class MsrunLauncher(Launcher):
         atexit.register(self.traces.remove)  # the sweeper may find a job's config wrong and never call launch
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from hydra_plugins.msrun_launcher._core import launch
+        from msrun_launcher.parent.launch import launch
 
         assert self.traces is not None
+        assert self.config is not None
+        assert self.hydra_context is not None
+        assert self.task_function is not None
         atexit.unregister(self.traces.remove)
-        return launch(self, job_overrides, initial_job_idx)
+        return launch(
+            job_overrides,
+            first_number=initial_job_idx,
+            root=self.config,
+            context=self.hydra_context,
+            task=self.task_function,
+            lifecycle_path=self.lifecycle,
+            traces=self.traces,
+        )

@@ -16,8 +16,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 
-from hydra_plugins.msrun_launcher import WorkerFailed
-from hydra_plugins.msrun_launcher.heartbeat import beat
+from msrun_launcher import WorkerFailed
+from msrun_launcher.heartbeat import beat
 
 log = logging.getLogger(__name__)
 

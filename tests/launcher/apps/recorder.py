@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
-from hydra_plugins.msrun_launcher import JobOutcome, current_job, warm_up
+from msrun_launcher import JobOutcome, current_job, warm_up
 
 
 class Recorder:

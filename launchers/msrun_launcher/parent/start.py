@@ -15,19 +15,19 @@ from typing import Any, Optional
 
 from omegaconf import OmegaConf
 
-from hydra_plugins.msrun_launcher import _spare
-from hydra_plugins.msrun_launcher._failures import WorkerFailed
-from hydra_plugins.msrun_launcher._settings import local_workers, master_address, master_port, node_count
-from hydra_plugins.msrun_launcher._spare import WORKER
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from msrun_launcher.failures import WorkerFailed
+from msrun_launcher.parent import spare
+from msrun_launcher.parent.spare import WORKER
+from msrun_launcher.settings import local_ranks, master_address, master_port, node_count
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start_child(directory: Path) -> subprocess.Popen[bytes]:
     """One plain process that shares this one's output, so that progress bars see a terminal."""
-    if (spare := _spare.take(directory)) is not None:
-        return spare
+    if (worker := spare.take(directory)) is not None:
+        return worker
     command = [sys.executable, "-P", str(WORKER), str(directory)]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -70,14 +70,6 @@ def start_msrun(directory: Path, settings: MsrunLauncherConf, port: int, log_dir
             start_new_session=True,
             preexec_fn=_killed_with_parent(),
         )
-
-
-def local_ranks(settings: MsrunLauncherConf) -> range:
-    """The ranks that run on this node."""
-    if settings.worker_num == 1:
-        return range(1)
-    count = local_workers(settings)
-    return range(settings.node_rank * count, (settings.node_rank + 1) * count)
 
 
 def _options(settings: MsrunLauncherConf, port: int, log_dir: Path) -> list[str]:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Optional
 
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
-from hydra.types import HydraContext
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from hydra_plugins.msrun_launcher import _spare
-from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
-from hydra_plugins.msrun_launcher._job import run_one
-from hydra_plugins.msrun_launcher._lifecycle import JobOutcome, Lifecycle, current_job
-from hydra_plugins.msrun_launcher._settings import refuse, refuse_literals
-from hydra_plugins.msrun_launcher._signals import Signals
-from hydra_plugins.msrun_launcher.msrun_launcher import MsrunLauncher
+from msrun_launcher.failures import BadLauncherConfig
+from msrun_launcher.lifecycle import JobOutcome, Lifecycle, current_job
+from msrun_launcher.parent import spare
+from msrun_launcher.parent.job import run_one
+from msrun_launcher.parent.traces import SweepTraces
+from msrun_launcher.settings import check_literal_settings, check_settings
+from msrun_launcher.signals import Signals
 
 log = logging.getLogger(__name__)
 
@@ -34,34 +34,44 @@ class NoLifecycle:
 
 
 def launch(
-    launcher: MsrunLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    job_overrides: Sequence[Sequence[str]],
+    *,
+    first_number: int,
+    root: DictConfig,
+    context: HydraContext,
+    task: TaskFunction,
+    lifecycle_path: Optional[str],
+    traces: SweepTraces,
 ) -> Sequence[JobReturn]:
     """One JobReturn per list of overrides, in order. A failed job does not keep later ones from running.
 
-    Raises what the application's before_launch raises, BadLauncherConfig, KeyboardInterrupt, or SystemExit(143).
+    Args:
+        job_overrides: each job's, beside what `root` was composed from.
+        first_number: the first job's, in a sweep that is launched in several batches.
+        root: the sweep's whole config.
+        lifecycle_path: dotted path of the application's Lifecycle; None where it has none.
+        traces: what the sweeper wrote, removed where the launch is refused.
+
+    Raises:
+        BadLauncherConfig, KeyboardInterrupt, Terminated, and what the application's before_launch raises.
     """
-    root, context, task = launcher.config, launcher.hydra_context, launcher.task_function
-    assert launcher.traces is not None
-    assert root is not None
-    assert context is not None
-    assert task is not None
     setup_globals()
     configure_log(root.hydra.hydra_logging, root.hydra.verbose)
     signals = Signals()
     outcomes: list[JobOutcome] = []
     runs: list[JobReturn] = []
-    with signals.handled(), _spare.dropped_at_the_end():
-        with launcher.traces.removed_on_refusal():
+    with signals.handled(), spare.dropped_at_the_end():
+        with traces.removed_on_refusal():
             configs = [
-                _compose(context, root, overrides, initial_job_idx + position)
+                _compose(context, root, overrides, first_number + position)
                 for position, overrides in enumerate(job_overrides)
             ]
-            refuse_literals(configs)
-            lifecycle = _lifecycle(launcher.lifecycle)
+            check_literal_settings(configs)
+            lifecycle = _lifecycle(lifecycle_path)
             lifecycle.before_launch(configs, job_overrides)
         try:
-            with launcher.traces.removed_on_refusal():
-                refuse(configs)
+            with traces.removed_on_refusal():
+                check_settings(configs)
             for config, overrides in zip(configs, job_overrides, strict=True):
                 if len(configs) > 1:
                     log.info("\t#%s : %s", config.hydra.job.num, " ".join(filter_overrides(overrides)))

@@ -11,7 +11,7 @@ from typing import Optional
 
 import psutil
 
-from hydra_plugins.msrun_launcher._exchange import JOB_VARIABLE
+from msrun_launcher.exchange import JOB_VARIABLE
 
 POLL = 0.02  # seconds
 KILL_PATIENCE = 2.0  # seconds after SIGKILL until a process is taken to hang in the kernel

@@ -23,33 +23,33 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Optional
 
-from hydra_plugins.msrun_launcher._failures import WorkerFailed, together
-from hydra_plugins.msrun_launcher._settings import master_address, master_port, node_count
-from hydra_plugins.msrun_launcher._signals import Terminated
-from hydra_plugins.msrun_launcher._wire import PATIENCE, Peer, failure_of, fields_of, number_of, stop_of
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from msrun_launcher.failures import WorkerFailed, together
+from msrun_launcher.nodes.connection import PATIENCE, Peer, failure_of, fields_of, number_of, stop_of
+from msrun_launcher.settings import master_address, master_port, node_count
+from msrun_launcher.signals import Terminated
 
 log = logging.getLogger(__name__)
 POLL = 0.05  # seconds
 SETTLE = 0.3  # seconds that node 0 waits for earlier failures after it was told of one
 HANG_SETTLE = 5.0  # seconds that it waits for the other nodes' reports of a hang: they ask their ranks for stacks first
-NOBODY = -1  # the node of a verdict that several have told
-UNTOLD = 2.0  # seconds of waiting for other nodes before a user is told of it
+SEVERAL = -1  # the node of a verdict that several have told
+QUIET = 2.0  # seconds of waiting for other nodes before a user is told of it
 
 
 class Nodes:
     """Of one node: there is nobody to wait for and nobody to tell."""
 
-    def meet(self) -> None:
+    def rendezvous(self) -> None:
         """Wait until the launchers of all nodes have come."""
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Raise what ends the job, where another node tells of it; called many times a second."""
 
-    def finish(self) -> None:
+    def wait_until_done(self) -> None:
         """Wait until all nodes have done what this one has done."""
 
-    def tell(self, reason: BaseException) -> BaseException:
+    def report(self, reason: BaseException) -> BaseException:
         """Have the other nodes end for `reason`, unless it came from there. What the job ends with, on all of them."""
         return reason
 
@@ -73,30 +73,30 @@ class _SeveralNodes(Nodes):
         self._hello = hello
         self._opened = opened  # connections, to be closed at the end
         self._address = master_address(settings), master_port(settings) + 1
-        self._place = f"{settings.master_addr}:{self._address[1]}"
+        self._endpoint = f"{settings.master_addr}:{self._address[1]}"
         self._limit = settings.cluster_time_out
-        self._heard: Optional[BaseException] = None  # what ends the job, once another node has told
+        self._verdict: Optional[BaseException] = None  # what ends the job, once another node has told
 
-    def meet(self) -> None:
+    def rendezvous(self) -> None:
         begun, told = time.monotonic(), False
         try:
             while missing := self._missing():
                 waited = time.monotonic() - begun
                 if 0 <= self._limit < waited:
                     raise WorkerFailed(f"{missing} within hydra.launcher.cluster_time_out={self._limit} s")
-                if waited > UNTOLD and not told:
+                if waited > QUIET and not told:
                     log.info("%s yet", missing)
                     told = True
                 time.sleep(POLL)
         except BaseException as reason:
-            raise self.tell(reason) from None
+            raise self.report(reason) from None
 
     def _missing(self) -> str:
         """Who has not come, empty once all have."""
         raise NotImplementedError
 
     def _end(self, reason: BaseException) -> NoReturn:
-        self._heard = reason
+        self._verdict = reason
         raise reason
 
 
@@ -106,37 +106,37 @@ class FirstNode(_SeveralNodes):
     def __init__(self, settings: MsrunLauncherConf, hello: dict[str, Any], opened: contextlib.ExitStack) -> None:
         super().__init__(settings, hello, opened)
         self._peers: dict[int, Peer] = {}
-        self._strangers: list[Peer] = []  # have not said hello
+        self._pending: list[Peer] = []  # have not said hello
         self._done: set[int] = set()
         self._failures: list[tuple[int, WorkerFailed]] = []  # and the node
         self._told_at = 0.0  # of the first of them
         family = socket.getaddrinfo(*self._address)[0][0]
         try:
-            self._door = opened.enter_context(socket.create_server(self._address, family=family))
+            self._listener = opened.enter_context(socket.create_server(self._address, family=family))
         except OSError as error:
             where = f"hydra.launcher.master_port={self._address[1] - 1}: the next port can't be listened at"
             raise WorkerFailed(f"{where}: {error.strerror}") from error
 
-    def meet(self) -> None:
-        super().meet()
-        self._tell_all("start")
+    def rendezvous(self) -> None:
+        super().rendezvous()
+        self._send_all("start")
 
-    def look(self) -> None:
+    def poll(self) -> None:
         self._listen()
         if self._failures and self._has_settled():
             self._end(self._decide())
 
-    def finish(self) -> None:
+    def wait_until_done(self) -> None:
         while len(self._done) < len(self._peers):
-            self.look()
+            self.poll()
             time.sleep(POLL)
-        self._tell_all("done")
+        self._send_all("done")
 
-    def tell(self, reason: BaseException) -> BaseException:
-        if reason is self._heard:
+    def report(self, reason: BaseException) -> BaseException:
+        if reason is self._verdict:
             return reason
         if isinstance(reason, (KeyboardInterrupt, Terminated)):
-            self._tell_all("stop", signal=number_of(reason))
+            self._send_all("stop", signal=number_of(reason))
             return reason
         mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
         self._fail(0, mine)
@@ -150,19 +150,21 @@ class FirstNode(_SeveralNodes):
         return reason if verdict is mine else verdict
 
     def _missing(self) -> str:
-        while select.select([self._door], [], [], 0)[0]:
-            connection = self._opened.enter_context(self._door.accept()[0])
-            self._strangers.append(Peer(connection))
-        for stranger in list(self._strangers):
-            for said in stranger.heard():
-                self._strangers.remove(stranger)
-                self._receive(stranger, said)
+        while select.select([self._listener], [], [], 0)[0]:
+            connection = self._opened.enter_context(self._listener.accept()[0])
+            self._pending.append(Peer(connection))
+        for newcomer in list(self._pending):
+            for said in newcomer.received():
+                self._pending.remove(newcomer)
+                self._receive(newcomer, said)
                 break
-            if stranger.closed and stranger in self._strangers:
-                self._strangers.remove(stranger)
-        self.look()
+            if newcomer.closed and newcomer in self._pending:
+                self._pending.remove(newcomer)
+        self.poll()
         names = [str(node) for node in range(1, self._hello["nodes"]) if node not in self._peers]
-        return f"node{'s' if len(names) > 1 else ''} {', '.join(names)} didn't come to {self._place}" if names else ""
+        return (
+            f"node{'s' if len(names) > 1 else ''} {', '.join(names)} didn't come to {self._endpoint}" if names else ""
+        )
 
     def _receive(self, peer: Peer, said: dict[str, Any]) -> None:
         """Let in who has said hello. What was started otherwise has to be seen on both sides."""
@@ -170,9 +172,9 @@ class FirstNode(_SeveralNodes):
         if said.pop("what") != "hello" or not isinstance(node, int) or not isinstance(job, int):
             return
         if node in self._peers:
-            peer.tell("refused", why=f"node {node} is there already")
+            peer.send("refused", why=f"node {node} is there already")
         elif job < ours["job"]:
-            peer.tell("refused", why=f"job #{job} has ended on node 0")
+            peer.send("refused", why=f"job #{job} has ended on node 0")
         elif job > ours["job"]:  # it will ask again
             raise WorkerFailed(f"job #{ours['job']} has ended on node {node}")
         elif said == ours:
@@ -182,12 +184,12 @@ class FirstNode(_SeveralNodes):
             for name in ours:
                 if said.get(name) != ours[name]:
                     why += f"\n  {name} there: {_text(said.get(name))}\n  {name} here: {_text(ours[name])}"
-            peer.tell("refused", why=why)
+            peer.send("refused", why=why)
             raise WorkerFailed(why)
 
     def _listen(self) -> None:
         for node, peer in self._peers.items():
-            for said in peer.heard():
+            for said in peer.received():
                 self._take(node, said)
             if peer.closed and node not in self._done and all(node != failed for failed, _ in self._failures):
                 self._fail(node, WorkerFailed(f"node {node} broke its connection: its launcher or its machine ended"))
@@ -198,7 +200,7 @@ class FirstNode(_SeveralNodes):
         elif said["what"] == "failed":
             self._fail(node, failure_of(said))
         elif said["what"] == "stop":
-            self._tell_all("stop", signal=said["signal"])
+            self._send_all("stop", signal=said["signal"])
             self._end(stop_of(said["signal"]))
 
     def _fail(self, node: int, failure: WorkerFailed) -> None:
@@ -214,13 +216,13 @@ class FirstNode(_SeveralNodes):
         node, failure = min(self._failures, key=lambda entry: entry[1].at)
         reports = [found for _, found in sorted(self._failures, key=lambda entry: entry[0]) if found.hangs]
         if failure.hangs and len(reports) > 1:
-            node, failure = NOBODY, together(reports)
-        self._tell_all("end", node=node, **fields_of(failure))
+            node, failure = SEVERAL, together(reports)
+        self._send_all("end", node=node, **fields_of(failure))
         return failure
 
-    def _tell_all(self, what: str, **said: Any) -> None:
+    def _send_all(self, what: str, **said: Any) -> None:
         for peer in self._peers.values():
-            peer.tell(what, **said)
+            peer.send(what, **said)
 
 
 class OtherNode(_SeveralNodes):
@@ -233,35 +235,35 @@ class OtherNode(_SeveralNodes):
         self._all_done = False
         self._is_mine = False  # what the job ends with
 
-    def look(self) -> None:
+    def poll(self) -> None:
         if self._first is None:
             return
-        for said in self._first.heard():
+        for said in self._first.received():
             self._take(said)
         if self._first.closed and not self._all_done:
             if self._started:
                 self._end(WorkerFailed("node 0 broke its connection: its launcher or its machine ended"))
             self._first = None  # it was not for this job: the next may be
 
-    def finish(self) -> None:
+    def wait_until_done(self) -> None:
         assert self._first is not None
-        self._first.tell("done")
+        self._first.send("done")
         while not self._all_done:
-            self.look()
+            self.poll()
             time.sleep(POLL)
 
-    def tell(self, reason: BaseException) -> BaseException:
-        if reason is self._heard or self._first is None:
+    def report(self, reason: BaseException) -> BaseException:
+        if reason is self._verdict or self._first is None:
             return reason
         if isinstance(reason, (KeyboardInterrupt, Terminated)):
-            self._first.tell("stop", signal=number_of(reason))
+            self._first.send("stop", signal=number_of(reason))
             return reason
         mine = reason if isinstance(reason, WorkerFailed) else WorkerFailed(f"{reason!r}")
-        self._first.tell("failed", **fields_of(mine))
+        self._first.send("failed", **fields_of(mine))
         deadline = time.monotonic() + PATIENCE + (HANG_SETTLE if mine.hangs else 0)
         while time.monotonic() < deadline and self._first is not None:
             try:
-                self.look()
+                self.poll()
             except (WorkerFailed, KeyboardInterrupt, Terminated) as verdict:
                 return reason if self._is_mine else verdict
             time.sleep(POLL)
@@ -272,10 +274,10 @@ class OtherNode(_SeveralNodes):
             with contextlib.suppress(OSError):
                 connection = socket.create_connection(self._address, timeout=PATIENCE)
                 self._first = Peer(self._opened.enter_context(connection))
-                self._first.tell("hello", node=self._node, **self._hello)
-        self.look()
+                self._first.send("hello", node=self._node, **self._hello)
+        self.poll()
         if self._first is None:
-            return f"node 0 didn't come to {self._place}"
+            return f"node 0 didn't come to {self._endpoint}"
         return "" if self._started else "other nodes didn't come"
 
     def _take(self, said: dict[str, Any]) -> None:

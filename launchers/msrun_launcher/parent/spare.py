@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
-from hydra_plugins.msrun_launcher._exchange import search_path
+from msrun_launcher.exchange import search_path
 
-WORKER = Path(__file__).with_name("_worker.py")
+WORKER = Path(__file__).parents[1] / "worker" / "main.py"
 _spare: Optional[subprocess.Popen[bytes]] = None
 
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from hydra_plugins.msrun_launcher._exchange import JOB_VARIABLE, member_of, write_beat
+from msrun_launcher.exchange import JOB_VARIABLE, member_of, write_beat
 
 
 def beat(done: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 
 class Terminated(SystemExit):
-    """SIGTERM reached the launching process; ends it with the customary 128 + 15."""
+    """SIGTERM reached this process; as an exception that nobody catches it means the customary exit code 128 + 15."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)

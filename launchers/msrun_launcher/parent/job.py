@@ -9,10 +9,10 @@ from hydra.core.utils import JobReturn, JobStatus, run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.msrun_launcher._failures import WorkerFailed
-from hydra_plugins.msrun_launcher._lifecycle import JobOutcome, Lifecycle, current_job
-from hydra_plugins.msrun_launcher._settings import read_settings
-from hydra_plugins.msrun_launcher._signals import Signals, Terminated
+from msrun_launcher.failures import WorkerFailed
+from msrun_launcher.lifecycle import JobOutcome, Lifecycle, current_job
+from msrun_launcher.settings import read_settings
+from msrun_launcher.signals import Signals, Terminated
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _placed(task: TaskFunction, config: DictConfig, refusal: Optional[Exception]
         settings = read_settings(config)
         if settings.in_process:
             return _in_process(task, task_config)
-        from hydra_plugins.msrun_launcher._run import run_in_workers
+        from msrun_launcher.parent.run import run_in_workers
 
         return run_in_workers(task, task_config, settings, signals)
 

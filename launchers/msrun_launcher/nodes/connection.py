@@ -1,4 +1,4 @@
-"""A connection between two launchers, and how what ends a job crosses it: in lines of JSON, see _nodes.py."""
+"""A connection between two launchers, and how what ends a job crosses it: in lines of JSON, see protocol.py."""
 
 import contextlib
 import json
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra_plugins.msrun_launcher._failures import WorkerFailed
-from hydra_plugins.msrun_launcher._signals import Terminated
+from msrun_launcher.failures import WorkerFailed
+from msrun_launcher.signals import Terminated
 
 PATIENCE = 3.0  # seconds for one side to take what the other says
 SILENCE = 20  # seconds after which a machine that doesn't answer is given up
@@ -35,11 +35,11 @@ class Peer:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def tell(self, what: str, **said: Any) -> None:
+    def send(self, what: str, **said: Any) -> None:
         with contextlib.suppress(OSError):  # it will be found closed
             self._connection.sendall(json.dumps({"what": what, **said}).encode() + b"\n")
 
-    def heard(self) -> Iterator[dict[str, Any]]:
+    def received(self) -> Iterator[dict[str, Any]]:
         """What has come since it was last asked for. What isn't of this protocol closes it."""
         while not self.closed and select.select([self._connection], [], [], 0)[0]:
             try:

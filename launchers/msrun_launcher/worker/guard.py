@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Optional
 
+from msrun_launcher.signals import Terminated
+
 LOOK_EVERY = 0.2  # seconds
 # Kills the process groups $2, $3, … after $1 looks, and ends at once when none of them is left.
 KILL_LATER = f"""
@@ -25,15 +27,11 @@ for group; do kill -s KILL -- -$group; done
 """
 
 
-class Terminated(SystemExit):
-    """SIGTERM reached this worker and its task had no handler of its own."""
-
-
 def exit_on_sigterm() -> None:
     """Make SIGTERM unwind the main thread, so that finally blocks and exit handlers run."""
 
     def receive(_number: int, _frame: Optional[FrameType]) -> NoReturn:
-        raise Terminated(128 + signal.SIGTERM)
+        raise Terminated
 
     signal.signal(signal.SIGTERM, receive)
 

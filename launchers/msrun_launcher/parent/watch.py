@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Optional
 
 import psutil
 
-from hydra_plugins.msrun_launcher._exchange import (
+from msrun_launcher.exchange import (
     SCHEDULER,
     STACK_SIGNAL,
     End,
@@ -23,8 +23,8 @@ from hydra_plugins.msrun_launcher._exchange import (
     read_file,
     read_pid,
 )
-from hydra_plugins.msrun_launcher._report import Logs, rank_failed, silent, start_failed
-from hydra_plugins.msrun_launcher._tree import exit_code, lives
+from msrun_launcher.parent.process_tree import exit_code, lives
+from msrun_launcher.parent.report import Logs, rank_failed, silent, start_failed
 
 POLL = 0.05  # seconds
 STACK_PATIENCE = 0.5  # seconds that a hanging worker has to write where it hangs

@@ -1,6 +1,6 @@
-"""A worker process: `python -P _worker.py DIRECTORY`, started by the launcher or, once a rank, by msrun.
+"""A worker process: `python -P worker/main.py DIRECTORY`, started by the launcher or, once a rank, by msrun.
 
-Without an argument it is a spare one (_spare.py): it imports and waits until its launcher names the directory.
+Without an argument it is a spare one (parent/spare.py): it imports and waits until its launcher names the directory.
 
 msrun starts its scheduler with this same command. The package is not importable before sys.path is the launcher's,
 hence the imports inside the functions.
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hydra_plugins.msrun_launcher._exchange import End, Job
+    from msrun_launcher.exchange import End, Job
 
 
 def main(directory: Path) -> int:
     start = json.loads((directory / "start.json").read_bytes())
     sys.path[:] = start["sys_path"]
-    from hydra_plugins.msrun_launcher import _exchange, _guard
+    from msrun_launcher import exchange
+    from msrun_launcher.worker import guard
 
     for name in start["unset"]:
         os.environ.pop(name, None)
@@ -30,12 +31,12 @@ def main(directory: Path) -> int:
     if is_scheduler and start["node"] != 0:  # of two nodes that are one machine, each has the master's address
         return 0
     rank = int(os.environ.get("RANK_ID", "0")) if "MS_ROLE" in os.environ else 0
-    member = _exchange.SCHEDULER if is_scheduler else _exchange.member_of(rank)
-    os.environ[_exchange.JOB_VARIABLE] = str(directory)
-    _guard.exit_on_sigterm()
-    _guard.die_with_launcher(directory, start["grace"])
+    member = exchange.SCHEDULER if is_scheduler else exchange.member_of(rank)
+    os.environ[exchange.JOB_VARIABLE] = str(directory)
+    guard.exit_on_sigterm()
+    guard.die_with_launcher(directory, start["grace"])
     _show_stacks_on_signal(directory / f"{member}.stack")
-    _exchange.write_file(directory / f"{member}.pid", str(os.getpid()).encode())
+    exchange.write_file(directory / f"{member}.pid", str(os.getpid()).encode())
     if is_scheduler:
         from mindspore.communication import init
 
@@ -43,7 +44,7 @@ def main(directory: Path) -> int:
         return 0
     end, code = _run(directory, rank)
     _flush()
-    _exchange.write_end(directory, member, end)
+    exchange.write_end(directory, member, end)
     return code
 
 
@@ -70,8 +71,8 @@ def _when_needed() -> Path:
 
 def _run(directory: Path, rank: int) -> "tuple[End, int]":
     """Run the task; how it ended, and the exit code."""
-    from hydra_plugins.msrun_launcher import _guard
-    from hydra_plugins.msrun_launcher._exchange import End
+    from msrun_launcher.exchange import End
+    from msrun_launcher.signals import Terminated
 
     job = None
     try:
@@ -79,7 +80,7 @@ def _run(directory: Path, rank: int) -> "tuple[End, int]":
         value = job.task_function(job.config)
         # The other ranks' values are not asked for; they may be large or unpicklable.
         return End("completed", time.monotonic(), value=_dumps(value if rank == job.first_rank else None)), 0
-    except _guard.Terminated:
+    except Terminated:
         return End("terminated", time.monotonic(), what="ended by SIGTERM"), 143
     except SystemExit as leave:
         if leave.code is None or leave.code == 0:
@@ -100,20 +101,20 @@ def _load(directory: Path, rank: int) -> "Job":
 
     from hydra.core.singleton import Singleton
 
-    from hydra_plugins.msrun_launcher import _exchange
+    from msrun_launcher import exchange
 
     job: Job = pickle.loads((directory / "job.pkl").read_bytes())
     Singleton.set_state(job.singletons)
     if job.many:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a file, yet it is read as it grows
     if job.many and rank == job.first_rank:
-        sys.stdout = _Shown(sys.stdout, directory / _exchange.SHOWN[0])
-        sys.stderr = _Shown(sys.stderr, directory / _exchange.SHOWN[1])
+        sys.stdout = _Tee(sys.stdout, directory / exchange.SHOWN[0])
+        sys.stderr = _Tee(sys.stderr, directory / exchange.SHOWN[1])
     _configure_logging(job, rank)
     return job
 
 
-class _Shown:
+class _Tee:
     """A stream of Python's: what is written there goes to a second file, too, which the launcher shows as its own.
 
     What libraries print beside Python, such as MindSpore's INFO lines, stays in the log.
@@ -156,7 +157,7 @@ def _configure_logging(job: "Job", rank: int) -> None:
 def _show_stacks_on_signal(path: Path) -> None:
     import faulthandler
 
-    from hydra_plugins.msrun_launcher._exchange import STACK_SIGNAL
+    from msrun_launcher.exchange import STACK_SIGNAL
 
     # The signal reaches the main thread, where the task runs, whether that is in Python or deep in a library.
     faulthandler.register(STACK_SIGNAL, file=path.open("w"), all_threads=False)

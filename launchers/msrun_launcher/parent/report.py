@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from hydra_plugins.msrun_launcher._exchange import End
-from hydra_plugins.msrun_launcher._failures import WorkerFailed
+from msrun_launcher.exchange import End
+from msrun_launcher.failures import WorkerFailed
 
 TAIL = 20  # lines of a log that a message quotes
 

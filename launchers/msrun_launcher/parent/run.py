@@ -18,16 +18,16 @@ from hydra.core.singleton import Singleton
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from hydra_plugins.msrun_launcher._exchange import SHOWN, Job, search_path
-from hydra_plugins.msrun_launcher._failures import WorkerFailed
-from hydra_plugins.msrun_launcher._nodes import nodes_of
-from hydra_plugins.msrun_launcher._report import Logs, job_log
-from hydra_plugins.msrun_launcher._settings import node_count
-from hydra_plugins.msrun_launcher._signals import Signals
-from hydra_plugins.msrun_launcher._start import local_ranks, scheduler_port, start_child, start_msrun
-from hydra_plugins.msrun_launcher._tree import ProcessTree
-from hydra_plugins.msrun_launcher._watch import Watch
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from msrun_launcher.exchange import SHOWN, Job, search_path
+from msrun_launcher.failures import WorkerFailed
+from msrun_launcher.nodes.protocol import nodes_of
+from msrun_launcher.parent.process_tree import ProcessTree
+from msrun_launcher.parent.report import Logs, job_log
+from msrun_launcher.parent.start import scheduler_port, start_child, start_msrun
+from msrun_launcher.parent.watch import Watch
+from msrun_launcher.settings import local_ranks, node_count
+from msrun_launcher.signals import Signals
 
 log = logging.getLogger(__name__)
 AFTER_FAILURE = 3.0  # seconds
@@ -64,7 +64,7 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         scheduler_port(settings) as port,
         nodes_of(settings, hydra.job.num, hydra.overrides.task) as nodes,
     ):
-        nodes.meet()
+        nodes.rendezvous()
         if node is not None:
             log.info("node %d of %d: %s; logs in %s", node, node_count(settings), _words(ranks), log_dir)
         root = start_child(directory) if log_dir is None else start_msrun(directory, settings, port, log_dir)
@@ -78,14 +78,14 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
 
         def each_poll() -> None:
             show()
-            nodes.look()
+            nodes.poll()
 
         try:
             watch.until_done(settings.time_limit, settings.heartbeat, each_poll)
-            nodes.finish()  # before msrun's scheduler ends, which the other nodes' workers need
+            nodes.wait_until_done()  # before msrun's scheduler ends, which the other nodes' workers need
         except BaseException as error:
             with signals.held():
-                reason = nodes.tell(error)
+                reason = nodes.report(error)
                 if many and isinstance(reason, WorkerFailed):  # at once: those that hang take the whole grace to end
                     log.error("%s; the other ranks are stopped", str(reason).splitlines()[0])
                 # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.

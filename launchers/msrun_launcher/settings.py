@@ -8,8 +8,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.msrun_launcher._failures import BadLauncherConfig
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
+from msrun_launcher.failures import BadLauncherConfig
 
 TARGET = MsrunLauncherConf._target_
 LAST_PORT = 65535
@@ -25,8 +25,16 @@ def read_settings(config: DictConfig) -> MsrunLauncherConf:
 
 
 def local_workers(settings: MsrunLauncherConf) -> int:
-    """Of this node."""
+    """Number of worker processes on this node."""
     return settings.local_worker_num or settings.worker_num
+
+
+def local_ranks(settings: MsrunLauncherConf) -> range:
+    """The ranks that run on this node."""
+    if settings.worker_num == 1:
+        return range(1)
+    count = local_workers(settings)
+    return range(settings.node_rank * count, (settings.node_rank + 1) * count)
 
 
 def node_count(settings: MsrunLauncherConf) -> int:
@@ -38,27 +46,27 @@ def master_address(settings: MsrunLauncherConf) -> str:
 
 
 def master_port(settings: MsrunLauncherConf) -> int:
-    """Of several nodes, who can't ask each other for a free one."""
+    """The scheduler's port where there are several nodes, which can't ask each other for a free one."""
     return settings.master_port or MSRUN_PORT
 
 
-def refuse_literals(configs: Sequence[DictConfig]) -> None:
+def check_literal_settings(configs: Sequence[DictConfig]) -> None:
     """Check what is written under hydra.launcher itself, before the application's own hook is asked.
 
-    What refers to the application's keys is left to that hook, which knows better words; `refuse` is the last line.
+    What refers to the application's keys is left to that hook, which knows better words, and then to `check_settings`.
     """
-    _refuse(problem for config in configs for problem in _literal_problems(config))
+    _raise_if_any(problem for config in configs for problem in _literal_problems(config))
 
 
-def refuse(configs: Sequence[DictConfig]) -> None:
+def check_settings(configs: Sequence[DictConfig]) -> None:
     """Check every job's options together.
 
     Raises BadLauncherConfig with all problems, each once.
     """
-    _refuse(problem for config in configs for problem in _problems(read_settings(config)))
+    _raise_if_any(problem for config in configs for problem in _problems(read_settings(config)))
 
 
-def _refuse(problems: Iterator[str]) -> None:
+def _raise_if_any(problems: Iterator[str]) -> None:
     found = list(dict.fromkeys(problems))
     if found:
         raise BadLauncherConfig(found)
@@ -86,7 +94,7 @@ def _problems(settings: MsrunLauncherConf) -> Iterator[str]:
     elif settings.node_rank >= total // local:
         yield _no_such_node(settings)
     elif total > local:
-        yield from _meeting_problems(settings)
+        yield from _rendezvous_problems(settings)
 
 
 def _no_such_node(settings: MsrunLauncherConf) -> str:
@@ -96,8 +104,8 @@ def _no_such_node(settings: MsrunLauncherConf) -> str:
     return f"{named}: there are {nodes} nodes, {local_workers(settings)} of {settings.worker_num} processes on each"
 
 
-def _meeting_problems(settings: MsrunLauncherConf) -> Iterator[str]:
-    """Of where several nodes find each other."""
+def _rendezvous_problems(settings: MsrunLauncherConf) -> Iterator[str]:
+    """What is wrong with the address and port where several nodes find each other."""
     address = settings.master_addr
     if settings.master_port == LAST_PORT:
         yield f"hydra.launcher.master_port={LAST_PORT}: several nodes need the next port, too"
