@@ -28,8 +28,8 @@ def main() -> None:
     sequences = load(prepared, "train")
     model = build(opened.config, opened.source, seed=config.seed, device=runtime.device, precision=runtime.precision)
     step = Step(model, config.optim, recompute=config.train.recompute)
-    batches = train_batches(sequences, config.train.batch_size, seed=config.seed)
-    steps = total_steps(config.train, len(sequences), 1)
+    batches = train_batches(sequences, config.train.micro_batch_size, seed=config.seed)
+    steps = total_steps(config.train, len(sequences))
     seconds = [take_step(step, batches, config, steps).seconds for _ in range(steps)]
     report = {"sequences": len(sequences), "text": prepared.report.useful_fraction, "seconds": seconds}
     print(json.dumps(report | {"peak": peak_memory()}))

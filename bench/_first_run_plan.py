@@ -72,7 +72,7 @@ def plan(device: str, room: Path) -> list[Step]:
             needs="train",
             before=lambda: _stop(room),
         ),
-        trains("dp2", "two replicas", "parallel=dp2", "train.batch_size=1", limit=900, cards=2),
+        trains("dp2", "two replicas", "parallel=dp2", limit=900, cards=2),
         trains("tp2", "matrices in two halves", "parallel=tp2", limit=900, cards=2),
         Step("lora", "LoRA", _ours(room, "lora", [*TRAIN, *on, "adapter=lora"]), 600, _falls, needs="reference"),
         Step(

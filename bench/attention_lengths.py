@@ -28,8 +28,9 @@ def main() -> None:
         for tokens in (max(LENGTHS), None):
             for length in LENGTHS:
                 batch = tokens // length if tokens else 1
-                settings = [f"seq_length={length}", f"train.batch_size={batch}", f"train.max_steps={arguments.steps}"]
-                run = measure(Path(directory), *data, *settings)
+                sizes = [f"train.global_batch_size={batch}", f"train.micro_batch_size={batch}"]
+                settings = [f"seq_length={length}", f"train.max_steps={arguments.steps}"]
+                run = measure(Path(directory), *data, *sizes, *settings)
                 print(
                     f"{length:10}{batch:12}{run.step * 1000:11.0f}{batch * length / run.step:10.0f}"
                     f"{run.peak / 1e9:10.2f} GB",

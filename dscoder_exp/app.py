@@ -3,6 +3,7 @@
 Exit codes: 0 done; 1 a job failed; 2 refused, nothing was started; 130 Ctrl-C; 143 SIGTERM.
 """
 
+import math
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from types import TracebackType
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dscoder_exp.device.start import set_environment
 from dscoder_exp.schema.check import to_config
@@ -28,6 +29,9 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 FULL_ERROR = "HYDRA_FULL_ERROR"
 CONFIG_NAME = "config"
 PROMPT = "predict.prompt="
+
+# ${multiply:2,4} in conf/: the product of whole numbers
+OmegaConf.register_new_resolver("multiply", lambda *factors: math.prod(factors), replace=True)
 
 
 def config_directory() -> Path:

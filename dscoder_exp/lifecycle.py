@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from dscoder_exp.preflight.downloads import addresses
 from dscoder_exp.preflight.jobs import check_jobs, sweep_overrides
 from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.paths import PATH_KEYS, value_at
 from dscoder_exp.tracking import store
 from dscoder_exp.tracking.signals import uninterrupted
 from dscoder_exp.tracking.store import Status
@@ -48,11 +48,10 @@ class Lifecycle:
         """Raises Refused with every problem of every job, before anything is written."""
         checked = check_jobs(configs, overrides)
         for node, config, job_overrides in zip(configs, checked, overrides, strict=True):
-            node.output_dir, node.data.output = config.output_dir, config.data.output
-            node.weights.target = config.weights.target
-            for key, address in addresses(config).items():
-                OmegaConf.update(node, key, address)
-            node.runtime.cache_dir, node.tracking.uri = config.runtime.cache_dir, config.tracking.uri
+            for key in PATH_KEYS:  # absolute by now, and hf:// addresses with their commit
+                if (value := value_at(config, key)) is not None:
+                    OmegaConf.update(node, key, value)
+            node.tracking.uri = config.tracking.uri
             if config.tracking.enabled and node.hydra.launcher.node_rank == 0:  # where rank 0 is, which logs
                 self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)
         _warm_up(checked[0])

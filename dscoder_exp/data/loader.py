@@ -44,8 +44,8 @@ def refuse_crowded(prepared: Prepared, batch_size: int) -> None:
             raise refuse(
                 "seq_length", f"{prepared.report.seq_length} makes sequences {at_once}", "a shorter seq_length"
             )
-        remedy = f"train.batch_size={fitting}, and train.accumulate makes up for it"
-        raise refuse("train.batch_size", f"{batch_size} sequences {at_once}", remedy)
+        remedy = f"train.micro_batch_size={fitting} or less: train.global_batch_size stays as it is"
+        raise refuse("train.micro_batch_size", f"{batch_size} sequences {at_once}", remedy)
 
 
 def train_batches(

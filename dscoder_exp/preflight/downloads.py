@@ -1,11 +1,11 @@
 """What jobs take from the Hugging Face Hub: brought here before they start, and named by its commit from then on."""
 
 import logging
-from dataclasses import replace
 
 from dscoder_exp.hub.address import SCHEME, parse
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.paths import with_value
 from dscoder_exp.weights.fetch import fetch
 
 
@@ -44,8 +44,7 @@ class Downloads:
         for key, address in addresses(config).items():
             pinned, found = self._once(address, key)
             problems += found
-            group, name = key.split(".")
-            config = replace(config, **{group: replace(getattr(config, group), **{name: pinned})})
+            config = with_value(config, key, pinned)
         return config, problems
 
     def _once(self, address: str, key: str) -> tuple[str, list[Problem]]:

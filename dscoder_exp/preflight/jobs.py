@@ -14,6 +14,7 @@ from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import WITHOUT_DEVICE, Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.paths import with_absolute_paths
 from dscoder_exp.tracking.describe import difference
 from dscoder_exp.tracking.store import resolve_uri
 from msrun_launcher import BadLauncherConfig, current_job
@@ -42,7 +43,7 @@ def check_jobs(
     for node in nodes:
         try:
             with current_job(node):
-                config = _absolute(to_config(node))
+                config = with_absolute_paths(to_config(node))
         except Refused as refused:
             problems.append(list(refused.problems))
             continue
@@ -72,22 +73,6 @@ def launcher_problems(bad: BadLauncherConfig) -> list[Problem]:
     return [Problem("hydra.launcher", text) for text in bad.problems]
 
 
-def _absolute(config: Config) -> Config:
-    """A worker may run elsewhere; and no shell expands the ~ in `output_dir=~/runs`."""
-
-    def absolute(path: str) -> str:
-        return str(Path(path).expanduser().absolute())
-
-    output, target = config.data.output, config.weights.target
-    return replace(
-        config,
-        output_dir=absolute(config.output_dir),
-        weights=replace(config.weights, target=absolute(target) if target else None),
-        data=replace(config.data, output=absolute(output) if output else None),
-        runtime=replace(config.runtime, cache_dir=absolute(config.runtime.cache_dir)),
-    )
-
-
 def _with_uri(config: Config) -> Config:
     return replace(config, tracking=replace(config.tracking, uri=resolve_uri(config.tracking)))
 
@@ -103,8 +88,9 @@ def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
     except OmegaConfBaseException as error:
         return [Problem("hydra.launcher", str(error).splitlines()[0])]
     if settings.worker_num != config.parallel.ranks:
-        what = f"{settings.worker_num} processes for parallel.ranks={config.parallel.ranks}"
-        return [Problem("hydra.launcher.worker_num", what, "leave it out: it follows parallel.ranks")]
+        sizes = "parallel.data x parallel.tensor x parallel.context"
+        what = f"{settings.worker_num} processes, but {sizes} is {config.parallel.ranks}"
+        return [Problem("hydra.launcher.worker_num", what, "leave it out: it follows parallel's sizes")]
     hydras = Path(node.hydra.runtime.output_dir).absolute()
     if node_count(settings) > 1 and Path(config.output_dir).is_relative_to(hydras):
         what = f"{config.output_dir} is Hydra's directory, of which each of several nodes has its own"

@@ -109,13 +109,13 @@ class TrainConfig:
 
     epochs: float = field(metadata=bound(gt=0))
     max_steps: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; wins over epochs
-    batch_size: int = field(metadata=bound(ge=1))  # sequences a data-parallel rank takes per micro step
-    accumulate: int = field(metadata=bound(ge=1))  # micro steps an optimizer step adds up
+    global_batch_size: int = field(metadata=bound(ge=1))  # sequences of an optimizer step, over everything
+    micro_batch_size: int = field(metadata=bound(ge=1))  # sequences a data-parallel rank takes at once
     recompute: str = field(metadata=bound(choices=("none", "selective", "full")))  # of a block, in its backward
     eval_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only before and after
     max_eval_sequences: Optional[int] = field(metadata=bound(ge=1))
     save_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only the weights, at the end
-    keep: Optional[int] = field(metadata=bound(ge=1))  # newest checkpoints that stay, beside the best; null: all
+    keep_last: Optional[int] = field(metadata=bound(ge=1))  # newest checkpoints that stay, beside the best; null: all
     resume: Optional[str] = field(metadata=bound(choices=("auto",)))  # from output_dir's last checkpoint, if it has one
     prompts: list[str]  # answered before and after training
     prompt_tokens: int = field(metadata=bound(ge=1))  # new tokens an answer may have
@@ -149,13 +149,17 @@ class WeightsConfig:
 
 @dataclass
 class ParallelConfig:
-    """conf/parallel: data * tensor * context = ranks."""
+    """conf/parallel: what is shared out over how many ranks."""
 
     data: int = field(metadata=bound(ge=1))
     tensor: int = field(metadata=bound(ge=1))
     context: int = field(metadata=bound(ge=1))
     sequence: bool  # tensor ranks share out the rows of norms and residuals, too
-    ranks: int = field(metadata=bound(ge=1))  # processes that hydra/launcher msrun starts
+
+    @property
+    def ranks(self) -> int:
+        """Processes of a job."""
+        return self.data * self.tensor * self.context
 
 
 @dataclass
@@ -202,3 +206,8 @@ class Config:
     parallel: ParallelConfig
     runtime: RuntimeConfig
     tracking: TrackingConfig
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro steps whose gradients an optimizer step adds up."""
+        return self.train.global_batch_size // (self.train.micro_batch_size * self.parallel.data)

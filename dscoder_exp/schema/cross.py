@@ -51,15 +51,25 @@ def _parallel(config: Config) -> list[Problem]:
     parallel, problems = config.parallel, []
     if config.task.name in WITHOUT_DEVICE:  # one process works, however many will train on what it writes
         return []
-    product = parallel.data * parallel.tensor * parallel.context
-    if product != parallel.ranks:
-        sizes = f"data {parallel.data} * tensor {parallel.tensor} * context {parallel.context} = {product}"
-        what = f"{sizes}, but there are {parallel.ranks} ranks"
-        problems.append(Problem("parallel.ranks", what, f"parallel.ranks={product}, or other sizes"))
     if config.task.in_process and parallel.ranks > 1:
         what = f"true, but a job of {parallel.ranks} ranks needs processes of its own"
         problems.append(Problem("task.in_process", what, "leave it out, or parallel=single"))
-    return [*problems, *_shares(config)] if config.task.name == "train" else problems
+    return [*problems, *_batch(config), *_shares(config)] if config.task.name == "train" else problems
+
+
+def _batch(config: Config) -> list[Problem]:
+    """The global batch has to be whole micro steps of all data-parallel ranks."""
+    total, micro, data = config.train.global_batch_size, config.train.micro_batch_size, config.parallel.data
+    at_once = micro * data
+    if total % at_once == 0:
+        return []
+    what = f"{total} sequences are no multiple of train.micro_batch_size={micro} x parallel.data={data}"
+    nearest = [size for size in (total // at_once * at_once, -(-total // at_once) * at_once) if size]
+    remedy = f"train.global_batch_size={' or '.join(map(str, nearest))}"
+    smaller = [size for size in range(1, micro) if total % (size * data) == 0]
+    if smaller:
+        remedy += f", or train.micro_batch_size={smaller[-1]}"
+    return [Problem("train.global_batch_size", what, remedy)]
 
 
 def _shares(config: Config) -> list[Problem]:
@@ -68,7 +78,7 @@ def _shares(config: Config) -> list[Problem]:
     if config.seq_length % parallel.context:
         what = f"{config.seq_length} positions can't be shared out over parallel.context={parallel.context} ranks"
         problems.append(Problem("seq_length", what, f"a multiple of {parallel.context}"))
-    rows = config.train.batch_size * config.seq_length // parallel.context
+    rows = config.train.micro_batch_size * config.seq_length // parallel.context
     if parallel.sequence and rows % parallel.tensor:
         remedy = f"parallel.sequence=false, or a seq_length that is a multiple of {parallel.tensor}"
         what = f"{rows} rows of a micro batch can't be shared out over parallel.tensor={parallel.tensor} ranks"

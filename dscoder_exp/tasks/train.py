@@ -36,7 +36,7 @@ def run(config: Config) -> float | None:
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
         if config.runtime.device == "ascend":
-            refuse_crowded(prepared, train.batch_size)
+            refuse_crowded(prepared, train.micro_batch_size)
         recipe = same_run(config, opened.config, prepared, resumed)
         with screen.stage("loading the model") as stage:
             factors = factors_of(config, opened, resumed)
@@ -61,12 +61,12 @@ def run(config: Config) -> float | None:
             before = Baseline(resumed.state.loss_before, resumed.state.answers_before)
             screen.say(f"going on after step {step.done}, from {resumed.checkpoint}")
         sequences = load(prepared, "train")
-        steps = total_steps(train, len(sequences), config.parallel.data)
+        steps = total_steps(train, len(sequences))
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
             checkpoints.judge(resumed.checkpoint, evaluation.eval_loss(f"after step {step.done}", step.done))
-        start = step.done * train.accumulate
+        start = step.done * config.accumulation_steps
         shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
-        batches = train_batches(sequences, train.batch_size, seed=config.seed, start=start, **shares)
+        batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)
         trainer = Trainer(config, model, step, evaluation, checkpoints, run, screen, recipe=recipe, before=before)
         throughput = trainer(batches, steps)
         loss, answers = evaluation.eval_loss("after", steps), evaluation.answers("after")

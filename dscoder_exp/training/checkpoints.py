@@ -66,7 +66,7 @@ class Checkpoints:
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
-        self._topology, self._keep = mesh.topology, config.train.keep
+        self._topology, self._keep = mesh.topology, config.train.keep_last
         self._waiting = WAITING if config.runtime.device == "ascend" else None
         self._leads = mesh.topology.rank == 0  # it puts the checkpoint together, and keeps the links
         (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32

@@ -41,14 +41,12 @@ def recipe_of(config: Config) -> dict[str, Any]:
     How long the run is, is not among it: a run may be made longer (its schedule then follows the new length). How a
     step's sequences are shared out over ranks and micro steps isn't either: the sums are the same, up to rounding.
     """
-    train, optim, adapter = config.train, asdict(config.optim), asdict(config.adapter)
+    optim, adapter = asdict(config.optim), asdict(config.adapter)
     del adapter["path"]  # where the factors began, which the checkpoint has left behind
     return {
         "seed": config.seed,
         "seq_length": config.seq_length,
-        "train.batch_size x train.accumulate x parallel.data": train.batch_size
-        * train.accumulate
-        * config.parallel.data,
+        "train.global_batch_size": config.train.global_batch_size,
         "runtime.precision": config.runtime.precision,
         **{f"optim.{name}": value for name, value in optim.items()},
         **{f"adapter.{name}": value for name, value in adapter.items()},

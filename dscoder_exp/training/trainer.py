@@ -129,15 +129,11 @@ class Trainer:
             raise
 
 
-def total_steps(train: TrainConfig, sequences: int, data: int) -> int:
-    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes.
-
-    Args:
-        data: data-parallel ranks.
-    """
+def total_steps(train: TrainConfig, sequences: int) -> int:
+    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes."""
     if train.max_steps is not None:
         return train.max_steps
-    return max(1, math.ceil(train.epochs * sequences / (train.batch_size * train.accumulate * data)))
+    return max(1, math.ceil(train.epochs * sequences / train.global_batch_size))
 
 
 def take_step(
@@ -150,7 +146,7 @@ def take_step(
         signals: those received so far; any asks the run to stop, which the result tells.
     """
     lr = learning_rate(config.optim, step.done + 1, steps)
-    return step(list(islice(batches, config.train.accumulate)), lr, stop=lambda: bool(signals))
+    return step(list(islice(batches, config.accumulation_steps)), lr, stop=lambda: bool(signals))
 
 
 def is_due(every: int | None, step: int, steps: int) -> bool:

@@ -38,7 +38,7 @@ class TrainingEvaluation:
         train = config.train
         self._model, self._text, self._run, self._screen = model, text, run, screen
         self._evaluator = Evaluator(
-            load(prepared, "eval"), model.mesh, batch_size=train.batch_size, limit=train.max_eval_sequences
+            load(prepared, "eval"), model.mesh, batch_size=train.micro_batch_size, limit=train.max_eval_sequences
         )
         self._prompts = train.prompts if model.mesh.topology.replica == 0 else []
         form = template_named(template)

@@ -15,7 +15,7 @@ LORA = "adapter=lora"
 ALONE = {
     "full": FULL,
     "selective": ("train.recompute=selective",),
-    "none and two micro steps": ("train.recompute=none", "train.accumulate=2"),
+    "none and two micro steps": ("train.recompute=none", "train.global_batch_size=2"),
     "lora": (LORA, "train.recompute=none"),
     "lora with dropout": (LORA, "adapter.dropout=0.1", "train.recompute=full"),
 }

@@ -67,7 +67,7 @@ def test_the_recipe_is_the_7b_on_eight_npus() -> None:
     ]
     config = typed("+experiment=finetune_8k")
     assert (config.seq_length, config.data.packing, config.model.max_position_embeddings) == (8192, True, 4096)
-    assert config.train.batch_size * config.parallel.data == 8
+    assert (config.train.global_batch_size, config.accumulation_steps, config.parallel.ranks) == (8, 1, 8)
     assert config.optim.lr * config.optim.min_lr_ratio == pytest.approx(1e-6)
 
 

@@ -100,6 +100,6 @@ def test_more_documents_than_attention_on_npus_takes_are_refused(most: int, fitt
         refuse_crowded(prepared, int(fitting))
     with pytest.raises(Refused) as caught:
         refuse_crowded(prepared, int(fitting or 0) + 1)
-    remedy = f"train.batch_size={fitting}, " if fitting else "seq_length: 16384"
+    remedy = f"train.micro_batch_size={fitting} " if fitting else "seq_length: 16384"
     assert f"of up to {most} documents" in str(caught.value)
     assert remedy in str(caught.value)

@@ -155,7 +155,7 @@ MISTAKES = {
     "seed": -1,
     "seq_length": "long",
     "optim.lrr": 1,
-    "train.batch_size": 0,
+    "train.micro_batch_size": 0,
     "data.loss": "both",
     "parallel.data": 1.5,
     "optim.betas": [0.9, 2.0],

@@ -1,5 +1,6 @@
 """Keys that contradict each other."""
 
+import re
 from typing import Any
 
 import pytest
@@ -9,17 +10,28 @@ from hypothesis import strategies as st
 from dscoder_exp.schema.cross import context_problems, cross_problems
 
 SIZES = st.integers(1, 9)
-ROWS = {"parallel.tensor": 2, "parallel.ranks": 2}
+ROWS = {"parallel.tensor": 2}
 
 
 def places(config: Any) -> list[str]:
     return [problem.where for problem in cross_problems(config)]
 
 
-@given(data=SIZES, ranks=SIZES)
-def test_sizes_multiply_to_the_ranks(typed: Any, data: int, ranks: int) -> None:
-    found = places(typed({"parallel.data": data, "parallel.ranks": ranks}))
-    assert found == ([] if data == ranks else ["parallel.ranks"])
+@given(total=SIZES, micro=SIZES, data=SIZES)
+def test_the_global_batch_is_whole_micro_steps(typed: Any, total: int, micro: int, data: int) -> None:
+    sizes = {"train.global_batch_size": total, "train.micro_batch_size": micro, "parallel.data": data}
+    config = typed(sizes)
+    problems = cross_problems(config)
+    assert (problems == []) == (config.accumulation_steps * micro * data == total)
+    for problem in problems:
+        assert problem.where == "train.global_batch_size"
+        named = re.match(
+            r"train.global_batch_size=(\d+)(?: or (\d+))?(?:, or train.micro_batch_size=(\d+))?$", problem.remedy
+        )
+        assert named is not None
+        *totals, smaller = named.groups()
+        assert all(int(size) % (micro * data) == 0 for size in totals if size)
+        assert smaller is None or total % (int(smaller) * data) == 0
 
 
 @pytest.mark.parametrize(
@@ -35,14 +47,14 @@ def test_sizes_multiply_to_the_ranks(typed: Any, data: int, ranks: int) -> None:
         ({"model.bos_token_id": 1024}, "model.bos_token_id"),
         ({"model.eos_token_id": 5000}, "model.eos_token_id"),
         ({"seq_length": 4097, "data.packing": False}, "seq_length"),
-        ({"task.in_process": True, "parallel.data": 2, "parallel.ranks": 2}, "task.in_process"),
+        ({"task.in_process": True, "parallel.data": 2}, "task.in_process"),
         ({"task.name": "predict", "predict.prompt": None}, "predict.prompt"),
         ({"task.name": "predict", "predict.prompt": ""}, "predict.prompt"),
-        ({"task.name": "predict", "parallel.data": 2, "parallel.ranks": 2}, "parallel.data"),
-        ({"task.name": "predict", "parallel.context": 2, "parallel.ranks": 2}, "parallel.context"),
-        ({"seq_length": 1023, "parallel.context": 2, "parallel.ranks": 2}, "seq_length"),
+        ({"task.name": "predict", "parallel.data": 2}, "parallel.data"),
+        ({"task.name": "predict", "parallel.context": 2}, "parallel.context"),
+        ({"seq_length": 1023, "parallel.context": 2}, "seq_length"),
         ({"seq_length": 1023, **ROWS, "parallel.sequence": True}, "parallel.sequence"),
-        ({"runtime.precision": "fp16", "parallel.context": 2, "parallel.ranks": 2}, "parallel.context"),
+        ({"runtime.precision": "fp16", "parallel.context": 2}, "parallel.context"),
     ],
 )
 def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any], where: str) -> None:
@@ -61,7 +73,7 @@ def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any
         {"seq_length": 8192},
         {"seq_length": 1023, **ROWS},
         {"task.name": "predict", **ROWS},
-        {"parallel.context": 2, "parallel.tensor": 4, "parallel.ranks": 8, "parallel.sequence": True},
+        {"parallel.context": 2, "parallel.tensor": 4, "parallel.sequence": True},
         {"seq_length": 8192, "data.packing": False, "task.name": "predict"},
         {"seq_length": 8192, "data.packing": False, "model.max_position_embeddings": None},
         {"task.name": "prepare", "task.in_process": True, "parallel.tensor": 8, "runtime.precision": "bf16"},

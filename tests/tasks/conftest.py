@@ -50,7 +50,7 @@ def checkpoint(first: Ended) -> Path:
 @pytest.fixture(scope="session")
 def whole(room: Room) -> Ended:
     """Five steps of two sequences at once."""
-    return done(room(*FIVE_STEPS, "parallel=single", "train.batch_size=2", "name=whole", "output_dir=runs/whole"))
+    return done(room(*FIVE_STEPS, "parallel=single", "train.micro_batch_size=2", "name=whole", "output_dir=runs/whole"))
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +62,12 @@ def halves(room: Room) -> Ended:
         "runtime.cache_dir=halves-cache",
         "hydra.sweep.dir=halves-sweep-cache",
     ]
-    return done(room(*FIVE_STEPS, "parallel=dp2", "train.batch_size=1", *own))
+    return done(room(*FIVE_STEPS, "parallel=dp2", *own))
 
 
 @pytest.fixture(scope="session")
 def parts(room: Room) -> Ended:
     """The same in two micro steps, each block's forward computed twice; measured and saved on the way."""
-    how = ["parallel=single", "train.batch_size=1", "train.accumulate=2", "train.recompute=full"]
+    how = ["parallel=single", "train.recompute=full"]
     own = ["train.eval_every=2", "train.save_every=2", "name=parts", "output_dir=runs/parts"]
     return done(room(*FIVE_STEPS, *how, *own))

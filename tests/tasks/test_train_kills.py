@@ -15,8 +15,8 @@ from tasks_support import RECIPE, Recorded, Room, Started, assert_the_same, chec
 KILLS = int(os.environ.get("DSCODER_KILLS", "10"))
 STEPS = 6 * KILLS
 DETECTED = 5.0  # seconds from a kill to the launcher's report; a tenth of that is usual
-RUN = ["train.save_every=2", "train.eval_every=7", "train.keep=2", f"train.max_steps={STEPS}", "optim.lr=1e-3"]
-TWO_RANKS = [*RECIPE, *RUN, "train.batch_size=1", "parallel=dp2"]
+RUN = ["train.save_every=2", "train.eval_every=7", "train.keep_last=2", f"train.max_steps={STEPS}", "optim.lr=1e-3"]
+TWO_RANKS = [*RECIPE, *RUN, "parallel=dp2"]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,13 @@ def through(room: Room, name: str, legs: Sequence[tuple[int, str]], *how: str) -
     """
     directory, ended = room.directory / "runs" / name, None
     for last, layout in legs:
-        own = ["tracking=off", f"output_dir=runs/{name}", "train.resume=auto", "train.save_every=1", "train.keep=null"]
+        own = [
+            "tracking=off",
+            f"output_dir=runs/{name}",
+            "train.resume=auto",
+            "train.save_every=1",
+            "train.keep_last=null",
+        ]
         ended = done(room(*FIVE_STEPS, *layout.split(), *how, *own))
         assert steps_of(directory) == [f"step-{step:06d}" for step in range(1, 6)]
         for step in range(last + 1, 6):
@@ -53,9 +59,9 @@ def test_four_ranks_two_and_one_go_on_from_each_other(
     room: Room, whole: Ended, assert_close: Callable[[Path, Path], None]
 ) -> None:
     legs = [
-        (2, "parallel=dp2 train.batch_size=1"),
-        (4, "parallel=dp2_tp2 train.batch_size=1"),
-        (5, "parallel=single train.batch_size=2"),
+        (2, "parallel=dp2"),
+        (4, "parallel=dp2_tp2"),
+        (5, "parallel=single train.micro_batch_size=2"),
     ]
     directory, ended = through(room, "legs", legs)
     assert eval_loss(ended) == eval_loss(whole)

@@ -15,7 +15,7 @@ def test_two_nodes_go_on_after_a_kill_to_what_one_process_comes_to(
 ) -> None:
     output = room.directory / "runs/nodes"
     run = [*FIVE_STEPS, "train.save_every=2", "parallel=single"]
-    four = ["train.batch_size=1", "parallel.data=4", "parallel.ranks=4", "train.resume=auto"]
+    four = ["parallel.data=4", "train.resume=auto"]
     own = ["name=nodes", f"output_dir={output}", f"hydra.launcher.master_port={free_port()}"]
 
     def begin() -> list[Started]:
@@ -39,7 +39,7 @@ def test_two_nodes_go_on_after_a_kill_to_what_one_process_comes_to(
     for started in begin():
         assert "all nodes have completed" in done(started.wait()).out
     assert {path.name for path in empty_room.directory.iterdir()} == {"rows.json", "multirun"}
-    done(room(*run, "name=alone", "output_dir=runs/alone", "train.batch_size=4"))
+    done(room(*run, "name=alone", "output_dir=runs/alone", "train.micro_batch_size=4"))
     found, reference = room.run("nodes"), room.run("alone")
     assert found.status == "FINISHED"
     for metric in ("train/loss", "train/grad_norm", "eval/loss"):

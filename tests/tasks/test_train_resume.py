@@ -11,7 +11,14 @@ import pytest
 from tasks_support import RECIPE, SAME, Recorded, Room, assert_the_same, checkpoints, done, own
 
 STEPS = 8
-RUN = [*RECIPE, f"train.max_steps={STEPS}", "optim.lr=1e-3", "train.save_every=2", "train.eval_every=3", "train.keep=2"]
+RUN = [
+    *RECIPE,
+    f"train.max_steps={STEPS}",
+    "optim.lr=1e-3",
+    "train.save_every=2",
+    "train.eval_every=3",
+    "train.keep_last=2",
+]
 ALONE = [*RUN, "parallel=single"]
 ON = "train.resume=auto"
 
@@ -108,14 +115,14 @@ def test_killed_at_random_it_comes_to_the_same(room: Room, uninterrupted: Record
 @pytest.mark.slow
 def test_two_ranks_go_on_as_one(room: Room) -> None:
     """The same sequences a step, shared out otherwise: the same curve, up to rounding."""
-    two = [*RUN, "train.batch_size=1", "parallel=dp2"]
+    two = [*RUN, "parallel=dp2"]
     started = room.start(*two, *own("two"))
     started.wait_for(checkpoints(room, "two") / "step-000004")
     started.process.send_signal(signal.SIGTERM)
     assert started.wait().code == 143
     assert started.left() == []
     stopped = int((checkpoints(room, "two") / "last").readlink().name[-6:])
-    alone = [*RUN, "train.batch_size=2", "parallel=single"]
+    alone = [*RUN, "train.micro_batch_size=2", "parallel=single"]
     done(room(*alone, *own("two"), ON))
     done(room(*alone, *own("two at once")))
     found, reference = room.run("two"), room.run("two at once")

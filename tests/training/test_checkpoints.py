@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> Config:
     """Of four steps from random weights, with a checkpoint after each."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         recipe = ["+experiment=tiny", "tracking=off", "train.max_steps=4", "optim.lr=1e-3", "train.save_every=1"]
-        own = [f"output_dir={tmp_path}/run", f"runtime.cache_dir={tmp_path}/cache", "train.keep=null"]
+        own = [f"output_dir={tmp_path}/run", f"runtime.cache_dir={tmp_path}/cache", "train.keep_last=null"]
         return to_config(compose("config", [*recipe, *own]))
 
 

@@ -1,0 +1,54 @@
+"""Which keys hold paths, and how a job gets them: absolute, since a worker may run in another directory."""
+
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from dscoder_exp.schema.config import TEMPLATE_FILE, Config
+
+PATH_KEYS = (
+    "output_dir",
+    "model.path",
+    "tokenizer.path",
+    "data.source",
+    "data.output",
+    "adapter.path",
+    "weights.source",
+    "weights.target",
+    "weights.merge_adapter",
+    "runtime.cache_dir",
+    # A prompt format's name, or a file
+    "model.template",
+    "data.template",
+    "predict.template",
+)
+TEMPLATE_KEYS = tuple(key for key in PATH_KEYS if key.endswith(".template"))
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    return attrgetter(key)(config)
+
+
+def with_value(config: Config, key: str, value: Any) -> Config:
+    """The configuration with another value at a key of the top level or of a group."""
+    group, _, name = key.rpartition(".")
+    if not group:
+        return replace(config, **{name: value})
+    return replace(config, **{group: replace(getattr(config, group), **{name: value})})
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Relative paths seen from the current directory, and `~` as the user's: no shell expands the one in
+    `output_dir=~/runs`. Addresses such as hf://OWNER/NAME stay as they are.
+    """
+    for key in PATH_KEYS:
+        value = value_at(config, key)
+        if value and _is_path(key, value):
+            config = with_value(config, key, str(Path(value).expanduser().absolute()))
+    return config
+
+
+def _is_path(key: str, value: str) -> bool:
+    return value.endswith(TEMPLATE_FILE) if key in TEMPLATE_KEYS else "://" not in value
