@@ -4,7 +4,7 @@ import time
 
 from dscoder_exp.console import Screen
 from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.summary import predict_command
+from dscoder_exp.tasks.commands import predict_command
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +10,12 @@ from dscoder_exp.console import Screen
 from dscoder_exp.data.report import Prepared
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, RuntimeConfig
-from dscoder_exp.tracking.store import ui_command
+from dscoder_exp.tasks.commands import PROMPT, predict_command, ui_command
 
 if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't need
     from dscoder_exp.generation.answers import Answer
     from dscoder_exp.model.llama import Llama
     from dscoder_exp.training.trainer import Throughput
-
-COMMAND = "python -m dscoder_exp"
-PROMPT = "write a quick sort algorithm."
 
 
 @dataclass(frozen=True)
@@ -103,11 +99,6 @@ def _model_of(config: Config, checkpoint: Path) -> list[str] | None:
     if config.adapter.type == "none":
         return [f"model.path={checkpoint}"]
     return [f"model.path={config.model.path}", f"adapter.path={checkpoint}"] if config.model.path else None
-
-
-def predict_command(*model: str, prompt: str = PROMPT) -> str:
-    """What to type to try a model, which the overrides name."""
-    return f"{COMMAND} task=predict {shlex.join([*model, f'predict.prompt={prompt}'])}"
 
 
 def say_speed(screen: Screen, answer: Answer) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -153,18 +151,6 @@ def end_run(uri: str, run_id: str, status: Status, error: str | None) -> None:
         client.set_tag(run_id, "error", describe.shorten(error, describe.TAG_LIMIT))
     if client.get_run(run_id).info.status != status:  # the same once more would move the end time
         client.set_terminated(run_id, status)
-
-
-def ui_command(uri: str) -> str:
-    """What shows the store's runs: a command to type where this was started, or the address of the server."""
-    if uri.startswith("http"):
-        return uri
-    # An environment's Python may run without the environment being activated, as make does it.
-    script, here = Path(sys.executable).with_name("mlflow"), Path.cwd()
-    command = "mlflow"
-    if script.exists() and shutil.which(command) != str(script):
-        command = str(script.relative_to(here) if script.is_relative_to(here) else script)
-    return f"{shlex.quote(command)} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _start(client: MlflowClient, uri: str, experiment: str, name: str, tags: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Where runs are recorded: from what a user wrote, or the environment, to one absolute address."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 from tracking_support import tracking
 
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.tracking.store import resolve_uri, sqlite_path, ui_command
+from dscoder_exp.tracking.store import resolve_uri, sqlite_path
 
 
 def refusal(value: str) -> tuple[str, str]:
@@ -78,26 +77,6 @@ def test_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_existing_mlruns_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "mlruns").mkdir()
     assert resolve_uri(tracking("sqlite:///mlflow.db")) == f"sqlite:///{tmp_path}/mlflow.db"
-
-
-def test_ui_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ui_command("https://a.b/c") == "https://a.b/c"
-    scripts = tmp_path / "an env" / "bin"
-    scripts.mkdir(parents=True)
-    (scripts / "mlflow").touch(0o755)
-    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
-    monkeypatch.setenv("PATH", str(scripts))
-    address = f"--backend-store-uri sqlite:///{tmp_path}/x.db"
-    assert ui_command(f"sqlite:///{tmp_path}/x.db") == f"mlflow ui {address}"
-    monkeypatch.setenv("PATH", "")  # the environment isn't activated
-    assert ui_command(f"sqlite:///{tmp_path}/x.db") == f"'an env/bin/mlflow' ui {address}"
-    (scripts / "mlflow").unlink()  # a Python whose packages keep their scripts elsewhere
-    assert ui_command("sqlite:////a b/x.db") == "mlflow ui --backend-store-uri 'sqlite:////a b/x.db'"
-
-
-def test_ui_command_is_there() -> None:
-    command = ui_command("sqlite:////data/x.db").split()[0]
-    assert shutil.which(command)
 
 
 def test_no_mlflow_before_it_is_needed(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""The commands that a task names for what comes next."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from dscoder_exp.tasks.commands import predict_command, ui_command
+
+STORE = "sqlite:////data/x.db"
+SHOW = f"ui --backend-store-uri {STORE}"
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A virtual environment below the current directory, and this Python as its own."""
+    monkeypatch.chdir(tmp_path)
+    scripts = tmp_path / "an env" / "bin"
+    scripts.mkdir(parents=True)
+    for name in ("mlflow", "python"):
+        (scripts / name).touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    monkeypatch.setattr(sys, "prefix", str(scripts.parent))
+    monkeypatch.setenv("PATH", str(scripts))  # a worker's PATH begins so, whatever the user's shell has
+    return scripts.parent
+
+
+def test_an_activated_environments_programs_have_their_names(
+    environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIRTUAL_ENV", str(environment))
+    assert ui_command(STORE) == f"mlflow {SHOW}"
+    assert shlex.split(predict_command("model.path=a b")) == [
+        *["python", "-m", "dscoder_exp", "task=predict", "model.path=a b"],
+        "predict.prompt=write a quick sort algorithm.",
+    ]
+
+
+def test_without_it_they_have_their_path(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert ui_command(STORE) == f"'an env/bin/mlflow' {SHOW}"
+    assert shlex.split(predict_command())[0] == "an env/bin/python"
+    (environment / "elsewhere").mkdir()
+    monkeypatch.chdir(environment / "elsewhere")
+    assert shlex.split(predict_command())[0] == str(environment / "bin" / "python")
+    (environment / "bin" / "mlflow").unlink()  # a Python whose packages keep their scripts elsewhere
+    assert ui_command(STORE) == f"mlflow {SHOW}"
+
+
+def test_a_server_has_an_address() -> None:
+    assert ui_command("https://a.b/c") == "https://a.b/c"
+    assert ui_command("sqlite:////a b/x.db").endswith("ui --backend-store-uri 'sqlite:////a b/x.db'")
+
+
+def test_what_they_name_is_there() -> None:
+    for command in (ui_command(STORE), predict_command()):
+        assert shutil.which(shlex.split(command)[0])
