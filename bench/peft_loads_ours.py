@@ -18,7 +18,7 @@ from dscoder_exp.data.batch import Batch
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.lora.writer import save_adapter
+from dscoder_exp.weights.lora.writer import write_adapter
 
 BASE = Path(__file__).parents[1] / "tests" / "reference" / "tiny_gqa"
 LORA = Lora(r=4, alpha=12.0, dropout=0.1, target_modules=MODULES)
@@ -71,7 +71,8 @@ def train(ids: np.ndarray, target: Path) -> np.ndarray:
     for _ in range(20):
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
     base = str(BASE), model.base_sha256
-    save_adapter(target, model.config, LORA, model.masters.state(), base=base, template=None, lineage={})
+    target.mkdir()
+    write_adapter(target, model.config, LORA, model.masters.state(), base=base, template=None, lineage={})
     return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
 
 

@@ -141,6 +141,10 @@ class MasterWeights:
         """What this rank's slice of a bucket consists of, in order; zeros follow up to the slice's length."""
         return self.buckets[number].shards(self._replicas.rank, self._replicas.size)
 
+    def owned(self) -> list[FlatShard]:
+        """`shards` of all buckets."""
+        return [shard for number in range(len(self.buckets)) for shard in self.shards(number)]
+
     def split(self, number: int, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Views of an array [length] that is laid out like this rank's slice: one for each of `shards`."""
         ends = np.cumsum([shard.last - shard.first for shard in self.shards(number)])

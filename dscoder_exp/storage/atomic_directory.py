@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dscoder_exp.schema.errors import refuse
+from dscoder_exp.schema.errors import Problem, Refused, refuse
 
 
 @contextmanager
@@ -36,6 +36,32 @@ def atomic_directory(target: Path, key: str) -> Iterator[Path]:
                 parent.rmdir()
             except OSError:  # it holds something, or another process removed it
                 break
+
+
+@contextmanager
+def new_directory(target: Path, key: str) -> Iterator[Path]:
+    """A directory beside `target` to write into, which becomes it at the end, or is removed.
+
+    Raises:
+        Refused: the target exists and isn't an empty directory, or it can't be made.
+    """
+    _refuse_existing(target, key)
+    with atomic_directory(target, key) as unfinished:
+        _refuse_existing(target, key)  # another process may have been faster
+        yield unfinished
+        unfinished.rename(target)
+
+
+def _refuse_existing(target: Path, key: str) -> None:
+    if (problem := target_problem(target, key)) is not None:
+        raise Refused([problem])
+
+
+def target_problem(target: Path, key: str) -> Problem | None:
+    """Where something lies at the target already; an empty directory doesn't count."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    return Problem(key, f"{target} exists already", f"remove it, or choose another {key}")
 
 
 def _lock(partial: Path, key: str) -> int:

@@ -1,6 +1,6 @@
 """The step that every task with a model begins with."""
 
-from dscoder_exp.console import Screen, Stage
+from dscoder_exp.console import Screen
 from dscoder_exp.model.build import build
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
@@ -15,11 +15,10 @@ def set_up_model(
     config: Config,
     opened: OpenedModel,
     mesh: Mesh,
+    *,
     run: Run,
-    stage: Stage,
     screen: Screen,
     factors: Factors | None = None,
-    *,
     frozen: bool = False,
 ) -> Llama:
     """The opened model on the device, its files checked first; what was found in them is logged.
@@ -29,19 +28,20 @@ def set_up_model(
         factors: LoRA's, which are trained; without them an adapter is merged into the weights.
         frozen: nothing is trained.
     """
-    if opened.source is not None:
-        report = check(opened.source, allow=config.weights.allow)
-        stage.note(str(report))
-        run.text(report.text, "weights.txt")
-    return build(
-        opened.config,
-        opened.source,
-        seed=config.seed,
-        device=config.runtime.device,
-        precision=config.runtime.precision,
-        adapter=None if factors else opened.adapter,
-        factors=factors,
-        frozen=frozen,
-        mesh=mesh,
-        announce=screen.compiling,
-    )
+    with screen.stage("loading the model") as stage:
+        if opened.source is not None:
+            report = check(opened.source, allow=config.weights.allow)
+            stage.note(str(report))
+            run.text(report.text, "weights.txt")
+        return build(
+            opened.config,
+            opened.source,
+            seed=config.seed,
+            device=config.runtime.device,
+            precision=config.runtime.precision,
+            adapter=None if factors else opened.adapter,
+            factors=factors,
+            frozen=frozen,
+            mesh=mesh,
+            announce=screen.compiling,
+        )

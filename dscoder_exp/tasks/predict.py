@@ -34,8 +34,7 @@ def run(config: Config) -> float:
         what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
     with open_run(config.tracking, rank, mesh.topology.ranks) as run:
-        with screen.stage("loading the model") as stage:
-            model = set_up_model(config, opened, mesh, run, stage, screen, frozen=True)
+        model = set_up_model(config, opened, mesh, run=run, screen=screen, frozen=True)
         result = answer(
             Engine(model),
             text.tokenizer,

@@ -38,14 +38,22 @@ def run(config: Config) -> float | None:
         if config.runtime.device == "ascend":
             refuse_crowded(prepared, train.micro_batch_size)
         recipe = same_run(config, opened.config, prepared, resumed)
-        with screen.stage("loading the model") as stage:
-            factors = factors_of(config, opened, resumed)
-            model = set_up_model(config, weights_of(config, opened, resumed), mesh, run, stage, screen, factors)
+        factors = factors_of(config, opened, resumed)
+        weights = weights_of(config, opened, resumed)
+        model = set_up_model(config, weights, mesh, run=run, screen=screen, factors=factors)
         say_kernels(screen, runtime)
         say_trained(screen, model)
-        evaluation = TrainingEvaluation(config, model, text, template, prepared, run, screen)
-        lineage = lineage_of(config, prepared)
-        checkpoints = Checkpoints(config, text.tokenizer, template, lineage, resumed, mesh)
+        evaluation = TrainingEvaluation(
+            config, model, text=text, template=template, prepared=prepared, run=run, screen=screen
+        )
+        checkpoints = Checkpoints(
+            config,
+            mesh,
+            tokenizer=text.tokenizer,
+            template=template,
+            lineage=lineage_of(config, prepared),
+            resumed=resumed,
+        )
         step = Step(
             model,
             config.optim,
@@ -67,7 +75,17 @@ def run(config: Config) -> float | None:
         start = step.done * config.accumulation_steps
         shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
         batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)
-        trainer = Trainer(config, model, step, evaluation, checkpoints, run, screen, recipe=recipe, before=before)
+        trainer = Trainer(
+            config,
+            model,
+            step,
+            evaluation=evaluation,
+            checkpoints=checkpoints,
+            run=run,
+            screen=screen,
+            recipe=recipe,
+            before=before,
+        )
         throughput = trainer(batches, steps)
         loss, answers = evaluation.eval_loss("after", steps), evaluation.answers("after")
         with screen.stage("saving the checkpoint"):

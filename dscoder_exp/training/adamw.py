@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import fetch, put
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.buckets import FlatShard
 from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.moments import StoredMoments
 from dscoder_exp.training.resume import Resumed
@@ -49,12 +48,15 @@ class AdamW:
         self._decayed = [bucket.matrices or optim.decay_norms for bucket in self._masters.buckets]
         self.steps = 0 if resumed is None else resumed.state.step - resumed.state.skipped
 
-    def moments(self) -> Iterator[tuple[FlatShard, list[NDArray[np.float32]]]]:
-        """(a piece of a weight, its first and second moment) of all that this rank owns."""
+    def moments(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """The first and second moment of each shard of a weight that this rank owns, in the order of `masters.owned`.
+
+        Flat fp32 arrays; a bucket is fetched from the device when its first shard is asked for.
+        """
         self._filled()
         for number in range(len(self._masters.buckets)):
-            pair = (self._masters.split(number, fetch(moments[number])) for moments in (self._first, self._second))
-            yield from zip(self._masters.shards(number), map(list, zip(*pair, strict=True)), strict=True)
+            first, second = (self._masters.split(number, fetch(of[number])) for of in (self._first, self._second))
+            yield from zip(first, second, strict=True)
 
     def norm(self, gradients: Sequence[ms.Tensor]) -> float:
         """The L2 norm of this rank's slices; what several ranks hold counts once."""

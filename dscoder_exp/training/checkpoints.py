@@ -4,29 +4,26 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.storage.atomic_directory import new_directory
 from dscoder_exp.training.handover import Handover
 from dscoder_exp.training.moments import moments_file, write_moments
 from dscoder_exp.training.resume import Resumed
-from dscoder_exp.training.shard_collector import ShardCollector
-from dscoder_exp.training.state import TrainingState, write_state
+from dscoder_exp.training.shard_collector import ShardCollector, Shards
+from dscoder_exp.training.state import Progress, TrainingState, write_state
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.lora.writer import save_adapter
+from dscoder_exp.weights.lora.writer import write_adapter
 from dscoder_exp.weights.native.layout import file_name
-from dscoder_exp.weights.native.writer import save_checkpoint, write_slices
+from dscoder_exp.weights.native.writer import write_model_files, write_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,29 +45,30 @@ class Checkpoints:
     def __init__(
         self,
         config: Config,
+        mesh: Mesh,
+        *,
         tokenizer: "Tokenizer",
         template: str | None,
         lineage: dict[str, Any],
-        resumed: Resumed | None,
-        mesh: Mesh,
+        resumed: Resumed | None = None,
     ) -> None:
         """
         Args:
+            mesh: the ranks that write them together.
             template: the prompt format that the model learns.
             lineage: where the weights come from; each checkpoint adds its step and eval loss.
             resumed: what the run goes on from; its checkpoint isn't written again.
-            mesh: the ranks that write them together.
 
         Raises:
             Refused: they don't all have the same output_dir before them.
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
-        self._topology, self._keep = mesh.topology, config.train.keep_last
+        self._topology, self._keep_last = mesh.topology, config.train.keep_last
         self._waiting = WAITING if config.runtime.device == "ascend" else None
         self._leads = mesh.topology.rank == 0  # it puts the checkpoint together, and keeps the links
         (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32
-        self._parts = ShardCollector(int(token), mesh.topology.rank, mesh.topology.ranks)
+        self._collector = ShardCollector(int(token), mesh.topology.rank, mesh.topology.ranks)
         if mesh.topology.ranks > 1:
             _refuse_unshared(Path(config.output_dir), int(token), mesh)
         self._there = resumed and resumed.checkpoint
@@ -82,20 +80,14 @@ class Checkpoints:
             if resumed.state.eval_loss is not None and resumed.state.eval_loss == resumed.state.best_loss:
                 _link(self._directory / BEST, resumed.checkpoint.name)
 
-    def save(
-        self,
-        model: Llama,
-        step: Step,
-        eval_loss: float | None,
-        state: TrainingState | None,
-    ) -> Path:
+    def save(self, model: Llama, step: Step, eval_loss: float | None, progress: Progress | None) -> Path:
         """Begin to write the weights as they are; until `wait` neither they nor the moments may change.
 
         Once whole it becomes `last`, and `best` where no loss was lower.
 
         Args:
             step: that trains the model.
-            state: what a run needs, with the moments, to go on from here; None: the weights alone.
+            progress: what a run needs, with the moments, to go on from here; None: the weights alone.
 
         Returns:
             Where it will lie.
@@ -106,9 +98,9 @@ class Checkpoints:
         target = self._directory / f"step-{step.done:06d}"
         if target.resolve() != self._there:
             self.wait()
-            work = _Work(model, step, target, eval_loss, state, waiting=self._waiting)
-            self._begun = self._thread.submit(work.done_by, self._write if self._leads else self._write_part)
-            work.fetch(model, step)
+            snapshot = _Snapshot(model, step, target, eval_loss, progress, waiting=self._waiting)
+            self._begun = self._thread.submit(self._written, self._write if self._leads else self._write_part, snapshot)
+            snapshot.fetch(model, step)
         return target
 
     def wait(self) -> None:
@@ -137,56 +129,75 @@ class Checkpoints:
                 raise
             log.error("a checkpoint was not written: %s", failure)  # the first error is the one to raise
 
-    def _write_part(self, work: "_Work") -> None:
-        """Runs in the thread of a rank that doesn't lead."""
-        directory, files = self._parts.begin(work.target), {}
-        weights, topology = None, self._topology
-        if work.lora is None and topology.replica == 0:
-            weights = write_slices(directory, work.config, work.weights, topology.tensor_rank, topology.tensor)
-            files[file_name(topology.tensor_rank, topology.tensor)] = None
-        work.weights.drain()  # LoRA's factors are whole on each tensor rank, and rank 0 writes them
-        files |= self._write_moments(directory, work)
-        self._parts.leave(work.target, {"weights": weights, "files": files})
+    def _written(self, write: "Callable[[_Snapshot], None]", snapshot: "_Snapshot") -> None:
+        """Runs in the thread. Whatever ends it, nobody waits to give it arrays."""
+        try:
+            write(snapshot)
+        finally:
+            snapshot.arrays.drain()
 
-    def _write_moments(self, directory: Path, work: "_Work") -> dict[str, Any]:
-        """The file of this rank's moments, and what is recorded of it."""
-        if work.state is None:
+    def _write(self, snapshot: "_Snapshot") -> None:
+        """Rank 0: its own files and those of the other ranks, what describes them, and last the links to it."""
+        target = snapshot.target
+        with new_directory(target, "output_dir") as directory:
+            shards = [self._write_shards(directory, snapshot), *self._collector.take(target, directory)]
+            if snapshot.lora is None:
+                self._write_model_files(directory, snapshot, shards)
+            if snapshot.progress is not None:
+                write_state(directory, self._state(snapshot.progress, snapshot.eval_loss, shards))
+        _link(self._directory / LAST, target.name)
+        self.judge(target, snapshot.eval_loss)
+        self._sweep()
+
+    def _write_part(self, snapshot: "_Snapshot") -> None:
+        """Every other rank: its own files, where rank 0 will look for them."""
+        directory = self._collector.begin(snapshot.target)
+        self._collector.leave(snapshot.target, self._write_shards(directory, snapshot))
+
+    def _write_shards(self, directory: Path, snapshot: "_Snapshot") -> Shards:
+        """What this rank owns, in the order in which it is fetched: weights, then moments."""
+        return Shards(self._write_weights(directory, snapshot), self._write_moments(directory, snapshot))
+
+    def _write_weights(self, directory: Path, snapshot: "_Snapshot") -> dict[str, dict[str, str]]:
+        rank, tp_size = self._topology.tensor_rank, self._topology.tensor
+        weights, hashes = snapshot.arrays.take(), {}
+        if snapshot.lora is None and self._topology.replica == 0:
+            hashes = {file_name(rank, tp_size): write_weights(directory, snapshot.config, weights, rank, tp_size)}
+        elif snapshot.lora is not None and self._leads:
+            base = self._lineage["base"], snapshot.base
+            common = {"template": self._template, "lineage": self._lineage_of(snapshot)}
+            write_adapter(directory, snapshot.config, snapshot.lora, weights, base=base, **common)
+        for _ in weights:  # of replicas that have the same; LoRA's factors are whole on each tensor rank
+            pass
+        return hashes
+
+    def _write_moments(self, directory: Path, snapshot: "_Snapshot") -> dict[str, Any]:
+        if snapshot.progress is None:
             return {}
         name = moments_file(self._topology.rank, self._topology.ranks)
-        return {name: write_moments(directory / name, self._topology.tensor_rank, work.owned, work.moments)}
+        rank = self._topology.tensor_rank
+        return {name: write_moments(directory / name, rank, snapshot.owned, snapshot.arrays.take())}
 
-    def _write(self, work: "_Work") -> None:
-        """Runs in rank 0's thread."""
-        others: list[dict[str, Any]] = []
+    def _write_model_files(self, directory: Path, snapshot: "_Snapshot", shards: Sequence[Shards]) -> None:
+        write_model_files(
+            directory,
+            snapshot.config,
+            [hashes for shard in shards for hashes in shard.weights.values()],
+            tokenizer=self._tokenizer,
+            template=self._template,
+            lineage=self._lineage_of(snapshot),
+            tp_size=self._topology.tensor,
+            leave_out=[name for shard in shards for name in shard.moments],
+        )
 
-        def take(directory: Path) -> list[dict[str, str]]:
-            others.extend(self._parts.take(work.target, directory))
-            return [part["weights"] for part in others if part["weights"] is not None]
+    def _lineage_of(self, snapshot: "_Snapshot") -> dict[str, Any]:
+        return {**self._lineage, "step": snapshot.step, "eval_loss": snapshot.eval_loss}
 
-        def add(directory: Path) -> None:
-            if work.lora is not None:
-                take(directory)
-            if work.state is not None:
-                files = self._write_moments(directory, work)
-                for part in others:
-                    files |= {name: record for name, record in part["files"].items() if record is not None}
-                best = work.eval_loss if self._is_best(work.eval_loss) else self._best_loss
-                optimizer = {"ways": self._topology.tensor, "files": files}
-                state = replace(work.state, eval_loss=work.eval_loss, best_loss=best, optimizer=optimizer)
-                write_state(directory, state)
-
-        lineage = {**self._lineage, "step": work.step, "eval_loss": work.eval_loss}
-        common = {"config": work.config, "template": self._template, "lineage": lineage, "add": add}
-        if work.lora is None:
-            tp_size = self._topology.tensor
-            files = {"tensors": work.weights, "tokenizer": self._tokenizer, "tp_size": tp_size, "others": take}
-            save_checkpoint(work.target, **files, **common)
-        else:
-            base = self._lineage["base"], work.base
-            save_adapter(work.target, lora=work.lora, factors=work.weights, base=base, **common)
-        _link(self._directory / LAST, work.target.name)
-        self.judge(work.target, work.eval_loss)
-        self._sweep()
+    def _state(self, progress: Progress, eval_loss: float | None, shards: Sequence[Shards]) -> TrainingState:
+        best = eval_loss if self._is_best(eval_loss) else self._best_loss
+        files = {name: record for shard in shards for name, record in shard.moments.items()}
+        optimizer = {"ways": self._topology.tensor, "files": files}
+        return TrainingState(**vars(progress), eval_loss=eval_loss, best_loss=best, optimizer=optimizer)
 
     def judge(self, checkpoint: Path, eval_loss: float | None) -> None:
         """It becomes `best` where no loss was lower. Not to be called while another one is being written."""
@@ -199,12 +210,12 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Remove the checkpoints that are no longer kept, and what a killed process had begun."""
-        ours = self._parts.directory(self._directory / "step-*").name  # another rank may be at the next one already
+        ours = self._collector.directory(self._directory / "step-*").name  # another rank may be at the next one already
         for left in set(self._directory.glob(".step-*.partial")) - set(self._directory.glob(ours)):
             shutil.rmtree(left)
         steps = sorted(self._directory.glob("step-*"))
         linked = {(self._directory / name).resolve() for name in (LAST, BEST)}
-        for old in steps[: -self._keep] if self._keep is not None else []:
+        for old in steps[: -self._keep_last] if self._keep_last is not None else []:
             if old.resolve() not in linked:
                 gone = old.with_name(f".{old.name}.partial")  # so that half a checkpoint never has a whole one's name
                 old.rename(gone)
@@ -227,7 +238,7 @@ def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
         raise refuse("output_dir", what, "output_dir=DIR on storage that all nodes share")
 
 
-class _Work:
+class _Snapshot:
     """A checkpoint to be written: the model as it is now.
 
     The thread that writes gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an
@@ -235,10 +246,11 @@ class _Work:
     with moments, take 83 GB.
 
     Attributes:
-        weights: what this rank holds of them, on the first replica; of LoRA the factors, whole: they are small.
         base: of an adapter: SHA-256 of what tells the weights beside it from others.
-        state: what a run needs to go on from here; None: the weights alone.
-        owned, moments: with `state`: pieces of the weights, and the first and second moment of each.
+        progress: what a run needs to go on from here; None: the weights alone.
+        owned: the shards of weights whose moments this rank has.
+        arrays: first (name, array) of each weight that this rank holds, on the first replica, or of LoRA the factors,
+            whole, since they are small; then, with `progress`, the two moments of each shard in `owned`.
     """
 
     def __init__(
@@ -247,35 +259,19 @@ class _Work:
         step: Step,
         target: Path,
         eval_loss: float | None,
-        state: TrainingState | None,
+        progress: Progress | None,
         *,
         waiting: int | None,
     ) -> None:
         self.config, self.lora, self.base = model.config, model.lora, model.base_sha256
-        self.target, self.step, self.eval_loss, self.state = target, step.done, eval_loss, state
-        masters = model.masters
-        self.owned = [shard for number in range(len(masters.buckets)) for shard in masters.shards(number)]
-        self.weights: Handover[tuple[str, NDArray[np.float32]]] = Handover(waiting)
-        self.moments: Handover[list[NDArray[np.float32]]] = Handover(waiting)
+        self.target, self.step, self.eval_loss, self.progress = target, step.done, eval_loss, progress
+        self.owned = model.masters.owned()
+        self.arrays = Handover(1 if progress is None else 2, waiting)
 
     def fetch(self, model: Llama, step: Step) -> None:
         """Give the thread all that it has to write."""
         weights = model.masters.state() if model.lora is None else model.whole_state()
-        moments = [] if self.state is None else (pair for _, pair in step.adamw.moments())
-        try:
-            self.weights.give(weights)
-        except BaseException:
-            self.moments.give([])  # else the thread would wait for them
-            raise
-        self.moments.give(moments)
-
-    def done_by(self, write: Callable[["_Work"], None]) -> None:
-        """Runs in the thread."""
-        try:
-            write(self)
-        finally:
-            self.weights.drain()
-            self.moments.drain()
+        self.arrays.give(*([weights] if self.progress is None else [weights, step.adamw.moments()]))
 
 
 def _link(link: Path, target: str) -> None:

@@ -6,7 +6,7 @@ On several machines the directory lies on storage that they share.
 
 import shutil
 import time
-from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,19 @@ from dscoder_exp.weights.formats.hf_config import read_json
 from dscoder_exp.weights.native.manifest import write_json
 
 POLL = 0.02  # seconds
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What one rank wrote of a checkpoint.
+
+    Attributes:
+        weights: file -> tensor -> SHA-256 (hex) of what it holds of it; empty where another rank writes them.
+        moments: file -> what is recorded of it (moments.py); empty in a checkpoint of the weights alone.
+    """
+
+    weights: dict[str, dict[str, str]]
+    moments: dict[str, Any]
 
 
 class ShardCollector:
@@ -35,26 +48,28 @@ class ShardCollector:
         self.directory(target).mkdir(parents=True, exist_ok=True)
         return self.directory(target)
 
-    def leave(self, target: Path, record: dict[str, Any]) -> None:
-        """All of this rank's files are written; `record` says of them what rank 0 is to know, "files" their names."""
+    def leave(self, target: Path, shards: Shards) -> None:
+        """Tell rank 0 that all of this rank's files are written."""
         told = self._told(target, self._rank)
-        write_json(told.with_suffix(".tmp"), record)
+        write_json(told.with_suffix(".tmp"), asdict(shards))
         told.with_suffix(".tmp").rename(told)
 
-    def take(self, target: Path, directory: Path) -> Iterator[dict[str, Any]]:
-        """The records of the other ranks, in order, once each has left; their files now lie in `directory`.
+    def take(self, target: Path, directory: Path) -> list[Shards]:
+        """Those of the other ranks, in order, once each has left; their files now lie in `directory`.
 
         A rank that fails ends the job, and with it this wait.
         """
+        found = []
         for rank in range(1, self._ranks):
             told = self._told(target, rank)
             while not told.is_file():
                 time.sleep(POLL)
-            record = read_json(told, RESUME)
-            for name in record["files"]:
+            shards = Shards(**read_json(told, RESUME))
+            for name in (*shards.weights, *shards.moments):
                 (self.directory(target) / name).rename(directory / name)
-            yield record
+            found.append(shards)
         shutil.rmtree(self.directory(target), ignore_errors=True)
+        return found
 
     def _told(self, target: Path, rank: int) -> Path:
         return self.directory(target) / f"rank-{rank:02d}.json"

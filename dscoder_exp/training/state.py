@@ -21,32 +21,41 @@ START_ANEW = "output_dir=DIR for a new run; model.path=CHECKPOINT starts it from
 
 
 @dataclass(frozen=True)
-class TrainingState:
-    """Where a run stands after a step.
+class Progress:
+    """How far a run has come.
 
     Attributes:
         step: optimizer steps that are done. The learning rate and the place in the data follow from it.
         skipped: those of them that changed nothing, because their loss or gradient was no number.
         recipe: dotted name -> value of all that the curve depends on; a run that goes on has to agree.
         run_id: of its MLflow run.
-        eval_loss: measured after it; None: it wasn't.
-        best_loss: the lowest eval loss so far.
         loss_before, answers_before: of the model before training.
         waiting: metrics that MLflow had not taken.
         loss_scale: its value and the steps since it was changed; None: the precision needs none.
-        optimizer: which file holds which moments, as moments.py records it.
     """
 
     step: int
     skipped: int
     recipe: dict[str, Any]
     run_id: str | None
-    eval_loss: float | None
-    best_loss: float | None
     loss_before: float | None
     answers_before: list[str]
     waiting: list[MetricValue]
     loss_scale: tuple[float, int] | None
+
+
+@dataclass(frozen=True)
+class TrainingState(Progress):
+    """A run's progress, and what its checkpoint adds.
+
+    Attributes:
+        eval_loss: measured after the step; None: it wasn't.
+        best_loss: the lowest eval loss so far.
+        optimizer: which file holds which moments, as moments.py records it.
+    """
+
+    eval_loss: float | None
+    best_loss: float | None
     optimizer: dict[str, Any]
 
 

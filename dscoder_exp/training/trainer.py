@@ -18,7 +18,7 @@ from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.schedule import learning_rate
-from dscoder_exp.training.state import TrainingState
+from dscoder_exp.training.state import Progress
 from dscoder_exp.training.step import NotFinite, Step, StepResult
 from dscoder_exp.training.training_evaluation import TrainingEvaluation
 
@@ -54,11 +54,11 @@ class Trainer:
         config: Config,
         model: Llama,
         step: Step,
+        *,
         evaluation: TrainingEvaluation,
         checkpoints: Checkpoints,
         run: Run,
         screen: Screen,
-        *,
         recipe: dict[str, Any],
         before: Baseline,
     ) -> None:
@@ -113,10 +113,20 @@ class Trainer:
             loss: its eval loss, where it was measured.
             resumable: with what a run needs to go on from it.
         """
-        step, run_id = self._step, self._config.tracking.run_id
-        so_far = self._before.loss, self._before.answers, self._run.waiting(), step.loss_scale.state
-        state = TrainingState(step.done, step.skipped, self._recipe, run_id, None, None, *so_far, optimizer={})
-        return self._checkpoints.save(self._model, step, loss, state if resumable else None)
+        return self._checkpoints.save(self._model, self._step, loss, self._progress() if resumable else None)
+
+    def _progress(self) -> Progress:
+        step = self._step
+        return Progress(
+            step=step.done,
+            skipped=step.skipped,
+            recipe=self._recipe,
+            run_id=self._config.tracking.run_id,
+            loss_before=self._before.loss,
+            answers_before=self._before.answers,
+            waiting=self._run.waiting(),
+            loss_scale=step.loss_scale.state,
+        )
 
     def _take(self, batches: Iterator[Batch], steps: int, signals: list[int]) -> StepResult:
         try:

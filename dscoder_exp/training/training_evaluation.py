@@ -25,6 +25,7 @@ class TrainingEvaluation:
         self,
         config: Config,
         model: Llama,
+        *,
         text: TextSetup,
         template: str | None,
         prepared: Prepared,

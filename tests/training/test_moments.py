@@ -17,7 +17,7 @@ from dscoder_exp.schema.lora import Lora
 from dscoder_exp.training.moments import StoredMoments, moments_file, write_moments
 from dscoder_exp.weights.names import factor_shapes, parameter_shapes
 from dscoder_exp.weights.native.layout import held, uneven
-from dscoder_exp.weights.native.writer import save_checkpoint, write_slices
+from dscoder_exp.weights.native.writer import write_model_files, write_weights
 from dscoder_exp.weights.source import open_weights
 
 LORA = Lora(3, 6.0, 0.0, MODULES)
@@ -98,14 +98,10 @@ def test_weights_that_ranks_wrote_are_whole(tp_size, heads, tied):
     def of_rank(rank):
         return [(n, held(n, array.shape, config, rank, tp_size).of(array)) for n, array in arrays.items()]
 
-    def others(directory):
-        return [write_slices(directory, config, of_rank(rank), rank, tp_size) for rank in range(1, tp_size)]
-
     with TemporaryDirectory() as name:
-        target = Path(name) / "checkpoint"
-        save_checkpoint(
-            target, config, of_rank(0), tokenizer=None, template=None, lineage={}, tp_size=tp_size, others=others
-        )
+        target = Path(name)
+        hashes = [write_weights(target, config, of_rank(rank), rank, tp_size) for rank in range(tp_size)]
+        write_model_files(target, config, hashes, tokenizer=None, template=None, lineage={}, tp_size=tp_size)
         source = open_weights(str(target))
         assert source.shapes() == parameter_shapes(config)
         for tensor, array in arrays.items():

@@ -19,7 +19,19 @@ from dscoder_exp.training.state import (
 RECIPE = {"seed": 0, "optim.lr": 1e-3, "optim.betas": [0.9, 0.95], "model.rope_scaling": None}
 LEFT = [MetricValue("train/loss", 0.1 + 0.2, 1764000000123, 7)]
 FILES = {"ways": 1, "files": {"optimizer.safetensors": {"rank": 0}}}
-STATE = TrainingState(7, 1, RECIPE, "abc", 1.25, 1.0, None, ["an answer\n"], LEFT, (1024.0, 3), FILES)
+STATE = TrainingState(
+    step=7,
+    skipped=1,
+    recipe=RECIPE,
+    run_id="abc",
+    loss_before=None,
+    answers_before=["an answer\n"],
+    waiting=LEFT,
+    loss_scale=(1024.0, 3),
+    eval_loss=1.25,
+    best_loss=1.0,
+    optimizer=FILES,
+)
 
 
 def refusal(call, *arguments: object) -> str:

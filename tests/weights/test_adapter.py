@@ -14,7 +14,7 @@ from dscoder_exp.schema.lora import Lora
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
 from dscoder_exp.weights.formats.tensor_io import from_float32, to_float32
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, read_adapter, refuse_unfitting, sha256_of
-from dscoder_exp.weights.lora.writer import save_adapter
+from dscoder_exp.weights.lora.writer import write_adapter
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 
@@ -126,7 +126,8 @@ def test_a_format_in_a_file_goes_with_the_adapter_and_into_what_it_is_merged_int
     source, lora = open_weights(str(REFERENCE / "tiny_gqa")), Lora(2, 4.0, 0.0, ("q_proj",))
     base = "tiny_gqa", sha256_of(source.tensor(BASE_PROBE))
     factors = random_factors(source.config, lora, 0)
-    save_adapter(tmp_path / "adapter", source.config, lora, factors, base=base, template=str(template), lineage={})
+    (tmp_path / "adapter").mkdir()
+    write_adapter(tmp_path / "adapter", source.config, lora, factors, base=base, template=str(template), lineage={})
     kept = tmp_path / "adapter" / "chat_template.jinja"
     assert read_adapter(str(tmp_path / "adapter"), "adapter.path").template == str(kept)
     assert kept.read_text() == template.read_text()

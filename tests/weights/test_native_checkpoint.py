@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from weights_support import REFERENCE, TINY, equal, refusal
+from weights_support import REFERENCE, TINY, equal, refusal, save_checkpoint
 
 from dscoder_exp.schema.llama import RopeScaling
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.names import parameter_shapes
-from dscoder_exp.weights.native.writer import save_checkpoint
 from dscoder_exp.weights.random_init import random_weights
 from dscoder_exp.weights.source import open_weights
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
@@ -110,7 +109,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path):
 def test_a_kill_half_way_leaves_no_target_and_no_obstacle(tmp_path):
     script = f"""
 import os, signal, sys
-sys.path.insert(0, {str(REFERENCE.parent / "weights")!r})
+sys.path[:0] = {[str(REFERENCE.parent / folder) for folder in ("weights", "support")]!r}
 from pathlib import Path
 from test_native_checkpoint import TINY, random_weights, save
 def killed():

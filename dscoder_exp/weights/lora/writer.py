@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from dscoder_exp.weights.formats.tensor_io import TensorWriter
 from dscoder_exp.weights.lora.adapter import FORMAT, PREFIX, VERSION
 from dscoder_exp.weights.names import factor_shapes
 from dscoder_exp.weights.native.manifest import write_json
-from dscoder_exp.weights.native.writer import new_directory
 
 
-def save_adapter(
+def write_adapter(
     directory: Path,
     config: LlamaConfig,
     lora: Lora,
@@ -30,39 +29,31 @@ def save_adapter(
     base: tuple[str, str],
     template: str | None,
     lineage: dict[str, Any],
-    add: Callable[[Path], None] = lambda directory: None,
 ) -> None:
-    """Writes a whole adapter or nothing.
+    """Writes an adapter's files into a directory, which makes it one.
 
     Args:
-        directory: the target; its parents are made.
         factors: (name, fp32 array) of each that `factor_shapes` names.
         base: model.path and the SHA-256 of BASE_PROBE of the weights beside which they were trained.
         template: the prompt format that it was trained with; a file goes along.
         lineage: where it came from (JSON values).
-        add: writes more files into the directory.
-
-    Raises:
-        Refused: the target exists and isn't an empty directory.
     """
     path, sha256 = base
     shapes = {PREFIX + name: ("F32", shape) for name, shape in factor_shapes(config, lora).items()}
-    with new_directory(directory, "output_dir") as unfinished:
-        with TensorWriter(unfinished / ADAPTER_WEIGHTS_FILE, safetensors_layout(shapes)) as writer:
-            for name, array in factors:
-                writer.write(PREFIX + name, np.ascontiguousarray(array, np.float32))
-        write_json(unfinished / ADAPTER_CONFIG_FILE, _peft_config(lora, path))
-        keep(unfinished, template)
-        record = {
-            "format": FORMAT,
-            "version": VERSION,
-            "base": {"path": path, "sha256": sha256},
-            "template": recorded(template),
-            "tensors": writer.hashes(),
-            "lineage": lineage,
-        }
-        write_json(unfinished / ADAPTER_FILE, record)
-        add(unfinished)
+    with TensorWriter(directory / ADAPTER_WEIGHTS_FILE, safetensors_layout(shapes)) as writer:
+        for name, array in factors:
+            writer.write(PREFIX + name, np.ascontiguousarray(array, np.float32))
+    write_json(directory / ADAPTER_CONFIG_FILE, _peft_config(lora, path))
+    keep(directory, template)
+    record = {
+        "format": FORMAT,
+        "version": VERSION,
+        "base": {"path": path, "sha256": sha256},
+        "template": recorded(template),
+        "tensors": writer.hashes(),
+        "lineage": lineage,
+    }
+    write_json(directory / ADAPTER_FILE, record)
 
 
 def _peft_config(lora: Lora, base: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,16 @@ def write_manifest(
     template: str | None,
     tokenizer: Fingerprint | None,
     lineage: dict[str, Any],
+    leave_out: Iterable[str] = (),
 ) -> None:
     """Last of all files: it makes the directory a checkpoint.
 
     Args:
         config: the content of config.json.
         template: the prompt format; one in a file lies in the directory (chat_template.py's `keep`).
+        leave_out: names of files in the directory that are no part of the model.
     """
+    names = {file.name for file in directory.iterdir()}.difference(leave_out)
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -76,7 +79,7 @@ def write_manifest(
             name: {"dtype": item.dtype, "shape": item.cut.shape, "axis": item.cut.axis, "sha256": item.hashes}
             for name, item in tensors.items()
         },
-        "files": {file.name: _file_entry(file) for file in sorted(directory.iterdir())},
+        "files": {name: _file_entry(directory / name) for name in sorted(names)},
         "lineage": lineage,
     }
     write_json(directory / CHECKPOINT_FILE, record)

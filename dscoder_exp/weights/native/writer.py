@@ -1,22 +1,19 @@
-"""Writing the native checkpoint of a model in memory, in fp32: whole, a directory that transformers reads as well, or a
+"""Writing a native checkpoint of a model in memory, in fp32: whole, a directory that transformers reads as well, or a
 file a tensor-parallel rank.
 
 The weights lie in model.safetensors by Hugging Face's names; beside them config.json, the tokenizer's files, and the
-record (record.py).
+manifest (manifest.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.storage.atomic_directory import atomic_directory
 from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.weights.chat_template import keep
 from dscoder_exp.weights.formats.hf_config import to_hf
@@ -31,56 +28,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-def save_checkpoint(
-    directory: Path,
-    config: LlamaConfig,
-    tensors: Iterable[tuple[str, np.ndarray]],
-    *,
-    tokenizer: Tokenizer | None,
-    template: str | None,
-    lineage: dict[str, Any],
-    tp_size: int = 1,
-    others: Callable[[Path], Sequence[Mapping[str, str]]] = lambda directory: (),
-    add: Callable[[Path], None] = lambda directory: None,
-) -> None:
-    """Writes a whole fp32 checkpoint or nothing.
-
-    Args:
-        directory: the target; its parents are made.
-        config: the model's shape.
-        tensors: those that rank 0 holds, as `write_slices` takes them.
-        tp_size: tensor-parallel ranks.
-        others: puts the other ranks' files into the directory, and gives what `write_slices` gave for each.
-        tokenizer: saved beside the weights.
-        template: the prompt format that the model now follows; a file goes along.
-        lineage: where it came from (JSON values).
-        add: writes more files into the directory, which its record leaves out.
-
-    Raises:
-        Refused: the target exists and isn't an empty directory.
-        ValueError: the tensors are not those of `config`.
-    """
-    with new_directory(directory, "output_dir") as unfinished:
-        hashes = [write_slices(unfinished, config, tensors, 0, tp_size), *others(unfinished)]
-        written = to_hf(config)
-        write_json(unfinished / CONFIG_FILE, written)
-        if tokenizer is not None:
-            write_tokenizer(unfinished, tokenizer, config)
-        keep(unfinished, template)
-        cuts = {name: cut_of(name, shape, tp_size) for name, shape in parameter_shapes(config).items()}
-        write_manifest(
-            unfinished,
-            written,
-            {n: RecordedTensor("F32", cut, tuple(h[n] for h in hashes[: cut.num_slices])) for n, cut in cuts.items()},
-            tp_size=tp_size,
-            template=template,
-            tokenizer=tokenizer and fingerprint(tokenizer),
-            lineage=lineage,
-        )
-        add(unfinished)
-
-
-def write_slices(
+def write_weights(
     directory: Path, config: LlamaConfig, tensors: Iterable[tuple[str, np.ndarray]], rank: int, tp_size: int
 ) -> dict[str, str]:
     """Writes a tensor-parallel rank's file: its slice of every tensor, and with rank 0 those that aren't cut.
@@ -114,30 +62,43 @@ def write_slices(
     return writer.hashes()
 
 
-@contextmanager
-def new_directory(target: Path, key: str) -> Iterator[Path]:
-    """A directory beside `target` to write into, which becomes it at the end, or is removed.
+def write_model_files(
+    directory: Path,
+    config: LlamaConfig,
+    hashes: Sequence[Mapping[str, str]],
+    *,
+    tokenizer: Tokenizer | None,
+    template: str | None,
+    lineage: dict[str, Any],
+    tp_size: int = 1,
+    leave_out: Iterable[str] = (),
+) -> None:
+    """Writes what lies beside the weights, once these are there; the manifest last.
 
-    Raises:
-        Refused: the target exists and isn't an empty directory, or it can't be made.
+    Args:
+        directory: holds the weights' files.
+        hashes: what `write_weights` returned, of each tensor-parallel rank.
+        tokenizer: saved beside the weights.
+        template: the prompt format that the model follows; a file goes along.
+        lineage: where it came from (JSON values).
+        leave_out: names of files in the directory that are no part of the model.
     """
-    _refuse_existing(target, key)
-    with atomic_directory(target, key) as unfinished:
-        _refuse_existing(target, key)  # another process may have been faster
-        yield unfinished
-        unfinished.rename(target)
-
-
-def _refuse_existing(target: Path, key: str) -> None:
-    if (problem := target_problem(target, key)) is not None:
-        raise Refused([problem])
-
-
-def target_problem(target: Path, key: str) -> Problem | None:
-    """Where something lies at the target already; an empty directory doesn't count."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return None
-    return Problem(key, f"{target} exists already", f"remove it, or choose another {key}")
+    written = to_hf(config)
+    write_json(directory / CONFIG_FILE, written)
+    if tokenizer is not None:
+        write_tokenizer(directory, tokenizer, config)
+    keep(directory, template)
+    cuts = {name: cut_of(name, shape, tp_size) for name, shape in parameter_shapes(config).items()}
+    write_manifest(
+        directory,
+        written,
+        {n: RecordedTensor("F32", cut, tuple(h[n] for h in hashes[: cut.num_slices])) for n, cut in cuts.items()},
+        tp_size=tp_size,
+        template=template,
+        tokenizer=tokenizer and fingerprint(tokenizer),
+        lineage=lineage,
+        leave_out=leave_out,
+    )
 
 
 def write_tokenizer(
