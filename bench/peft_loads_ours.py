@@ -16,7 +16,7 @@ from _own_train import model_of
 from dscoder_exp import load
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.schema.config import MODULES, OptimConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import Lora
 from dscoder_exp.training.step import Step
 from dscoder_exp.weights.lora.writer import write_adapter
 

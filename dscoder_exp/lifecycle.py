@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from dscoder_exp.preflight.jobs import check_jobs, sweep_overrides
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.paths import PATH_KEYS, value_at
+from dscoder_exp.signals import uninterrupted
 from dscoder_exp.tracking import store
-from dscoder_exp.tracking.signals import uninterrupted
 from dscoder_exp.tracking.store import Status
 from dscoder_exp.training.resume import find_resumed
 from msrun_launcher import JobOutcome, warm_up

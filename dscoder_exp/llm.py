@@ -19,9 +19,8 @@ from dscoder_exp.model.llama import IGNORE_INDEX, Llama, ModelInputs
 from dscoder_exp.schema.cross import NO_FP32
 from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.weights.check import check
-from dscoder_exp.weights.fetch import fetch
 from dscoder_exp.weights.lora.setup import open_adapter
-from dscoder_exp.weights.resolve import OpenedModel
+from dscoder_exp.weights.resolve import OpenedModel, fetch
 from dscoder_exp.weights.source import open_weights
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.data import mindrecord
-from dscoder_exp.data.cache import find, refuse_foreign
-from dscoder_exp.data.cache_key import FORMAT, CacheKey
+from dscoder_exp.data.cache import FORMAT, CacheKey, find, refuse_foreign
 from dscoder_exp.data.documents import Documents
 from dscoder_exp.data.encode import UnfitRow, encode_rows
 from dscoder_exp.data.packing import assemble, pack

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypedDict
 
+from dscoder_exp.data.batch import FIELDS
+
 REPORT_FILE = "data.json"
 COUNTED = "⟦⟧"  # around the part of an example that the loss counts
 
@@ -88,3 +90,26 @@ def read_report(directory: Path) -> StoredReport | None:
         return StoredReport(report, dict(content["made_from"]), dict(content["files"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def dataset_input(prepared: Prepared, source: str) -> dict[str, str]:
+    """What MLflow is told of the data set: the arguments of its `entities.Dataset`.
+
+    The digest is of the source's content, so runs on the same rows show the same data set, whatever they make of it.
+
+    Args:
+        source: as the config names it.
+    """
+    stored = read_report(prepared.directory)
+    digest = stored.made_from["source"] if stored else prepared.report.fingerprint
+    tensor = {"dtype": "int32", "shape": [-1, prepared.report.seq_length]}
+    features = [{"name": name, "type": "tensor", "tensor-spec": tensor} for name in FIELDS]
+    figures = {name: value for name, value in asdict(prepared.report).items() if name not in ("lengths", "examples")}
+    return {
+        "name": Path(source).name,
+        "digest": digest,  # 32 characters; MLflow takes 36
+        "source_type": "local",
+        "source": json.dumps({"uri": source}),
+        "schema": json.dumps({"mlflow_tensorspec": {"features": json.dumps(features), "targets": None}}),
+        "profile": json.dumps(figures),
+    }

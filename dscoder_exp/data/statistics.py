@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.data.cache_key import CacheKey
+from dscoder_exp.data.cache import CacheKey
 from dscoder_exp.data.documents import IGNORE_INDEX, Documents
 from dscoder_exp.data.report import COUNTED, DataReport, Histogram
 from dscoder_exp.data.rows import is_blank

@@ -9,8 +9,7 @@ Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.model.projections import DOWN, GATE, UP, K, O, Q, V, make_projections, tensors_of
 from dscoder_exp.model.tensor_parallel import Sharing
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import LlamaConfig, Lora
 
 # How many of the arrays that `forward` saves, its first ones, each way's backward takes; None: all.
 SAVED = {"none": None, "selective": 7, "full": 0}

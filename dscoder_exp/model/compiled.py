@@ -17,8 +17,7 @@ from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import Function, kernels_for
 from dscoder_exp.model.tensor_parallel import make_sharing
 from dscoder_exp.parallel.collectives import Mesh, identity
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import LlamaConfig, Lora
 
 DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 

@@ -1,7 +1,7 @@
 """A block's matrix products, plain or with LoRA's factors beside them (schema/lora.py)."""
 
 from dscoder_exp.model.kernels import Kernels
-from dscoder_exp.schema.lora import MODULES, Lora
+from dscoder_exp.schema.llama import MODULES, Lora
 
 WEIGHTS = 9  # of a block, in the order of weights/names.py
 Q, K, V, O, GATE, UP, DOWN = PLACES = (1, 2, 3, 4, 6, 7, 8)  # noqa: E741  # of the matrices among them

@@ -6,7 +6,7 @@ from dscoder_exp.hub.address import SCHEME, parse
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.paths import with_value
-from dscoder_exp.weights.fetch import fetch
+from dscoder_exp.weights.resolve import fetch
 
 
 def addresses(config: Config) -> dict[str, str]:

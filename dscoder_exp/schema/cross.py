@@ -1,8 +1,8 @@
 """Keys that must agree with each other. Needs no machine, no file: only the typed configuration."""
 
+from dscoder_exp.schema.bounds import bytes_of_size
 from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, ModelConfig
 from dscoder_exp.schema.errors import Problem
-from dscoder_exp.schema.size import bytes_of_size
 
 # FlashAttentionScore takes fp16 and bf16 by MindSpore's page on it (CANN's on the kernel names fp32, too); RmsNorm, its
 # gradient and RotaryPositionEmbedding take all three. Answers to a prompt are computed without flash attention.

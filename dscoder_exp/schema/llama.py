@@ -1,6 +1,9 @@
-"""The resolved shape of a Llama model: what config.json, GGUF metadata or a `model` group comes down to."""
+"""The resolved shape of a Llama model, and of the LoRA factors beside it. Never imports mindspore."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from dscoder_exp.schema.config import MODULES, AdapterConfig
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,35 @@ class LlamaConfig:
         block = 2 * self.hidden_size * heads + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
         tables = 1 if self.tie_word_embeddings else 2
         return self.num_hidden_layers * block + tables * self.vocab_size * self.hidden_size + self.hidden_size
+
+
+@dataclass(frozen=True)
+class Lora:
+    """W x becomes W x + scale * B A x, with A [r, in] and B [out, r] (Hu et al. 2021, arXiv:2106.09685).
+
+    Attributes:
+        r: the factors' rank.
+        alpha: scale * r.
+        dropout: part of x's values that A doesn't see while training.
+        target_modules: which matrices of every block have factors, in the order of MODULES.
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"LoRA of rank {self.r}, alpha {self.alpha:g}, on {', '.join(self.target_modules)}"
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.r
+
+
+def lora_of(adapter: AdapterConfig) -> Lora | None:
+    """Of a group whose keys agree (cross.py); None with adapter=none."""
+    if adapter.type == "none":
+        return None
+    given: Any = adapter  # nothing of it is null
+    return Lora(given.r, given.alpha, given.dropout, tuple(name for name in MODULES if name in given.target_modules))

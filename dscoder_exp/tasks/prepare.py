@@ -4,10 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.dataset_input import dataset_input
 from dscoder_exp.data.figure import FIGURE_FILE, write_figure
 from dscoder_exp.data.prepare import prepare
-from dscoder_exp.data.report import REPORT_FILE, Prepared
+from dscoder_exp.data.report import REPORT_FILE, Prepared, dataset_input
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.summary import say_data
 from dscoder_exp.tracking.run import Run

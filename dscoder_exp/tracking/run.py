@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dscoder_exp.schema.config import TrackingConfig
+from dscoder_exp.signals import uninterrupted
 from dscoder_exp.tracking import describe
 from dscoder_exp.tracking.connect import connect, log_params, quiet
 from dscoder_exp.tracking.metrics import check_names
-from dscoder_exp.tracking.signals import uninterrupted
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

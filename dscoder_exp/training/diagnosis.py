@@ -7,8 +7,8 @@ import numpy as np
 
 from dscoder_exp.data.batch import FIELDS
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.storage.json_files import write_json
 from dscoder_exp.training.step import NotFinite
-from dscoder_exp.weights.native.manifest import write_json
 
 
 def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int) -> Path:

@@ -10,9 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dscoder_exp.storage.json_files import read_json, write_json
 from dscoder_exp.training.state import RESUME
-from dscoder_exp.weights.formats.hf_config import read_json
-from dscoder_exp.weights.native.manifest import write_json
 
 POLL = 0.02  # seconds
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.storage.json_files import read_json, write_json
 from dscoder_exp.tracking.run import MetricValue
-from dscoder_exp.weights.formats.hf_config import read_json
-from dscoder_exp.weights.native.manifest import write_json
 
 STATE_FILE = "training.json"
 RESUME = "train.resume"

@@ -12,10 +12,9 @@ from dscoder_exp.data.batch import Batch
 from dscoder_exp.device.memory import fetch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import OptimConfig
-from dscoder_exp.training.adamw import AdamW
-from dscoder_exp.training.gradients import Backpropagation, Gradients
+from dscoder_exp.training.gradients import Backpropagation, Gradients, Reduction
 from dscoder_exp.training.loss_scale import LossScale
-from dscoder_exp.training.reduction import Reduction
+from dscoder_exp.training.optimizer import AdamW
 from dscoder_exp.training.resume import Resumed
 
 MOST_IN_A_ROW = 3

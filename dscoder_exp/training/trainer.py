@@ -13,8 +13,8 @@ from dscoder_exp.console import Screen
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config, TrainConfig
+from dscoder_exp.signals import TERMINATED, uninterrupted
 from dscoder_exp.tracking.run import Run
-from dscoder_exp.tracking.signals import TERMINATED, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.schedule import learning_rate

@@ -20,8 +20,9 @@ from dscoder_exp.storage.file_names import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
+from dscoder_exp.storage.json_files import read_json
 from dscoder_exp.weights.chat_template import recognise
-from dscoder_exp.weights.formats.hf_config import from_hf, read_json
+from dscoder_exp.weights.formats.hf_config import from_hf
 from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.formats.tensor_io import Entry, chunks, gather, read_rows
 from dscoder_exp.weights.native.layout import INPUTS, Cut, file_name

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import LlamaConfig, Lora
 
 EMBEDDING = "model.embed_tokens.weight"
 NORM = "model.norm.weight"

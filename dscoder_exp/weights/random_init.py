@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.weights.names import factor_shapes, parameter_shapes
 
 STANDARD_DEVIATION = 0.02

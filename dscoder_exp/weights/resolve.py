@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dscoder_exp.hub.download import download
 from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.config import ModelConfig, TokenizerConfig
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
-from dscoder_exp.weights.formats.hf_config import read_json
+from dscoder_exp.storage.file_names import CONFIG_FILE
+from dscoder_exp.storage.json_files import read_json
+from dscoder_exp.weights.formats.hf_config import from_hf
 from dscoder_exp.weights.lora.adapter import Adapter
 from dscoder_exp.weights.source import WeightSource, open_weights
 from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabulary_problem
@@ -204,3 +208,17 @@ def _named_by_files(tokenizer: Tokenizer, path: str, name: str) -> int | None:
     token = read_json(file, "tokenizer.path").get(name.removesuffix("_id"))
     text = token.get("content") if isinstance(token, dict) else token
     return tokenizer.token_to_id(text) if isinstance(text, str) else None
+
+
+def fetch(address: str, key: str) -> str:
+    """As `download`, whose address it returns; the weights of a model that isn't a Llama are left where they are.
+
+    Raises:
+        Refused: as `download` does, or the model is none that could be opened.
+    """
+    return download(address, key, lambda directory: _check_config(directory / CONFIG_FILE, key))
+
+
+def _check_config(file: Path, key: str) -> None:
+    if file.is_file():  # a native checkpoint has its record
+        from_hf(read_json(file, key), str(file))

@@ -10,10 +10,9 @@ import pytest
 from data_support import BOS, EOS, PAD, config, write_rows
 from tokenizers import Tokenizer
 
-from dscoder_exp.data.dataset_input import dataset_input
 from dscoder_exp.data.figure import COLUMNS, LINES, _layer, write_figure
 from dscoder_exp.data.prepare import prepare
-from dscoder_exp.data.report import Prepared
+from dscoder_exp.data.report import Prepared, dataset_input
 from dscoder_exp.data.rows import Row
 from dscoder_exp.data.templates import TEMPLATES
 

@@ -26,7 +26,7 @@ FETCH = """
 import json, sys
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.hub.address import snapshot
-from dscoder_exp.weights.fetch import fetch
+from dscoder_exp.weights.resolve import fetch
 try:
     address = fetch(*sys.argv[1:])
     print(json.dumps({"address": address, "place": str(snapshot(address, sys.argv[2]))}))

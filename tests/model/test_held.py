@@ -8,7 +8,7 @@ import numpy as np
 from dscoder_exp.device.start import start_device
 from dscoder_exp.model.build import build
 from dscoder_exp.schema.config import MODULES
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import Lora
 from dscoder_exp.weights.lora.adapter import Factors
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights

@@ -12,7 +12,7 @@ import numpy as np
 from dscoder_exp.data.batch import IGNORE_INDEX, PADDING, Batch
 from dscoder_exp.parallel.topology import Topology
 from dscoder_exp.schema.config import MODULES, OptimConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import Lora
 from dscoder_exp.weights.lora.adapter import Factors
 from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights

@@ -77,7 +77,7 @@ def test_joining_makes_every_group_that_a_mesh_will_ask_for(monkeypatch, rank):
     monkeypatch.setattr(module, "get_group_size", lambda: 16)
     monkeypatch.setattr(module, "create_group", lambda name, ranks: made.append(ranks))
     monkeypatch.setattr(module, "_created", set())
-    mesh = join(ParallelConfig(data=2, tensor=4, context=2, sequence=False, ranks=16), "cpu", key_heads=2)
+    mesh = join(ParallelConfig(data=2, tensor=4, context=2, sequence=False), "cpu", key_heads=2)
     tensor, context, pair = rank // 4 * 4, rank // 8 * 8 + rank % 4, rank // 2 * 2
     # In this order on all ranks: of a replica's matrices, a sequence's positions, the same weights, the same key head.
     expected = [[tensor, tensor + 1, tensor + 2, tensor + 3], [context, context + 4], list(range(rank % 4, 16, 4))]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dscoder_exp.schema.size import bytes_of_size
+from dscoder_exp.schema.bounds import bytes_of_size
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ FRONT = "front"  # the modules that lie in dscoder_exp itself and have no row be
 BASE = {"hub", "storage", "schema"}
 SERVICES = {"training", "generation", "model", "data", "weights", "tracking"}
 MAY_IMPORT = {
-    FRONT: {"preflight", "tasks", "console", *SERVICES, "parallel", "device", *BASE},
+    FRONT: {"preflight", "tasks", "console", "signals", *SERVICES, "parallel", "device", *BASE},
     "preflight": {"tasks", *SERVICES, "parallel", "native", *BASE},
     "tasks": {"console", *SERVICES, "parallel", "native", "device", *BASE},
     "training": {
         "console",
+        "signals",
         "generation",
         "model",
         "data",
@@ -37,11 +38,12 @@ MAY_IMPORT = {
     "model": {"weights", "parallel", "native", "device", *BASE},
     "data": {"weights", "parallel", *BASE},
     "weights": BASE,
-    "tracking": BASE,
+    "tracking": {"signals", *BASE},
     "parallel": {"device", *BASE},
     "hub": {"storage", "schema"},
     "storage": {"schema"},
     "console": set(),
+    "signals": set(),
     "device": set(),
     "native": set(),
     "schema": set(),

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from dscoder_exp.parallel.buckets import Bucket, FlatShard
 from dscoder_exp.schema.config import MODULES
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.training.moments import StoredMoments, moments_file, write_moments
 from dscoder_exp.weights.names import factor_shapes, parameter_shapes
 from dscoder_exp.weights.native.layout import held, uneven

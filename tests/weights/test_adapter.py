@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from weights_support import NO_PATH, NOTHING, weights_config
 
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import Lora
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
 from dscoder_exp.weights.formats.tensor_io import from_float32, to_float32
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, read_adapter, refuse_unfitting, sha256_of

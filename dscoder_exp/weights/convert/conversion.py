@@ -20,6 +20,7 @@ from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.atomic_directory import new_directory, target_problem
 from dscoder_exp.storage.disk_space import shortage
 from dscoder_exp.storage.file_names import BESIDE_WEIGHTS, CONFIG_FILE, TOKENIZER_FILE
+from dscoder_exp.storage.json_files import write_json
 from dscoder_exp.weights.chat_template import keep
 from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_other_head
 from dscoder_exp.weights.convert.plan import ConversionPlan, TargetTensor, plan
@@ -28,7 +29,7 @@ from dscoder_exp.weights.formats.mindformers import MAP_FILE
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
 from dscoder_exp.weights.lora.adapter import Adapter
 from dscoder_exp.weights.lora.setup import open_adapter
-from dscoder_exp.weights.native.manifest import RecordedTensor, write_json, write_manifest
+from dscoder_exp.weights.native.manifest import RecordedTensor, write_manifest
 from dscoder_exp.weights.native.writer import write_tokenizer
 from dscoder_exp.weights.resolve import OpenedModel, open_source, open_tokenizer
 from dscoder_exp.weights.source import WeightSource

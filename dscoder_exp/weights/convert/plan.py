@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dscoder_exp.schema.bounds import bytes_of_size
 from dscoder_exp.schema.config import WeightsConfig
-from dscoder_exp.schema.size import bytes_of_size
 from dscoder_exp.storage.file_names import INDEX_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.formats.ckpt_file import ckpt_layout
 from dscoder_exp.weights.formats.mindformers import MAP_FILE, mindformers_name

@@ -1,7 +1,5 @@
 """Hugging Face's config.json to a LlamaConfig and back."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
@@ -19,23 +17,6 @@ RELATIVES = {
     "deepseek_v2": "its latent attention and mixture of experts",
     "deepseek_v3": "its latent attention and mixture of experts",
 }
-
-
-def read_json(path: Path, key: str) -> dict[str, Any]:
-    """A JSON object in a file.
-
-    Raises:
-        Refused: unreadable, malformed (with the line), or not an object.
-    """
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except json.JSONDecodeError as error:
-        raise refuse(f"{path}:{error.lineno}", f"malformed JSON: {error.msg}", "mend or copy the file again") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise refuse(key, f"{path}: cannot be read ({error})", "mend or copy the file again") from error
-    if not isinstance(value, dict):
-        raise refuse(f"{path}:1", "not a JSON object", "mend or copy the file again")
-    return value
 
 
 class _Reader:

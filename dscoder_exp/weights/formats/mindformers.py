@@ -7,10 +7,11 @@ from typing import Literal
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE
+from dscoder_exp.storage.json_files import read_json
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.directory import Slices, StoredTensors, index_files, places, whole
 from dscoder_exp.weights.formats.ckpt_file import read_ckpt
-from dscoder_exp.weights.formats.hf_config import from_hf, read_json
+from dscoder_exp.weights.formats.hf_config import from_hf
 from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.formats.tensor_io import Entry
 from dscoder_exp.weights.names import parameter_shapes

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import MODULES, Lora
+from dscoder_exp.schema.llama import MODULES, LlamaConfig, Lora
 from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
+from dscoder_exp.storage.json_files import read_json
 from dscoder_exp.weights.chat_template import kept
-from dscoder_exp.weights.formats.hf_config import read_json
 from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.formats.tensor_io import STORED, from_float32, read_rows, to_float32
 from dscoder_exp.weights.names import factor_names, factor_shapes, target_name

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused, refuse
-from dscoder_exp.schema.lora import Lora, lora_of
+from dscoder_exp.schema.llama import Lora, lora_of
 from dscoder_exp.storage.file_names import ADAPTER_FILE
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, Adapter, Factors, read_adapter, refuse_unfitting, sha256_of
 from dscoder_exp.weights.random_init import random_factors, random_tensor

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from dscoder_exp.hub.address import SCHEME
-from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.schema.lora import Lora
+from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
+from dscoder_exp.storage.json_files import write_json
 from dscoder_exp.weights.chat_template import keep, recorded
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
 from dscoder_exp.weights.lora.adapter import FORMAT, PREFIX, VERSION
 from dscoder_exp.weights.names import factor_shapes
-from dscoder_exp.weights.native.manifest import write_json
 
 
 def write_adapter(

@@ -8,7 +8,6 @@ lineage}.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CHECKPOINT_FILE
+from dscoder_exp.storage.json_files import read_json, write_json
 from dscoder_exp.weights.chat_template import kept, recorded
-from dscoder_exp.weights.formats.hf_config import from_hf, read_json
+from dscoder_exp.weights.formats.hf_config import from_hf
 from dscoder_exp.weights.native.layout import INPUTS, OUTPUTS, Cut
 from dscoder_exp.weights.tokenizer import Fingerprint
 
@@ -83,10 +83,6 @@ def write_manifest(
         "lineage": lineage,
     }
     write_json(directory / CHECKPOINT_FILE, record)
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_manifest(path: Path, key: str) -> Manifest:

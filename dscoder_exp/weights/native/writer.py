@@ -15,13 +15,14 @@ import numpy as np
 
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE
+from dscoder_exp.storage.json_files import write_json
 from dscoder_exp.weights.chat_template import keep
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
 from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.native.layout import cut_of, file_name, held
-from dscoder_exp.weights.native.manifest import RecordedTensor, write_json, write_manifest
+from dscoder_exp.weights.native.manifest import RecordedTensor, write_manifest
 from dscoder_exp.weights.tokenizer import fingerprint
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.truncation import Ids, parts, total, truncated
+from dscoder_exp.data.encode import Ids, parts, total, truncated
 
 NUMBERS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 TURNS = st.lists(st.builds(Ids, NUMBERS, NUMBERS), min_size=1, max_size=4)

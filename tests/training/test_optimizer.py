@@ -11,8 +11,8 @@ from dscoder_exp.model.compiled import CompiledFunctions
 from dscoder_exp.native.library import Library, library
 from dscoder_exp.parallel.collectives import ALONE
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.training import update
-from dscoder_exp.training.update import Update, arithmetic_for
+from dscoder_exp.training import optimizer
+from dscoder_exp.training.optimizer import Update, arithmetic_for
 
 SHAPES = [(3, 2**15 + 5), (7,), (2, 3)]  # one is more than optimizer.cc's PIECE and no whole number of them
 SCALE = 0.25
@@ -37,7 +37,7 @@ def by_the_paper(optim, weight, gradients, lr):
 def arithmetic(request, monkeypatch):
     """Of settings, as it is chosen for a device."""
     if request.param == "no compiler":
-        monkeypatch.setattr(update, "library", lambda: Library(None, "there is none"))
+        monkeypatch.setattr(optimizer, "library", lambda: Library(None, "there is none"))
     elif request.param == "C++" and library().path is None:
         pytest.skip(library().why)
     return lambda settings: arithmetic_for(
@@ -106,7 +106,7 @@ def fused_adamw(weight, first, second, highest, gradient, step, lr, beta1, beta2
 
 def test_ascends_operator_is_asked_for_adamw(monkeypatch):
     """It has no CPU kernel; a stand-in computes what it says. A gradient may come in its tensor's own shape."""
-    monkeypatch.setattr(update, "FusedAdamW", lambda: fused_adamw)
+    monkeypatch.setattr(optimizer, "FusedAdamW", lambda: fused_adamw)
     settings = optim(weight_decay=0.1, eps=1e-3)
     chosen = arithmetic_for(settings, CompiledFunctions(CONFIG, None, ALONE, "ascend", "bf16", lambda name: None))
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from dscoder_exp.tracking.signals import uninterrupted
+from dscoder_exp.signals import uninterrupted
 
 
 def test_ctrl_c_waits_for_the_end_of_the_step() -> None:
