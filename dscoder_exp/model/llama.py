@@ -188,8 +188,8 @@ class Llama:
         Args:
             labels: each position's target, or -100; None: no loss is asked for.
         """
-        topology, heads = self.mesh.topology, self.rank_config.num_attention_heads
-        mask = self.compiled.attention_mask(documents, heads, topology.context_rank, topology.context)
+        topology = self.mesh.topology
+        mask = self.compiled.attention_mask(documents, topology.context_rank, topology.context)
         counted = [] if labels is None else list(chunks_of(self.own_positions(labels)))
         own = (self.own_positions(values) for values in (ids, positions))
         ids_there, positions_there, *rest = put_all(*own, *(array for chunk in counted for array in chunk))

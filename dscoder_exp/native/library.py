@@ -20,44 +20,62 @@ NATIVE = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
 CPU = ("model name", "flags", "CPU part", "Features")  # lines of /proc/cpuinfo that tell what code it runs
 
 
+# SHA-256 of the oneDNN libraries whose private interface product.cc declares: in another build the same names could
+# take other arguments, and memory would be overwritten without a word.
+KNOWN_ONEDNN = {
+    "efef538c1e966e61baffd52ff45859a606826a698f3477ed2611aa6cff907cbf": "MindSpore 2.10.0, x86-64",
+    "4ff77f66f6e8b41f9a3dfcaffc644c4fff375c04fa92a6751f888461e2a8e539": "MindSpore 2.10.0, aarch64",
+}
+PRODUCT = "product.cc"  # the source that calls oneDNN
+
+
 @dataclass(frozen=True)
 class Library:
     """
     Attributes:
         path: None where it could not be compiled.
         why: by which compiler it was, or why it could not be.
+        products: whether it holds matrix products, by MindSpore's oneDNN; False: that one is not known.
     """
 
     path: Path | None
     why: str
+    products: bool = False
 
 
 @cache
 def library() -> Library:
     """From the cache, or compiled into it by $CXX or c++, which takes some 5 s."""
     compiler, onednn = os.environ.get("CXX") or "c++", _onednn()
-    if onednn is None:
-        return Library(None, "MindSpore has come without oneDNN")
-    kept = _directory() / f"kernels-{_key(compiler, onednn)}.so"
+    key = _key(compiler, onednn)
+    with_products, without = (_directory() / f"kernels-{key}{end}.so" for end in ("", "-without-products"))
     try:
-        if not kept.is_file():
+        kept = next((path for path in (with_products, without) if path.is_file()), None)
+        if kept is None:
+            known = onednn is not None and hashlib.sha256(onednn.read_bytes()).hexdigest() in KNOWN_ONEDNN
+            kept = with_products if known else without
             kept.parent.mkdir(parents=True, exist_ok=True)
-            _compile(shlex.split(compiler), onednn, kept)
+            _compile(shlex.split(compiler), onednn if known else None, kept)
     except FileNotFoundError:
         return Library(None, f"there is no C++ compiler {compiler!r}: install one (g++), or name it in CXX")
     except subprocess.CalledProcessError as failed:
         return Library(None, f"{compiler!r} failed: {_told(failed)}")
     except (OSError, ValueError) as failed:
         return Library(None, f"{compiler!r}, or a file in {kept.parent}: {failed}")
-    return Library(kept, f"compiled by {compiler!r}")
+    if kept == without:
+        why = f"compiled by {compiler!r}; products by MindSpore's operators, since its oneDNN is not one that is known"
+        return Library(kept, why)
+    return Library(kept, f"compiled by {compiler!r}", products=True)
 
 
-def _compile(compiler: list[str], onednn: Path, made: Path) -> None:
+def _compile(compiler: list[str], onednn: Path | None, made: Path) -> None:
+    """With matrix products where oneDNN is given."""
     with tempfile.TemporaryDirectory(dir=made.parent) as directory:
         output = Path(directory) / made.name
-        sources = map(str, sorted(SOURCES.glob("*.cc")))
-        options = [*_flags(compiler), f"-Wl,-rpath,{onednn.parent}", "-Wl,-z,defs"]  # what oneDNN lacks is told here
-        command = [*compiler, *options, *sources, str(onednn), "-o", str(output)]
+        sources = [path for path in sorted(SOURCES.glob("*.cc")) if onednn is not None or path.name != PRODUCT]
+        options = [*_flags(compiler), "-Wl,-z,defs"]  # what a library lacks is told here
+        linked = [] if onednn is None else [f"-Wl,-rpath,{onednn.parent}", str(onednn)]
+        command = [*compiler, *options, *map(str, sources), *linked, "-o", str(output)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         output.replace(made)
 
@@ -86,9 +104,18 @@ def _onednn() -> Path | None:
     return next((origin.parent / "lib").glob("libdnnl.so*"), None)
 
 
-def _key(compiler: str, onednn: Path) -> str:
+def _key(compiler: str, onednn: Path | None) -> str:
     """Of all that the code follows from: a home directory may be shared by machines of several kinds."""
+    found = onednn.stat() if onednn is not None else None
+    identity = f"{onednn} {found.st_size} {found.st_mtime_ns}" if found else "no oneDNN"
     about_cpu = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-    parts = [compiler, NATIVE, *FLAGS, str(onednn), *(line for line in about_cpu if line.startswith(CPU))]
+    parts = [
+        compiler,
+        NATIVE,
+        *FLAGS,
+        identity,
+        *sorted(KNOWN_ONEDNN),
+        *(line for line in about_cpu if line.startswith(CPU)),
+    ]
     parts += [path.read_text() for path in sorted(SOURCES.glob("*.[ch]*"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

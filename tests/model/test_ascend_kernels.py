@@ -80,7 +80,7 @@ def checked(options, mask):
 def flash(options, a):
     checked(options, a["attn_mask"])
     documents, places = places_of(a)
-    mask, (k, v) = cpu.attention_mask(documents, HEADS), (a[name].expand_dims(0) for name in ("key", "value"))
+    mask, (k, v) = cpu.attention_mask(documents), (a[name].expand_dims(0) for name in ("key", "value"))
     out, (probabilities,) = cpu.attention(spread(a["query"], places), k, v, mask)
     out = out.reshape(-1, HEADS, SIZE)[places]
     return probabilities, tensor(1), None, out.reshape(a["query"].shape)  # the first two are only handed on
@@ -90,7 +90,7 @@ def flash_grad(options, a):
     checked(options, a["atten_mask"])
     documents, places = places_of(a)
     assert a["attention_in"].shape == a["dy"].shape == a["query"].shape
-    mask, (k, v) = cpu.attention_mask(documents, HEADS), (a[name].expand_dims(0) for name in ("key", "value"))
+    mask, (k, v) = cpu.attention_mask(documents), (a[name].expand_dims(0) for name in ("key", "value"))
     dy, out = (spread(a[name], places).reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
     q = spread(a["query"], places)
     dq, dk, dv = cpu.attention_backward(dy, out, q, k, v, mask, (a["softmax_max"],))
@@ -135,7 +135,7 @@ def assert_same(result, expected):
 
 
 def test_columns_have_the_same_functions(column):
-    assert column.masks == len(column.attention_mask(DOCUMENTS, HEADS))
+    assert column.masks == len(column.attention_mask(DOCUMENTS))
     for name in Kernels.__dataclass_fields__.keys() - {"masks"}:
         mine, theirs = (inspect.signature(getattr(table, name)) for table in (column, cpu))
         assert list(mine.parameters) == list(theirs.parameters), name
@@ -159,7 +159,7 @@ def test_rotation_of_bf16_is_computed_in_fp32(column):
 def test_attention_over_packed_documents(column):
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     dout = tensor(BATCH * LENGTH, HEADS * SIZE)
-    ends, mask = column.attention_mask(DOCUMENTS, HEADS), cpu.attention_mask(DOCUMENTS, HEADS)
+    ends, mask = column.attention_mask(DOCUMENTS), cpu.attention_mask(DOCUMENTS)
     out, kept = column.attention(q, k, v, ends)
     expected, kept_there = cpu.attention(q, k, v, mask)
     assert_same(out, expected)
@@ -172,14 +172,14 @@ def test_attention_of_context_ranks(column, ranks):
     """Each has its positions' queries and the keys of all; outputs follow one another, gradients of keys add up."""
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     dout = tensor(BATCH, LENGTH, HEADS, SIZE)
-    mask = cpu.attention_mask(DOCUMENTS, HEADS)
+    mask = cpu.attention_mask(DOCUMENTS)
     expected, kept = cpu.attention(q, k, v, mask)
     gradients = cpu.attention_backward(dout.reshape(BATCH * LENGTH, -1), expected, q, k, v, mask, kept)
     outs, dqs, sums = [], [], [0, 0]
     for rank in range(ranks):
         own, ends = (
             slice(rank * LENGTH // ranks, (rank + 1) * LENGTH // ranks),
-            column.attention_mask(DOCUMENTS, HEADS, rank, ranks),
+            column.attention_mask(DOCUMENTS, rank, ranks),
         )
         out, kept_here = column.attention(q[:, own], k, v, ends)
         dq, dk, dv = column.attention_backward(dout[:, own].reshape(out.shape), out, q[:, own], k, v, ends, kept_here)
@@ -199,13 +199,13 @@ def in_documents(count):
 
 def test_how_many_ends_there_are_follows_from_the_batchs_shape(column):
     """Up to one document for 64 positions and one a row; beyond, there are as many as the operator takes."""
-    shapes = [column.attention_mask(in_documents(count), HEADS)[0].shape for count in (2, 6, 10, 12, 512)]
+    shapes = [column.attention_mask(in_documents(count))[0].shape for count in (2, 6, 10, 12, 512)]
     assert shapes == [(10,), (10,), (10,), (2048,), (2048,)]
     most = np.arange(2048, dtype=np.int32)[None]
-    assert column.attention_mask(most, HEADS)[0].shape == (2048,)
+    assert column.attention_mask(most)[0].shape == (2048,)
 
 
 def test_ends_behind_the_last_document_are_empty_ones(column):
-    for ends, last in zip(column.attention_mask(in_documents(4), HEADS, 1, 2), (256, 512), strict=True):
+    for ends, last in zip(column.attention_mask(in_documents(4), 1, 2), (256, 512), strict=True):
         assert (np.diff(ends.asnumpy()) >= 0).all()
         assert ends.asnumpy()[-1] == last

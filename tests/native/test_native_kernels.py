@@ -89,7 +89,7 @@ def test_attention(native, tensor, name, size):
     dout = tensor(batch * length, HEADS * size) * counted
     results = []
     for table in (native, vars(cpu)):
-        mask = table["attention_mask"](documents, HEADS)
+        mask = table["attention_mask"](documents)
         out, saved = table["attention"](q, k, v, mask)
         gradients = table["attention_backward"](dout, out, q, k, v, mask, saved)
         results.append((out * counted, *gradients))
@@ -105,13 +105,13 @@ def test_attention_of_context_ranks(native, tensor, name, ranks):
     batch, length = documents.shape
     q, k, v = (tensor(batch, length, heads, 16) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     dout = tensor(batch, length, HEADS * 16)
-    mask = native["attention_mask"](documents, HEADS)
+    mask = native["attention_mask"](documents)
     out, saved = native["attention"](q, k, v, mask)
     gradients = native["attention_backward"](dout.reshape(out.shape), out, q, k, v, mask, saved)
     outs, dqs, dks, dvs = [], [], [], []
     for rank in range(ranks):
         own = slice(rank * length // ranks, (rank + 1) * length // ranks)
-        queries, mask = q[:, own], native["attention_mask"](documents, HEADS, rank, ranks)
+        queries, mask = q[:, own], native["attention_mask"](documents, rank, ranks)
         part, kept = native["attention"](queries, k, v, mask)
         own_dout = dout[:, own].reshape(part.shape)
         dq, dk, dv = native["attention_backward"](own_dout, part, queries, k, v, mask, kept)
@@ -125,7 +125,7 @@ def test_attention_of_context_ranks(native, tensor, name, ranks):
 
 def test_a_number_that_is_none_stays_so(native, tensor):
     """Or a step whose loss is NaN would not be skipped."""
-    mask = native["attention_mask"](np.zeros((1, 70), np.int32), HEADS)
+    mask = native["attention_mask"](np.zeros((1, 70), np.int32))
     for at in range(3):
         q_k_v = [tensor(1, 70, heads, 16).asnumpy() for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
         q_k_v[at][0, 5, 1] = np.nan
@@ -145,7 +145,7 @@ start_device("cpu")
 from test_native_kernels import *
 functions, rng = native_functions(library().path), np.random.default_rng(0)
 def tensor(*shape): return ms.Tensor(rng.standard_normal(shape).astype(np.float32))
-mask = functions["attention_mask"](np.array(DOCUMENTS["short"], np.int32), HEADS)
+mask = functions["attention_mask"](np.array(DOCUMENTS["short"], np.int32))
 q, k, v = tensor(2, 200, 6, 64), tensor(2, 200, 2, 64), tensor(2, 200, 2, 64)
 out, saved = functions["attention"](q, k, v, mask)
 results = [out, *functions["attention_backward"](tensor(400, 384), out, q, k, v, mask, saved)]

@@ -28,7 +28,7 @@ class Kernels:
     rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
     rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H], fp32
     rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
-    # (documents int32 [B, T], on the host, h, context rank, context ranks) -> what `attention` takes as mask, a tuple
+    # (documents int32 [B, T], on the host, context rank, context ranks) -> what `attention` takes as mask, a tuple
     attention_mask: Function
     masks: int  # of how many arrays
     # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple); q has this context rank's positions
@@ -59,8 +59,9 @@ def kernels_for(device: str, precision: str = "fp32") -> Kernels:
     else:
         from dscoder_exp.model.kernels import cpu as module
     functions = {name: getattr(module, name) for name in Kernels.__dataclass_fields__}
-    if device == "cpu" and precision == "fp32" and (compiled := library().path):
+    compiled = library()
+    if device == "cpu" and precision == "fp32" and compiled.path is not None:
         from dscoder_exp.model.kernels.native import native_functions
 
-        functions |= native_functions(compiled)
+        functions |= native_functions(compiled.path, products=compiled.products)
     return Kernels(**functions)

@@ -76,7 +76,7 @@ def rotate(x, cos, sin):
     return ops.cast(RotaryPositionEmbedding()(ops.cast(x, ms.float32), cos, sin, 0), x.dtype)
 
 
-def attention_mask(documents, heads, rank=0, ranks=1):
+def attention_mask(documents, rank=0, ranks=1):
     """Two int64 [D]: where each document of the batch ends, among this rank's queries and among the keys of all, both
     counted through all rows. Padding is one more document, and so are keys after a row's last query here; a document
     whose queries are all on other ranks has none here.

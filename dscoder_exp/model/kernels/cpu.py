@@ -8,7 +8,6 @@ from mindspore import ops
 
 from dscoder_exp.device.memory import put
 from dscoder_exp.model.kernels import MASKED
-from dscoder_exp.model.kernels.windows import tiles, untile, unwindow, window_mask, windows
 
 _product: Any = ops.MatMul()
 _product_bt: Any = ops.MatMul(transpose_b=True)
@@ -83,15 +82,15 @@ def rotate(x, cos, sin):
     return ops.cast(x * cos + ops.concat((-second, first), -1) * sin, x.dtype)
 
 
-def attention_mask(documents, heads, rank=0, ranks=1):
-    """Additive mask of the windows (windows.py): 0 where key j <= query i lies in the same document, else MASKED.
+def attention_mask(documents, rank=0, ranks=1):
+    """fp32 [B, 1, T, T], added to the scores: 0 where key j <= query i lies in the same document, else MASKED.
 
-    There is one for each head: added to scores of its own shape it takes a quarter of the time. Windows are cut for
-    queries of all positions, so that context ranks are left to the C++ kernels; preflight/ sees to it.
+    It has no rows of other context ranks, which are left to the C++ kernels; preflight/ sees to it.
     """
     assert ranks == 1
-    mask = window_mask(documents, MASKED)
-    return (put(np.repeat(mask, heads, 1)),)
+    seen = documents[:, :, None] == documents[:, None]
+    seen &= np.tri(documents.shape[1], dtype=np.bool_)
+    return (put(np.where(seen, np.float32(0), np.float32(MASKED))[:, None]),)
 
 
 def _heads_first(x):
@@ -105,16 +104,14 @@ def _grouped(q, key_heads):
 
 
 def attention(q, k, v, mask):
-    """Scaled dot-product attention with grouped key/value heads; keeps the probabilities [B * tiles, h, S, W]."""
-    mask = mask[0]
+    """Scaled dot-product attention with grouped key/value heads; keeps the probabilities [B, h, T, T]."""
     batch, length, heads, size = q.shape
-    key_heads, rows, tile, width = k.shape[2], mask.shape[0], mask.shape[2], mask.shape[3]
-    queries = _grouped(_heads_first(tiles(q, mask)) * (size**-0.5), key_heads)
-    scores = _matmul_transposed(queries, _heads_first(windows(k, mask))).reshape(rows, heads, tile, width) + mask
+    key_heads = k.shape[2]
+    queries = _grouped(_heads_first(q) * (size**-0.5), key_heads)
+    scores = _matmul_transposed(queries, _heads_first(k)).reshape(batch, heads, length, length) + mask[0]
     probabilities = ops.cast(_softmax(scores), q.dtype)
-    out = _matmul(_grouped(probabilities, key_heads), _heads_first(windows(v, mask)))
-    out = untile(_heads_first(out.reshape(rows, heads, tile, size)), batch, length)
-    return out.reshape(batch * length, heads * size), (probabilities,)
+    out = _matmul(_grouped(probabilities, key_heads), _heads_first(v)).reshape(batch, heads, length, size)
+    return _heads_first(out).reshape(batch * length, heads * size), (probabilities,)
 
 
 def attention_backward(dout, out, q, k, v, mask, saved):
@@ -123,22 +120,19 @@ def attention_backward(dout, out, q, k, v, mask, saved):
     The sum over keys equals sum(dout * out) over the head's few dimensions (FlashAttention, arXiv:2205.14135). The
     product that gives dp takes it off on the way, as one more column: [dout, -sum] [v, 1]^T.
     """
-    mask = mask[0]
     batch, length, heads, size = q.shape
-    key_heads, rows, tile = k.shape[2], mask.shape[0], mask.shape[2]
+    key_heads = k.shape[2]
     dout = dout.reshape(q.shape)
     delta = _sum(dout * out.reshape(q.shape), -1)
-    lessened = _grouped(_heads_first(tiles(ops.concat((dout, -delta), -1), mask)), key_heads)
+    lessened = _grouped(_heads_first(ops.concat((dout, -delta), -1)), key_heads)
     values = ops.concat((v, ops.ones((batch, length, key_heads, 1), v.dtype)), -1)
-    dout = _grouped(_heads_first(tiles(dout, mask)), key_heads)
-    queries = _grouped(_heads_first(tiles(q, mask)) * (size**-0.5), key_heads)
+    queries = _grouped(_heads_first(q) * (size**-0.5), key_heads)
     probabilities = _grouped(saved[0], key_heads)
-    dv = _transposed_matmul(probabilities, dout)
-    ds = probabilities * _matmul_transposed(lessened, _heads_first(windows(values, mask)))
-    dq = _matmul(ds, _heads_first(windows(k, mask)) * (size**-0.5)).reshape(rows, heads, tile, size)
+    dv = _transposed_matmul(probabilities, _grouped(_heads_first(dout), key_heads))
+    ds = probabilities * _matmul_transposed(lessened, _heads_first(values))
+    dq = _matmul(ds, _heads_first(k) * (size**-0.5)).reshape(batch, heads, length, size)
     dk = _transposed_matmul(ds, queries)
-    dk, dv = unwindow(_heads_first(dk), mask, batch, length), unwindow(_heads_first(dv), mask, batch, length)
-    return untile(_heads_first(dq), batch, length), dk, dv
+    return _heads_first(dq), _heads_first(dk), _heads_first(dv)
 
 
 def _swapped(x):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dscoder_exp.device.memory import put
 
 
-def attention_mask(documents: NDArray[np.int32], heads: int, rank: int = 0, ranks: int = 1) -> tuple[ms.Tensor]:
+def attention_mask(documents: NDArray[np.int32], rank: int = 0, ranks: int = 1) -> tuple[ms.Tensor]:
     """int32 [3, B, T]: where each position's span begins, its document, and its row in q (-1: in another rank's), all
     numbered through the batch.
 
@@ -36,8 +36,15 @@ def attention_mask(documents: NDArray[np.int32], heads: int, rank: int = 0, rank
     return (put(np.stack(planes).reshape(3, batch, length)),)
 
 
-def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
-    """The table's functions that the library holds, by their names there."""
+PRODUCTS = ("linear", "linear_dx", "linear_dweight", "adapted", "adapted_dx")
+
+
+def native_functions(library: Path, *, products: bool = True) -> dict[str, Callable[..., Any]]:
+    """The table's functions that the library holds, by their names there.
+
+    Args:
+        products: whether it holds those in PRODUCTS.
+    """
 
     def kernel(name: str, outputs: int, shapes: Callable[..., Any]) -> Any:
         """shapes: of the outputs, from those of the inputs."""
@@ -66,7 +73,7 @@ def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
     def attention_backward(dout, out, q, k, v, mask, saved):
         return attend_backward(dout, out, q, k, v, mask[0], saved[0])
 
-    return {
+    functions = {
         "linear": kernel("linear", 1, lambda x, weight: [x[0], weight[0]]),
         "linear_dx": kernel("linear_dx", 1, lambda dy, weight: [dy[0], weight[1]]),
         "linear_dweight": kernel("linear_dweight", 1, lambda dy, x: [dy[1], x[1]]),
@@ -81,3 +88,4 @@ def native_functions(library: Path) -> dict[str, Callable[..., Any]]:
         "swiglu": kernel("swiglu", 1, lambda gate, up: gate),
         "swiglu_backward": kernel("swiglu_backward", 3, lambda dy, gate, up: (gate, gate, gate)),
     }
+    return functions if products else {name: found for name, found in functions.items() if name not in PRODUCTS}
