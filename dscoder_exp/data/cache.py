@@ -46,7 +46,7 @@ class CacheKey:
 
     @property
     def fingerprint(self) -> str:
-        return digest(json.dumps(asdict(self), sort_keys=True).encode())
+        return digest([json.dumps(asdict(self), sort_keys=True).encode()])
 
 
 def find(directory: Path, fingerprint: str) -> DataReport | None:

@@ -1,11 +1,15 @@
 """Encoded documents, laid end to end, with the target of every position."""
 
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+TOKENS_AT_A_TIME = 1 << 20  # that are held before they are written
 IGNORE_INDEX = -100  # the label of a position that the loss leaves out
 
 
@@ -19,6 +23,7 @@ class Documents:
             doesn't count. The last position of a document never counts.
         lengths: int64 [documents].
         rows: int64 [documents], the index of the row that a document came from.
+        loss_tokens: int64 [documents], how many of a document's labels count.
         truncated: how many were cut to the limit.
         split: how many rows were cut into several documents.
     """
@@ -27,6 +32,7 @@ class Documents:
     labels: NDArray[np.int32]
     lengths: NDArray[np.int64]
     rows: NDArray[np.int64]
+    loss_tokens: NDArray[np.int64]
     truncated: int
     split: int
 
@@ -39,30 +45,57 @@ class Documents:
         return np.cumsum(self.lengths) - self.lengths
 
 
-@dataclass
 class Gathered:
-    """Documents while they are made."""
+    """Documents while they are made. What they consist of goes to files without a name, since it may exceed memory."""
 
-    pieces: list[list[int]] = field(default_factory=list)
-    counted: list[bool] = field(default_factory=list)  # of each piece
-    lengths: list[int] = field(default_factory=list)  # of each document
-    rows: list[int] = field(default_factory=list)
-    truncated: int = 0
-    split: int = 0
+    def __init__(self, scratch: Path) -> None:
+        """
+        Args:
+            scratch: directory on whose disk there is room for 8 bytes a token.
+        """
+        self.truncated = self.split = 0
+        ids, labels = (TemporaryFile(dir=scratch) for _ in range(2))  # noqa: SIM115  # gone with what maps them
+        self._files = [cast(BinaryIO, ids), cast(BinaryIO, labels)]
+        self._pieces: list[NDArray[np.int32]] = []  # of the documents that aren't in the files yet
+        self._counted: list[bool] = []  # of each piece
+        self._waiting: list[int] = []  # their lengths
+        self._tokens = 0
+        self._lengths: list[int] = []  # of each document
+        self._rows: list[int] = []
+        self._loss_tokens: list[NDArray[np.int64]] = []
 
-    def add(self, row: int, pieces: list[tuple[list[int], bool]]) -> None:
+    def add(self, row: int, pieces: Sequence[tuple[Sequence[int] | NDArray[np.int32], bool]]) -> None:
         """One more document: stretches of ids, and whether the loss counts them."""
-        self.pieces += [ids for ids, _ in pieces]
-        self.counted += [counted for _, counted in pieces]
-        self.lengths.append(sum(len(ids) for ids, _ in pieces))
-        self.rows.append(row)
+        length = sum(len(ids) for ids, _ in pieces)
+        self._pieces += [np.asarray(ids, np.int32) for ids, _ in pieces]
+        self._counted += [counted for _, counted in pieces]
+        self._waiting.append(length)
+        self._lengths.append(length)
+        self._rows.append(row)
+        self._tokens += length
+        if self._tokens >= TOKENS_AT_A_TIME:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        sizes = np.array([len(piece) for piece in self._pieces], np.int64)
+        ids, lengths = np.concatenate(self._pieces), np.array(self._waiting, np.int64)
+        labels = next_tokens(ids, lengths, np.repeat(np.array(self._counted, np.bool_), sizes))
+        counts = np.add.reduceat(labels != IGNORE_INDEX, np.cumsum(lengths) - lengths, dtype=np.int64)
+        self._loss_tokens.append(counts)
+        for file, array in zip(self._files, (ids, labels), strict=True):
+            array.tofile(file)
+        self._pieces, self._counted, self._waiting, self._tokens = [], [], [], 0
 
     def documents(self) -> Documents:
-        sizes = np.array([len(piece) for piece in self.pieces], np.int64)
-        ids = np.fromiter(chain.from_iterable(self.pieces), np.int32, count=int(sizes.sum()))
-        lengths = np.array(self.lengths, np.int64)
-        labels = next_tokens(ids, lengths, np.repeat(np.array(self.counted, np.bool_), sizes))
-        return Documents(ids, labels, lengths, np.array(self.rows, np.int64), self.truncated, self.split)
+        self._flush()
+        lengths = np.array(self._lengths, np.int64)
+        total = int(lengths.sum())
+        nothing = np.zeros(0, np.int32)
+        ids, labels = (np.memmap(file, np.int32, "r", shape=total) if total else nothing for file in self._files)
+        loss_tokens = np.concatenate([np.zeros(0, np.int64), *self._loss_tokens])
+        return Documents(ids, labels, lengths, np.array(self._rows, np.int64), loss_tokens, self.truncated, self.split)
 
 
 def next_tokens(ids: NDArray[np.int32], lengths: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -7,12 +7,15 @@ predict feeds in. Apart, the ids before the boundary are exactly `encode_prompts
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dscoder_exp.data.conversation import EOS_MARK, Specials, Turn, UnfitConversation, specials_of
 from dscoder_exp.data.documents import Documents, Gathered
-from dscoder_exp.data.rows import AnyRow, Text, is_blank
+from dscoder_exp.data.encode_text import add_texts
+from dscoder_exp.data.rows import AnyRow, Chat, Row, Text, is_blank
 from dscoder_exp.data.templates import PLAIN, PromptFormat
+from dscoder_exp.data.text_files import TextFile
 from dscoder_exp.schema.errors import refuse
 
 if TYPE_CHECKING:
@@ -46,14 +49,6 @@ def truncated(turns: list[Ids], limit: int) -> list[Ids]:
         if len(turn.answer) > room:
             break
     return kept
-
-
-def parts(ids: list[int], limit: int) -> list[list[int]]:
-    """A text's ids cut into documents of at most `limit` tokens, at least 2.
-
-    Each part begins with the last token of the one before, so that every token but the first is a target once.
-    """
-    return [ids[first : first + limit] for first in range(0, max(1, len(ids) - 1), limit - 1)]
 
 
 ROWS_AT_A_TIME = 2048  # an Encoding holds far more than its ids: bounds the memory
@@ -127,6 +122,7 @@ def encode_rows(
     limit: int,
     overlong: str,
     loss: str,
+    scratch: Path,
 ) -> Documents:
     """Encode rows as documents: prompt, answer, eos, and so on for each turn; a text is all answer.
 
@@ -136,6 +132,7 @@ def encode_rows(
             whose first prompt leaves no room for an answer is left out either way. So are rows without a request or an
             answer. A longer text becomes several documents, whatever this says.
         loss: "response" counts the answers and the eos after each, "all" every token but a document's first.
+        scratch: directory for what is held on the disk meanwhile.
 
     Raises:
         UnfitRow: the prompt format can't take a row.
@@ -143,16 +140,17 @@ def encode_rows(
     tokenizer.no_truncation()  # a tokenizer.json may carry both, and either would change the rows in silence
     tokenizer.no_padding()
     specials = specials_of(tokenizer, bos_token_id, eos_token_id)
-    found = Gathered()
+    found = Gathered(scratch)
+    texts = [(index, row) for index, row in enumerate(rows) if isinstance(row, Text | TextFile) and not is_blank(row)]
+    if texts:  # a source's rows are of one kind
+        (opening,) = encode_prompts(tokenizer, PLAIN, [""], bos_token_id, eos_token_id)
+        add_texts(found, texts, tokenizer, opening=opening, eos_token_id=eos_token_id, limit=limit)
+        return found.documents()
     for first in range(0, len(rows), ROWS_AT_A_TIME):
         part = [(i, row) for i, row in enumerate(rows[first : first + ROWS_AT_A_TIME], first) if not is_blank(row)]
         conversations = [_turns(index, row, template, specials) for index, row in part]
-        form = PLAIN if part and isinstance(part[0][1], Text) else template  # a source's rows are of one kind
-        encoded = _encode_turns(conversations, form, tokenizer, bos_token_id, eos_token_id)
-        for (index, row), turns in zip(part, encoded, strict=True):
-            if isinstance(row, Text):
-                _add_text(found, index, turns, eos_token_id, limit)
-                continue
+        encoded = _encode_turns(conversations, template, tokenizer, bos_token_id, eos_token_id)
+        for (index, _), turns in zip(part, encoded, strict=True):
             if total(turns) > limit:
                 turns = truncated(turns, limit) if overlong == "truncate" else []
                 found.truncated += bool(turns)
@@ -163,8 +161,7 @@ def encode_rows(
 
 
 def _turns(index: int, row: AnyRow, template: PromptFormat, specials: Specials) -> list[Turn]:
-    if isinstance(row, Text):
-        return [Turn("", row.text)]
+    assert isinstance(row, Row | Chat)
     try:
         return template.turns(row, specials)
     except UnfitConversation as error:
@@ -191,11 +188,3 @@ def _encode_turns(
 
 def _pieces(turn: Ids, eos_token_id: int, loss: str) -> list[tuple[list[int], bool]]:
     return [(turn.prompt, loss == "all"), (turn.answer, True), ([eos_token_id], True)]
-
-
-def _add_text(found: Gathered, index: int, turns: list[Ids], eos_token_id: int, limit: int) -> None:
-    (text,) = turns
-    cut = parts([*text.prompt, *text.answer, eos_token_id], limit)
-    found.split += len(cut) > 1
-    for part in cut:
-        found.add(index, [(part, True)])

@@ -36,7 +36,7 @@ class JinjaTemplate:
 
     @property
     def identity(self) -> str:
-        return f"{self.name} {digest(self.source.encode())}"
+        return f"{self.name} {digest([self.source.encode()])}"
 
     def render_prompt(self, instruction: str, input: str = "") -> str:
         """As PromptFormat's, with marks in the place of the special tokens: `encode_prompts` knows their texts.

@@ -16,7 +16,7 @@ from dscoder_exp.data.packing import assemble, pack
 from dscoder_exp.data.report import Prepared, write_report
 from dscoder_exp.data.rows import AnyRow, is_blank
 from dscoder_exp.data.source import Rows, Source, read_source
-from dscoder_exp.data.split import document_texts, hold_out
+from dscoder_exp.data.split import document_hashes, hold_out
 from dscoder_exp.data.statistics import SequencePlan, statistics_of
 from dscoder_exp.data.templates import PLAIN, PromptFormat, template_named
 from dscoder_exp.schema.config import DataConfig
@@ -101,7 +101,7 @@ def _find_or_make(
     with atomic_directory(target, "data.output" if output else "runtime.cache_dir") as partial:
         if report := find(target, fingerprint):  # another process was faster
             return Prepared(target, report, reused=True)
-        plan = _plan(rows.rows, cache_key, source, template, tokenizer)
+        plan = _plan(rows.rows, cache_key, source, template, tokenizer, scratch=partial.parent)
         _write_sequences(partial, plan, cache_key)
         report = statistics_of(rows, plan, cache_key, source.skipped, tokenizer)
         write_report(partial, report, asdict(cache_key))
@@ -112,7 +112,13 @@ def _find_or_make(
 
 
 def _plan(
-    rows: list[AnyRow], cache_key: CacheKey, source: Source, template: PromptFormat, tokenizer: "Tokenizer"
+    rows: list[AnyRow],
+    cache_key: CacheKey,
+    source: Source,
+    template: PromptFormat,
+    tokenizer: "Tokenizer",
+    *,
+    scratch: Path,
 ) -> SequencePlan:
     try:
         documents = encode_rows(
@@ -124,6 +130,7 @@ def _plan(
             limit=cache_key.max_document,
             overlong=cache_key.overlong,
             loss=cache_key.loss,
+            scratch=scratch,
         )
     except UnfitRow as error:
         where, remedy = source.where(error.index), "mend the row, or choose another data.template"
@@ -134,7 +141,7 @@ def _plan(
         remedy = "raise seq_length (model.max_position_embeddings bounds a document too)"
         remedy = "give rows with a request and an answer" if blank == len(rows) else remedy
         raise refuse("data.source", f"no row can be kept: {why} with their prompt: {source.path}", remedy)
-    held_out = hold_out(document_texts(rows, documents.rows), cache_key.eval_fraction)
+    held_out = hold_out(document_hashes(rows, documents.rows), cache_key.eval_fraction)
     train, evaluation = (_sequences(documents, np.flatnonzero(part), cache_key) for part in (~held_out, held_out))
     return SequencePlan(documents, train, evaluation)
 

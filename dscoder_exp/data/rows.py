@@ -4,9 +4,11 @@ Which kind a data set holds is told by its first row that shows one; a row of an
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from dscoder_exp.data.text_files import TextFile
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Text:
     text: str
 
 
-AnyRow = Row | Chat | Text
+AnyRow = Row | Chat | Text | TextFile
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,16 @@ def is_blank(row: AnyRow) -> bool:
         return not row.output.strip() or not (row.instruction.strip() or row.input.strip())
     if isinstance(row, Chat):
         return not all(message.content.strip() for message in row.messages if message.role != "system")
-    return not row.text.strip()
+    return row.blank if isinstance(row, TextFile) else not row.text.strip()
 
 
-def row_text(row: AnyRow) -> str:
-    """All that a row says, as one text: equal rows have equal ones."""
-    if isinstance(row, Row):
-        return json.dumps([row.instruction, row.input, row.output])
-    if isinstance(row, Chat):
-        return json.dumps([[message.role, message.content] for message in row.messages])
-    return row.text
+def row_content(row: AnyRow) -> Iterator[bytes]:
+    """All that a row says: equal rows have equal content."""
+    if isinstance(row, TextFile):
+        yield from row.content()
+    elif isinstance(row, Row):
+        yield json.dumps([row.instruction, row.input, row.output]).encode()
+    elif isinstance(row, Chat):
+        yield json.dumps([[message.role, message.content] for message in row.messages]).encode()
+    else:
+        yield row.text.encode()

@@ -41,11 +41,10 @@ def statistics_of(
     documents = plan.documents
     held_out = np.zeros(len(documents), np.bool_)
     held_out[[document for group in plan.held_out for document in group]] = True
-    of_eval = np.repeat(held_out, documents.lengths)  # per token
-    counted = documents.labels != IGNORE_INDEX
     positions = len(plan.train) * cache_key.seq_length
     unpacked = int((~held_out).sum()) * cache_key.seq_length
-    tokens, loss_tokens = int((~of_eval).sum()), int((counted & ~of_eval).sum())
+    lengths, counted = documents.lengths, documents.loss_tokens
+    tokens, loss_tokens = int(lengths[~held_out].sum()), int(counted[~held_out].sum())
     kept = _rows_of(documents.rows)
     return DataReport(
         kind=rows.kind.name,
@@ -72,8 +71,8 @@ def statistics_of(
         unpacked_useful_fraction=tokens / unpacked,
         unpacked_loss_fraction=loss_tokens / unpacked,
         eval_sequences=len(plan.held_out),
-        eval_tokens=int(of_eval.sum()),
-        eval_loss_tokens=int((counted & of_eval).sum()),
+        eval_tokens=int(lengths[held_out].sum()),
+        eval_loss_tokens=int(counted[held_out].sum()),
         fingerprint=cache_key.fingerprint,
         lengths=_histogram(documents.lengths),
         examples=_examples(documents, tokenizer),

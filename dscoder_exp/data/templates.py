@@ -63,7 +63,7 @@ class Template:
 
     @property
     def identity(self) -> str:
-        return f"{self.name} {digest(repr(asdict(self)).encode())}"
+        return f"{self.name} {digest([repr(asdict(self)).encode()])}"
 
     def render_prompt(self, instruction: str, input: str = "") -> str:
         if self.request_with_input is not None and input.strip():

@@ -1,12 +1,14 @@
 """What the tests of data share beside fixtures."""
 
 import json
+import tempfile
 from pathlib import Path
 
 from dscoder_exp.data.rows import Row
 from dscoder_exp.schema.config import DataConfig
 
 BOS, EOS, PAD = 0, 1, 2
+SCRATCH = Path(tempfile.gettempdir())
 
 
 def write_rows(path: Path, rows: list[Row]) -> Path:

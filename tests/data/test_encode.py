@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_support import BOS, EOS
+from data_support import BOS, EOS, SCRATCH
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -21,7 +21,7 @@ ALL = [*TEMPLATES.values(), PLAIN]
 
 def encode(rows: list[Row], template: PromptFormat, tokenizer: Tokenizer, **changes) -> Documents:
     options = {"bos_token_id": BOS, "eos_token_id": EOS, "limit": 10_000, "overlong": "drop", "loss": "response"}
-    return encode_rows(rows, template, tokenizer, **(options | changes))
+    return encode_rows(rows, template, tokenizer, scratch=SCRATCH, **(options | changes))
 
 
 def split(documents: Documents, flat: np.ndarray) -> list[np.ndarray]:

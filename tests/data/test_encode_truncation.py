@@ -3,20 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.encode import Ids, parts, total, truncated
+from dscoder_exp.data.encode import Ids, total, truncated
 
 NUMBERS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 TURNS = st.lists(st.builds(Ids, NUMBERS, NUMBERS), min_size=1, max_size=4)
-
-
-@given(st.integers(1, 60), st.integers(2, 70))
-def test_each_token_of_a_text_is_a_target_once(length: int, limit: int) -> None:
-    ids = list(range(length))
-    cut = parts(ids, limit)
-    assert [part[0] for part in cut] == [0, *(part[-1] for part in cut[:-1])]
-    assert [token for part in cut for token in part[1:]] == ids[1:]
-    assert all(len(part) == limit for part in cut[:-1])
-    assert len(cut[-1]) >= min(2, length)
 
 
 @given(TURNS, st.integers(2, 60))
@@ -40,4 +30,3 @@ def test_an_example() -> None:
     assert truncated(turns, 7) == [Ids([1, 2], [3]), Ids([4], [5])]
     assert truncated(turns, 6) == turns[:1]
     assert truncated(turns, 3) == []
-    assert parts([1, 2, 3, 4, 5], 3) == [[1, 2, 3], [3, 4, 5]]

@@ -17,7 +17,8 @@ def documents_of(lengths: list[int]) -> Documents:
     sizes = np.array(lengths, np.int64)
     ids = np.arange(1000, 1000 + sizes.sum(), dtype=np.int32)
     counted = positions_within(sizes) >= np.repeat(sizes // 2, sizes)
-    return Documents(ids, next_tokens(ids, sizes, counted), sizes, np.arange(len(sizes)), 0, 0)
+    labels, rows = next_tokens(ids, sizes, counted), np.arange(len(sizes))
+    return Documents(ids, labels, sizes, rows, loss_tokens=np.zeros_like(sizes), truncated=0, split=0)
 
 
 def slow_best_fit(lengths: list[int]) -> list[int]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.rows import CHAT, Chat, Message, Row, Text, fault_of, is_blank, row_text
+from dscoder_exp.data.rows import CHAT, Chat, Message, Row, Text, fault_of, is_blank, row_content
 
 SYSTEM, ASKED, SAID = ({"role": role, "content": "x"} for role in ("system", "user", "assistant"))
 
@@ -52,4 +52,4 @@ TEXTS = st.text("ab", max_size=2)
 
 @given(*[st.builds(Row, TEXTS, TEXTS, TEXTS)] * 2)
 def test_equal_rows_have_equal_texts(one: Row, other: Row) -> None:
-    assert (row_text(one) == row_text(other)) == (one == other)
+    assert (list(row_content(one)) == list(row_content(other))) == (one == other)

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dscoder_exp.data.json_rows import TOO_DEEP
-from dscoder_exp.data.rows import ALPACA, AnyRow, Chat, Message, Row, Text
+from dscoder_exp.data.rows import ALPACA, AnyRow, Chat, Message, Row, Text, is_blank, row_content
 from dscoder_exp.data.source import Source, read_source
+from dscoder_exp.data.text_files import TextFile
 from dscoder_exp.schema.errors import Refused
 
 GOOD = {"instruction": "Add.", "input": "1, 2", "output": "3"}
@@ -161,9 +164,12 @@ def test_line_of_a_bad_row_whatever_the_layout(before: list, after: list, gaps: 
         if number == len(before):
             line = text.count("\n") + 1
         text += part + next(gap) + ("," + next(gap) if number < len(parts) - 1 else "]")
-    with pytest.raises(Refused) as caught:
-        Source(Path("rows.json"), "list", {"rows.json": text.encode()}).rows()
-    assert caught.value.problems[0].where == f"rows.json:{line}"
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / "rows.json"
+        path.write_bytes(text.encode())
+        with pytest.raises(Refused) as caught:
+            Source(path, "list").rows()
+    assert caught.value.problems[0].where == f"{path}:{line}"
     assert f"(1 of {len(parts)} rows are bad)" in caught.value.problems[0].what
 
 
@@ -193,11 +199,17 @@ def test_another_kind_of_row_is_refused(tmp_path: Path) -> None:
     ]
 
 
+def texts_of(source: Source) -> list[str]:
+    rows = source.rows().rows
+    assert all(isinstance(row, TextFile) for row in rows)
+    return [b"".join(row_content(row)).decode() for row in rows]
+
+
 def test_text_files(tmp_path: Path) -> None:
     for name in ("book.txt", "book.md"):
         (tmp_path / name).write_text("One.\r\nTwo.\n", encoding="utf-8-sig", newline="")
         source = read_source(str(tmp_path / name))
-        assert (source.rows().rows, source.where(0)) == ([Text("One.\r\nTwo.\n")], f"{tmp_path / name}:1")
+        assert (texts_of(source), source.where(0)) == (["One.\r\nTwo.\n"], f"{tmp_path / name}:1")
     assert refusal(tmp_path / "book.py", "One.")[1] == "not JSON: Expecting value"
 
 
@@ -216,7 +228,8 @@ def test_a_directory_of_texts(tmp_path: Path) -> None:
     (root / "broken").symlink_to("nowhere")
     (root / "loop").symlink_to(root)
     source = read_source(str(root))
-    assert source.rows().rows == [Text("é = 2\n"), Text("b = 1\n"), Text("")]
+    assert texts_of(source) == ["é = 2\n", "b = 1\n", ""]
+    assert [is_blank(row) for row in source.rows().rows] == [False, False, True]
     assert source.skipped == 2  # the picture, and the link to nowhere; the other one is not followed
     assert source.where(1) == f"{root / 'b.py'}:1"
 
@@ -238,8 +251,8 @@ def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "rows.json"
     path.touch()
 
-    def fail(_: Path) -> bytes:
+    def fail(*_: object) -> BinaryIO:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
     assert refusal(path) == ("data.source", f"cannot be read: {path} (Permission denied)")

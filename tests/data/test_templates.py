@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from data_support import BOS, EOS
+from data_support import BOS, EOS, SCRATCH
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -38,6 +39,15 @@ CHATS = st.builds(
     st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=4),
 )
 SPECIALS = Specials("<|begin|>", "<|end|>")
+
+OPTIONS: Any = {
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "limit": 9999,
+    "overlong": "drop",
+    "loss": "response",
+    "scratch": SCRATCH,
+}
 
 
 def test_alpacas_prompt_is_stanfords() -> None:
@@ -105,7 +115,15 @@ def test_the_prompt_of_predict_begins_the_training_document(
     template: PromptFormat, rows: list[Row], tokenizer: Tokenizer
 ) -> None:
     documents = encode_rows(
-        rows, template, tokenizer, bos_token_id=BOS, eos_token_id=EOS, limit=9999, overlong="drop", loss="response"
+        rows,
+        template,
+        tokenizer,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        limit=9999,
+        overlong="drop",
+        loss="response",
+        scratch=SCRATCH,
     )
     starts, ends = documents.starts, np.cumsum(documents.lengths)
     for row, start, end in zip(rows, starts, ends, strict=True):
@@ -130,7 +148,15 @@ def test_only_the_assistants_turns_count_and_each_ends(
     template: PromptFormat, chat: Chat, tokenizer: Tokenizer
 ) -> None:
     documents = encode_rows(
-        [chat], template, tokenizer, bos_token_id=BOS, eos_token_id=EOS, limit=9999, overlong="drop", loss="response"
+        [chat],
+        template,
+        tokenizer,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        limit=9999,
+        overlong="drop",
+        loss="response",
+        scratch=SCRATCH,
     )
     found = list(counted_stretches(documents.ids, documents.labels))
     said = [message.content for message in chat.messages if message.role == "assistant"]
