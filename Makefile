@@ -14,7 +14,7 @@ AARCH64 := --python-version 3.11 --python-platform aarch64-manylinux_2_28 --only
 TESTS ?= tests/native
 DEVICE ?= ascend
 
-.PHONY: help quickstart test test-fast proof ascend-dryrun check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
+.PHONY: help quickstart test test-fast proof ascend-dryrun pictures check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
 
 help: ## print this
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, m
 
 ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one; long, 30 GB of disk, 40 of memory
 	$(PY) tests/ascend/recipe_7b.py
+
+pictures: $(VENV)/.run ## the pictures in docs/images, of a new quickstart; needs Chromium
+	$(PY) docs/make_pictures.py
 
 check: $(VENV)/.dev ## lint, format and types
 	$(PY) -m ruff check

@@ -66,7 +66,7 @@ def main() -> int:
         if wants_traceback:
             traceback.print_exc()
         message, code = _explain(error)
-        print(message, file=sys.stderr)
+        print(_as_typed(message), file=sys.stderr)
         return code
 
 
@@ -83,6 +83,12 @@ def _explain(error: Exception) -> tuple[str, int]:
     from dscoder_exp.preflight.command_line import explain
 
     return str(explain(error, sys.argv[1:], config_directory(), CONFIG_NAME)), REFUSED
+
+
+def _as_typed(message: str) -> str:
+    """The message, with paths below the current directory as a user types them."""
+    here = os.getcwd().rstrip("/")
+    return message.replace(f"{here}/", "") if here else message
 
 
 def quoted(arguments: Sequence[str]) -> list[str]:

@@ -70,7 +70,7 @@ def test_all_mistakes_of_a_command_line_come_at_once(refusing: Command) -> None:
 def test_types_and_files_are_told_together_where_the_types_allow(refusing: Command, small: list[str]) -> None:
     message = refused(refusing, *small, "optim.lrr=1", "data.source=nowhere.json", "output_dir=/proc/nothing")
     assert "optim.lrr: unknown key" in message
-    assert f"data.source: no such file or directory: '{refusing.directory}/nowhere.json'" in message
+    assert "data.source: no such file or directory: 'nowhere.json'" in message
     assert "output_dir: /proc/nothing can't be written: /proc is read-only" in message
 
 
