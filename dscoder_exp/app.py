@@ -1,6 +1,6 @@
 """From the command line to a task: Hydra composes, the launcher runs, and what goes wrong becomes one clear message.
 
-Exit codes: 0 done; 1 a job failed; 2 refused, nothing was started; 130 Ctrl-C; 143 SIGTERM.
+Exit codes: 0 done; 1 a job failed; 2 refused, nothing was started; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP.
 """
 
 import math

@@ -11,7 +11,7 @@ TERMINATED = 128 + signal.SIGTERM  # the customary exit status
 
 @contextmanager
 def uninterrupted() -> Iterator[list[int]]:
-    """Ctrl-C or SIGTERM takes effect when the block is through; a second one at once. Yields those that have come."""
+    """Ctrl-C, SIGTERM or SIGHUP takes effect when the block is through; a second one at once. Yields those sent."""
     handlers: dict[int, Any] = {}
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
@@ -26,7 +26,7 @@ def uninterrupted() -> Iterator[list[int]]:
         received.append(number)
         restore()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None):
             handlers[number] = handler
             signal.signal(number, receive)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while jobs run: exceptions where the launcher can act on them, never in the middle of stopping."""
+"""Ctrl-C, SIGTERM and SIGHUP while jobs run: exceptions where the launcher can act, never in the middle of stopping."""
 
 import signal
 import threading
@@ -9,10 +9,11 @@ from typing import Any, Optional
 
 
 class Terminated(SystemExit):
-    """SIGTERM reached this process; as an exception that nobody catches it means the customary exit code 128 + 15."""
+    """A signal told this process to end. The exit code is the customary one: 128 and the signal's number."""
 
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
+        self.number = number
 
 
 class Signals:
@@ -31,8 +32,8 @@ class Signals:
             yield  # Python allows handlers in the main thread only
             return
         before: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs ignore Ctrl-C on purpose
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background jobs ignore Ctrl-C, nohup SIGHUP
                 before[number] = signal.signal(number, self._receive)
         try:
             yield
@@ -51,7 +52,7 @@ class Signals:
     def _receive(self, number: int, _frame: Optional[FrameType]) -> None:
         if self._held:
             self.hurry = True
-        elif number == signal.SIGTERM:
-            raise Terminated
-        else:
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
+        else:
+            raise Terminated(number)

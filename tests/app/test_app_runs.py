@@ -87,7 +87,7 @@ def test_a_store_that_cannot_be_used_refuses_the_launch(command: Command, small:
     (command.directory / "notes.db").write_text("not a database")
     result = command(*small, "tracking.uri=sqlite:///notes.db")
     assert result.code == 2
-    assert f"tracking.uri: {command.directory}/notes.db: can't be opened" in result.err
+    assert "tracking.uri: notes.db: can't be opened" in result.err
     assert not (command.directory / "multirun").exists()
     result = command(*small, "tracking.uri=mlruns", "seq_length=1000000", "data.packing=false")
     assert result.code == 2

@@ -21,10 +21,11 @@ MARKER = "MSRUN_LAUNCHER_TEST"
 class Launch:
     """An application at work in its own directory."""
 
-    def __init__(self, directory: Path, app: str, overrides: tuple[str, ...]) -> None:
+    def __init__(self, directory: Path, app: str, overrides: tuple[str, ...], interrupts: bool) -> None:
         self.marker = uuid.uuid4().hex
         self._born = time.monotonic()
-        # As in a terminal: a shell's background jobs, and what they start, would ignore Ctrl-C.
+        # In a terminal Python's own handler; a script's background jobs, and what they start, ignore Ctrl-C.
+        handler = signal.default_int_handler if interrupts else signal.SIG_IGN
         self.process = subprocess.Popen(
             [sys.executable, str(APPS / app), *overrides],
             cwd=directory,
@@ -32,7 +33,7 @@ class Launch:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
         )
 
     def finish(self) -> tuple[int, str]:
@@ -74,11 +75,11 @@ class Launch:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
-    """start(app, *overrides) -> Launch, in tmp_path; what it leaves is killed, after the test has looked."""
+    """start(app, *overrides, interrupts=True) -> Launch, in tmp_path; what it leaves is killed in the end."""
     launches: list[Launch] = []
 
-    def begin(app: str, *overrides: str) -> Launch:
-        launches.append(Launch(tmp_path, app, overrides))
+    def begin(app: str, *overrides: str, interrupts: bool = True) -> Launch:
+        launches.append(Launch(tmp_path, app, overrides, interrupts))
         return launches[-1]
 
     yield begin

@@ -53,6 +53,24 @@ def test_what_a_worker_starts_at_its_end_is_ended_too(start: Any, tmp_path: Path
     assert launch.wait_until_gone() == []
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_background_job_ends_when_it_is_told_to(
+    start: Any, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """A script's background jobs, and what they start, ignore Ctrl-C."""
+    started = tmp_path / "started"
+    launch = start(
+        "app.py", "how=children", f"started={started}", "hydra.launcher.lifecycle=recorder.Recorder", interrupts=False
+    )
+    launch.wait_for(started)
+    launch.process.send_signal(signal.SIGINT)
+    launch.process.send_signal(number)
+    assert launch.finish()[0] == code
+    assert launch.wait_until_gone() == []
+    record = (tmp_path / "record.txt").read_text().splitlines()
+    assert record[-2:] == [f"after_job 0 killed rank=None stopped by {number.name}", "after_launch killed"]
+
+
 def test_a_second_ctrl_c_does_not_wait_for_a_stubborn_worker(start: Any, tmp_path: Path) -> None:
     started = tmp_path / "started"
     launch = start("app.py", "how=stubborn", f"started={started}", "hydra.launcher.grace=1000")

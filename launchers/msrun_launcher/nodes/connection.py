@@ -76,8 +76,8 @@ def failure_of(said: dict[str, Any]) -> WorkerFailed:
 
 
 def number_of(stop: BaseException) -> int:
-    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+    return stop.number if isinstance(stop, Terminated) else signal.SIGINT
 
 
 def stop_of(number: int) -> BaseException:
-    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import signal
 import traceback
 from typing import Any, Optional
 
@@ -39,7 +40,7 @@ def run_one(
         outcome = _outcome(result)
         return result
     except (KeyboardInterrupt, Terminated) as stop:
-        name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else "SIGTERM"
+        name = "Ctrl-C" if isinstance(stop, KeyboardInterrupt) else signal.Signals(stop.number).name
         outcome = JobOutcome("killed", f"stopped by {name}")
         raise
     except BaseException as error:
