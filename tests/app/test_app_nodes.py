@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app_support import HERE, PATIENCE, Command, runs_in
+from app_support import HERE, Command
+from mlflow_runs import runs_in
 
 
 @pytest.fixture
@@ -31,22 +32,20 @@ def test_node_0_records_the_run_and_each_shares_its_cores_out(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     for process in nodes("name=ok"):
-        _, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, err
+        ended = process.wait()
+        assert ended.code == 0, ended.err
     [run] = runs_in(tracked.directory)
     assert (run.name, run.status) == ("ok", "FINISHED")
     assert {path.name for path in (tmp_path / "other").iterdir()} == {"multirun"}
-    assert [(tmp_path / f"run/threads-{rank}").read_text() for rank in (0, 1)] == ["all", "all"], (
-        "one rank on each node"
-    )
+    assert [(tmp_path / f"run/threads-{rank}").read_text() for rank in (0, 1)] == ["all", "all"], ()
 
 
 def test_a_stop_on_another_node_is_recorded(nodes: Any, tracked: Command, tmp_path: Path) -> None:
     first, second = nodes("name=hang")
-    Command(tmp_path / "other", HERE).wait_for("started")
-    second.send_signal(signal.SIGTERM)
+    second.wait_for(tmp_path / "other" / "started")
+    second.process.send_signal(signal.SIGTERM)
     for process in (first, second):
-        _, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 143, err
+        ended = process.wait()
+        assert ended.code == 143, ended.err
     [run] = runs_in(tracked.directory)
     assert (run.status, run.tags["error"]) == ("KILLED", "stopped by SIGTERM")

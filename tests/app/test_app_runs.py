@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from app_support import Command, runs_in
+from app_support import Command
+from mlflow_runs import runs_in
 
 PARENT = "mlflow.parentRunId"
 CPUS = Path("/sys/fs/cgroup/cpuset/cpuset.cpus")  # where msrun looks what cores there are
@@ -66,11 +67,11 @@ def test_ranks_share_the_cores_out_once_and_wait_for_each_other(
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_is_killed(tracked: Command, small: list[str], number: signal.Signals, code: int) -> None:
-    process = tracked.start("-m", *small, "name=hang,ok")
-    tracked.wait_for("started")
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
+    started = tracked.start("-m", *small, "name=hang,ok")
+    started.wait_for(tracked.directory / "started")
+    started.process.send_signal(number)
+    ended = started.wait()
+    assert ended.code == code, ended.err
     assert [(run.name, run.status) for run in runs_in(tracked.directory)] == [
         ("hang", "KILLED"),
         ("name=hang", "KILLED"),

@@ -32,7 +32,7 @@ def test_a_failure_in_it_is_told_like_any_other(start: Any, tmp_path: Path) -> N
     code, output = launch.finish()
     assert code == 1
     assert "rank 0 failed: killed by SIGKILL" in output
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []
 
 
 @pytest.mark.parametrize("how", ["before_launch", "before_job"])
@@ -50,7 +50,7 @@ def test_several_ranks_leave_it_unused(start: Any, tmp_path: Path) -> None:
     assert code == 0, output
     warmed = int((tmp_path / "warmed.txt").read_text())
     assert warmed not in [job["pid"] for job in reports(tmp_path)]
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []
 
 
 def test_it_ends_with_its_launcher(start: Any, tmp_path: Path) -> None:
@@ -58,4 +58,4 @@ def test_it_ends_with_its_launcher(start: Any, tmp_path: Path) -> None:
     launch.wait_for(tmp_path / "warmed.txt")
     assert len(launch.living()) == 2
     os.kill(launch.process.pid, 9)
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []

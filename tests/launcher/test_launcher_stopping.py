@@ -29,7 +29,7 @@ def test_nothing_outlives_the_launcher(
     launch.process.send_signal(number)
     code, output = launch.finish()
     assert code == {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}[number], output
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", port))
     assert not list(tmp_path.glob("msrun-*"))
@@ -50,7 +50,7 @@ def test_what_a_worker_starts_at_its_end_is_ended_too(start: Any, tmp_path: Path
     code, output = launch.finish()
     assert code == 143, output
     assert (tmp_path / f"parted-{ranks - 1}").exists()
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -66,7 +66,7 @@ def test_a_background_job_ends_when_it_is_told_to(
     launch.process.send_signal(signal.SIGINT)
     launch.process.send_signal(number)
     assert launch.finish()[0] == code
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []
     record = (tmp_path / "record.txt").read_text().splitlines()
     assert record[-2:] == [f"after_job 0 killed rank=None stopped by {number.name}", "after_launch killed"]
 
@@ -79,4 +79,4 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stubborn_worker(start: Any, tmp_pat
         launch.process.send_signal(signal.SIGINT)  # the first asks, every other one hurries
         time.sleep(0.3)
     assert launch.process.poll() == -signal.SIGINT
-    assert launch.wait_until_gone() == []
+    assert launch.left() == []

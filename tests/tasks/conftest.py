@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tasks_support import FIVE_STEPS, RECIPE, Ended, Room, done, told
+from processes import Ended
+from tasks_support import FIVE_STEPS, RECIPE, Room, done, told
 
 
 def make_room(directory: Path) -> Room:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import RECIPE, Ended, Room, done
+from tasks_support import RECIPE, Room, done
 
 STEPS = 6
 LORA = ["adapter=lora", "adapter.r=4", "adapter.dropout=0.1", "parallel=single", "optim.lr=1e-2"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import psutil
 import pytest
-from tasks_support import SMOLLM2, Ended, Room, Started, done
+from processes import Ended, Started
+from tasks_support import SMOLLM2, Room, done
 
 pytestmark = pytest.mark.slow
 

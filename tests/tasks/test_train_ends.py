@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tasks_support import RECIPE, Room, Started
+from processes import Started
+from tasks_support import RECIPE, Room
 
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.source import open_weights

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow_runs import Recorded, runs_in
+from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import FIVE_STEPS, MOVED, RECIPE, STEP_METRICS, Ended, Recorded, Room, done, runs_in
+from tasks_support import FIVE_STEPS, MOVED, RECIPE, STEP_METRICS, Room, done
 
 SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
 

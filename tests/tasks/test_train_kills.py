@@ -10,7 +10,9 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from tasks_support import RECIPE, Recorded, Room, Started, assert_the_same, checkpoints, done, own
+from mlflow_runs import Recorded
+from processes import Started
+from tasks_support import RECIPE, Room, assert_the_same, checkpoints, done, own
 
 KILLS = int(os.environ.get("DSCODER_KILLS", "10"))
 STEPS = 6 * KILLS

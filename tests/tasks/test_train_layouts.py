@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import FIVE_STEPS, MOVED, Ended, Room, done
+from tasks_support import FIVE_STEPS, MOVED, Room, done
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import psutil
 import pytest
-from tasks_support import FIVE_STEPS, Room, Started, done
+from processes import Started
+from tasks_support import FIVE_STEPS, Room, done
 
 SEVERAL = ["hydra.launcher.local_worker_num=2", "hydra.launcher.master_addr=127.0.0.1"]
 

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tasks_support import RECIPE, SAME, Recorded, Room, assert_the_same, checkpoints, done, own
+from mlflow_runs import Recorded
+from tasks_support import RECIPE, SAME, Room, assert_the_same, checkpoints, done, own
 
 STEPS = 8
 RUN = [

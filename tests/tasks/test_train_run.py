@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from mlflow_runs import Recorded
+from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import RECIPE, STEP_METRICS, Ended, Recorded, Room, done, told
+from tasks_support import RECIPE, STEP_METRICS, Room, done, told
 
 FILES = {
     *("checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from tasks_support import Room, done, runs_in
+from mlflow_runs import runs_in
+from tasks_support import Room, done
 
 
 def test_a_sweep_leaves_a_run_and_a_directory_a_job(room: Room) -> None:
