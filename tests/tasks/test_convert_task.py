@@ -37,7 +37,7 @@ def test_there_and_back(empty_room: Room) -> None:
 
     again = empty_room("task=convert", "weights.source=cut", "weights.target=back")
     assert again.code == 2
-    assert f"weights.target: {empty_room.directory / 'back'} exists already" in again.err
+    assert "weights.target: back exists already" in again.err
 
 
 def test_over_to_mindspore_transformers_and_back(empty_room: Room) -> None:
@@ -53,7 +53,10 @@ def test_over_to_mindspore_transformers_and_back(empty_room: Room) -> None:
     names = [name for name in LlamaConfig.__dataclass_fields__ if config.get(name) is not None]
     shape = [f"model.{name}={json.dumps(config[name])}" for name in names]
     back = done(empty_room("task=convert", "weights.source=llama.ckpt", "weights.target=back", *shape))
-    assert "source   llama.ckpt (mindformers): 21 tensors, 108,864 parameters, all found" in back.out
+    assert (
+        f"source   {empty_room.directory / 'llama.ckpt'} (mindformers): 21 tensors, 108,864 parameters, all found"
+        in back.out
+    )
     found, original = (load_file(path / "model.safetensors") for path in (empty_room.directory / "back", SOURCE))
     assert all(found[name].tobytes() == original[name].tobytes() for name in original)
 

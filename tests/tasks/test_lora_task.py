@@ -32,7 +32,7 @@ def base(room: Room, whole: Ended) -> str:
 def adapter(room: Room, base: str) -> str:
     ended = done(room(*RUN, f"model.path={base}", *own("adapter")))
     assert "LoRA of rank 4, alpha 32, on q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj: " in ended.out
-    assert f"task=predict model.path={base} adapter.path=" in ended.out
+    assert f"task=predict model.path={room.directory / base} adapter.path=" in ended.out
     return "runs/adapter/checkpoints/last"
 
 
@@ -47,7 +47,7 @@ def test_what_is_saved_is_an_adapter_of_pefts(room: Room, base: str, adapter: st
     ]
     config = json.loads((saved / "adapter_config.json").read_text())
     assert (config["peft_type"], config["r"], config["lora_alpha"], config["lora_dropout"]) == ("LORA", 4, 32, 0.1)
-    assert config["base_model_name_or_path"] == base
+    assert config["base_model_name_or_path"] == str(room.directory / base)
     factors = load_file(saved / "adapter_model.safetensors")
     assert len(factors) == 2 * 7 * 2
     assert factors["base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"].shape == (4, 176)

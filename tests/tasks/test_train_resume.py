@@ -66,7 +66,7 @@ def test_a_run_that_is_through_changes_nothing(room: Room, uninterrupted: Record
 
 
 def test_another_run_is_refused_with_every_difference(room: Room, uninterrupted: Recorded) -> None:
-    last = (checkpoints(room, "uninterrupted") / "last").resolve()
+    last = (checkpoints(room, "uninterrupted") / "last").resolve().relative_to(room.directory)
     other = room(
         *ALONE, *own("uninterrupted"), ON, "seed=5", "optim.lr=2e-3", "seq_length=128", "model.num_hidden_layers=3"
     )

@@ -20,9 +20,9 @@ def test_a_sweep_leaves_a_run_and_a_directory_a_job(room: Room) -> None:
         assert Path(run.tags["checkpoint"]) == directory / "checkpoints" / "step-000003"
         assert (directory / "checkpoints" / "last" / "model.safetensors").is_file()
         assert run.params["seq_length"] == str(length)
-        # Two sequences a step; the contract's perf metrics count every position.
+        # Four sequences a step; the contract's perf metrics count every position.
         seconds, rates = run.values("perf/step_time_s"), run.values("perf/tokens_per_s")
-        assert [round(s * r) for s, r in zip(seconds, rates, strict=True)] == [2 * length] * 3
+        assert [round(s * r) for s, r in zip(seconds, rates, strict=True)] == [4 * length] * 3
         assert f"sequences of {length} tokens" in ended.out
         for when in ("before", "after"):
             answers = (run.artifacts / "predictions" / f"{when}.md").read_text()
