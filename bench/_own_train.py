@@ -11,9 +11,9 @@ from _machine import peak_memory
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.device.start import start_device
 from dscoder_exp.model.build import build
-from dscoder_exp.model.llama import IGNORE_INDEX, Llama
+from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import MODULES, OptimConfig
-from dscoder_exp.schema.llama import Lora
+from dscoder_exp.schema.llama import IGNORE_INDEX, Lora
 from dscoder_exp.training.step import Step
 from dscoder_exp.weights.lora.adapter import Factors
 from dscoder_exp.weights.random_init import random_factors

@@ -110,10 +110,10 @@ class Screen:
             if progress is not None:
                 progress.stop()
 
-    def compiling(self, unit: str) -> None:
-        """Tell that a unit of the model is about to be compiled, which takes about a second."""
+    def compiling(self, function: str) -> None:
+        """Tell that a function of the model is about to be compiled, which takes about a second."""
         if self._current is not None:
-            self._current.note(f"compiling {unit}")
+            self._current.note(f"compiling {function}")
 
     def say(self, text: str = "") -> None:
         """A line of the results."""

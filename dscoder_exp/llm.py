@@ -15,9 +15,10 @@ from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.hub.address import SCHEME
 from dscoder_exp.model.build import build
 from dscoder_exp.model.compiled import Announce
-from dscoder_exp.model.llama import IGNORE_INDEX, Llama, ModelInputs
+from dscoder_exp.model.llama import Llama, ModelInputs
 from dscoder_exp.schema.cross import NO_FP32
 from dscoder_exp.schema.errors import Refused, refuse
+from dscoder_exp.schema.llama import IGNORE_INDEX
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.lora.setup import open_adapter
 from dscoder_exp.weights.resolve import OpenedModel, fetch
@@ -126,7 +127,7 @@ def load(
         precision: "fp32" (on a CPU), "fp16", or "bf16" (on an NPU): each has no kernel of some operator elsewhere.
         adapter: a LoRA adapter's directory (PEFT's format); it is merged into the weights.
         allow: patterns of tensor names that may be missing (drawn from seed 0 then) or unexpected.
-        announce: called with the name of each unit of the model before it is compiled.
+        announce: called with the name of each function of the model before it is compiled.
 
     Raises:
         Refused: nothing that can be loaded lies there, or it can't be downloaded; the adapter doesn't belong to it; the

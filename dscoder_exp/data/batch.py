@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dscoder_exp.data.documents import IGNORE_INDEX
+from dscoder_exp.schema.llama import IGNORE_INDEX
 
 PADDING = -1  # the document number of a padded position
 FIELDS = ("ids", "labels", "positions", "documents")

@@ -9,8 +9,9 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from dscoder_exp.schema.llama import IGNORE_INDEX
+
 TOKENS_AT_A_TIME = 1 << 20  # that are held before they are written
-IGNORE_INDEX = -100  # the label of a position that the loss leaves out
 
 
 @dataclass(frozen=True)

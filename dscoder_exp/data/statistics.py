@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.data.cache import CacheKey
-from dscoder_exp.data.documents import IGNORE_INDEX, Documents
+from dscoder_exp.data.documents import Documents
 from dscoder_exp.data.report import COUNTED, DataReport, Histogram
 from dscoder_exp.data.rows import is_blank
 from dscoder_exp.data.source import Rows
+from dscoder_exp.schema.llama import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

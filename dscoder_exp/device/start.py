@@ -35,7 +35,7 @@ def start_device(device: str, *, jit_level: str = "O0", deterministic: bool = Fa
     a run that compiles in another order gets another function's graph, and wrong numbers without a word.
 
     Args:
-        jit_level: "O0", or "O1", which fuses operators; of the units that are made from now on.
+        jit_level: "O0", or "O1", which fuses operators; of functions that are compiled from now on.
         deterministic: the same numbers in every run; a CPU gives them anyway.
     """
     import mindspore as ms

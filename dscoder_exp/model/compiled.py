@@ -1,4 +1,4 @@
-"""The compiled units that the model is made of: each is compiled once a shape, whatever the model's depth.
+"""The compiled functions that the model is made of: each is compiled once a shape, whatever the model's depth.
 
 MindSpore compiles a `ms.jit` function anew where an argument is another Parameter, or a tuple of arrays. So weights
 are plain tensors here, arguments are flat, and operators that write in place (ScatterAdd, AdamWeightDecay) do so on
@@ -22,14 +22,14 @@ from dscoder_exp.schema.llama import LlamaConfig, Lora
 DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
 Announce = Callable[[str], None]
-SHAPE_ARGUMENTS = 5  # of a unit's arguments, whose shapes tell those of the others
+SHAPE_ARGUMENTS = 5  # first arguments of a function, whose shapes tell those of the others
 
 
 class CompiledFunction:
     """A compiled function that says so before a call that compiles.
 
     Attributes:
-        compile_seconds: of the calls that did, the computing in them included.
+        compile_seconds: spent in calls that compiled, their computing included.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, announce: Announce, *, waits: bool) -> None:
@@ -64,7 +64,7 @@ class CompiledFunction:
 
 
 class CompiledFunctions:
-    """One model's units (block.py, head.py) for a device and a precision.
+    """One model's compiled functions (block.py, head.py), for a device and a precision.
 
     Attributes:
         device: "cpu" or "ascend".
@@ -76,13 +76,12 @@ class CompiledFunctions:
         """
         Args:
             config: of this rank's part of the model.
-            announce: called with a unit's name before it is compiled.
+            announce: called with a function's name before it is compiled.
         """
         kernels, dtype = kernels_for(device, precision), DTYPES[precision]
         self.device = device
         self._all: list[CompiledFunction] = []
         self._announce = announce
-        unit = self.unit
         sharing, whole = (make_sharing(mesh, sequence=by_rows) for by_rows in (mesh.topology.sequence, False))
         forwards, backwards, _ = make_block(config, kernels, sharing, lora)
         self.attention_mask, self.dropout_mask = kernels.attention_mask, kernels.dropout_mask
@@ -90,24 +89,24 @@ class CompiledFunctions:
         if lora is not None and lora.dropout > 0:
             forwards, backwards, _ = make_block(config, kernels, sharing, lora, drops=True)
             self.training_forward = self._forward(forwards)
-        self.backward = {how: unit(backward, "block backward") for how, backward in backwards.items()}
+        self.backward = {how: self.compile(backward, "block backward") for how, backward in backwards.items()}
         embed, _, embed_backward, logits, loss, loss_backward = make_head(
             config, kernels, sharing, mesh.tp_group, dtype
         )
-        self.embed = unit(embed, "embedding")
-        self.embed_backward = unit(embed_backward, "embedding backward")
-        self.logits = unit(logits, "logits", waits=False)
-        self.loss = unit(loss, "loss")
-        self.loss_backward = unit(loss_backward, "loss backward")
-        self.cached_embed = unit(make_head(config, kernels, whole, mesh.tp_group, dtype)[1], "embedding")
-        self.cached_run = unit(make_block(config, kernels, whole, lora)[2], "blocks with cache", waits=False)
+        self.embed = self.compile(embed, "embedding")
+        self.embed_backward = self.compile(embed_backward, "embedding backward")
+        self.logits = self.compile(logits, "logits", waits=False)
+        self.loss = self.compile(loss, "loss")
+        self.loss_backward = self.compile(loss_backward, "loss backward")
+        self.cached_embed = self.compile(make_head(config, kernels, whole, mesh.tp_group, dtype)[1], "embedding")
+        self.cached_run = self.compile(make_block(config, kernels, whole, lora)[2], "blocks with cache", waits=False)
         self.all_rows, self.own_rows = self._rows(mesh) if mesh.topology.sequence else (identity, identity)
 
     def _forward(self, forwards: dict[str, Function]) -> dict[str, CompiledFunction]:
-        """By what is kept for the backward. On the CPU one serves them all: what it puts out is there anyway."""
+        """A block's forward for each train.recompute; on the CPU one for all, since what it returns exists anyway."""
         if self.device == "cpu":
-            return dict.fromkeys(forwards, self.unit(forwards["none"], "block forward"))
-        return {how: self.unit(forward, "block forward") for how, forward in forwards.items()}
+            return dict.fromkeys(forwards, self.compile(forwards["none"], "block forward"))
+        return {how: self.compile(forward, "block forward") for how, forward in forwards.items()}
 
     def _rows(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """From a rank's rows [N / t, H] to all of them, and back: between the last block and the head."""
@@ -121,10 +120,10 @@ class CompiledFunctions:
             rows = x.shape[0] // count
             return cut(x, (rank * rows, 0), (rows, x.shape[1]))
 
-        return self.unit(all_rows, "all rows"), self.unit(own_rows, "own rows")
+        return self.compile(all_rows, "all rows"), self.compile(own_rows, "own rows")
 
-    def unit(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> CompiledFunction:
-        """One more unit, such as the optimizer's, that announces itself like the model's own."""
+    def compile(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> CompiledFunction:
+        """One more function, such as the optimizer's, that announces itself like the model's own."""
         # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
         # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
         self._all.append(CompiledFunction(function, name, self._announce, waits=waits and self.device == "cpu"))
@@ -133,4 +132,4 @@ class CompiledFunctions:
     @property
     def compile_seconds(self) -> float:
         """Spent so far in calls that compiled."""
-        return sum(unit.compile_seconds for unit in self._all)
+        return sum(function.compile_seconds for function in self._all)

@@ -1,4 +1,4 @@
-"""The model: its weights on the device, and how its units make a pass over it."""
+"""The model: its weights on the device, and a pass through its compiled functions."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,17 +14,15 @@ from dscoder_exp.model.compiled import DTYPES, Announce, CompiledFunctions
 from dscoder_exp.model.masters import MasterWeights
 from dscoder_exp.model.rotary import Rotary
 from dscoder_exp.parallel.collectives import ALONE, Mesh
-from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.llama import IGNORE_INDEX, LlamaConfig
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, Factors, sha256_of
 from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, factor_shapes, parameter_shapes
 from dscoder_exp.weights.native.layout import held, rank_config
 
-IGNORE_INDEX = -100  # the label of a position that the loss leaves out
-
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that the loss takes at a time, each [C]; counts is 1, or 0 for a row that only fills the chunk up."""
+    """Rows that the loss takes at a time: int32 [C] each. counts: 1, or 0 for a row that only fills the chunk up."""
 
     rows: ms.Tensor
     labels: ms.Tensor
@@ -39,14 +37,14 @@ class ModelInputs:
 
     ids: ms.Tensor
     positions: ms.Tensor
-    reach: int  # the positions are below it
+    reach: int  # one more than the largest position
     mask: tuple[ms.Tensor, ...]
     chunks: list[Chunk]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """What goes through the blocks: x [N, H], or this rank's rows of it; and what each takes beside it."""
+    """The residual stream x [N, H], or this rank's rows of it, and the rotary tables cos and sin [B, T, 1, d]."""
 
     x: ms.Tensor
     cos: ms.Tensor
@@ -60,12 +58,12 @@ class Llama:
         config: the whole model's shape.
         rank_config: of this rank's part of it, which is all that it holds.
         mesh: the ranks that it is shared with.
-        groups: tensors in fp32, or in what the model is computed in: see MasterWeights.
+        groups: the weights' tensors; fp32 or `precision`, see MasterWeights.
         names: Hugging Face's names, in the same groups.
-        lora: where factors beside the weights are trained instead of them.
-        base_sha256: of the weight that tells the base beside which they are trained from others.
-        masters: the values of what is trained, if anything is.
-        trained_names: of it, in groups: those of the weights, or one of factors a block.
+        lora: the shape of LoRA's factors; None where the weights themselves are trained, or nothing is.
+        base_sha256: of BASE_PROBE, the weight that identifies the base model of an adapter.
+        masters: fp32 values of what is trained.
+        trained_names: names of what is trained, grouped like `groups`, or with one group of factors a block.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class Llama:
             precision: "fp32", "bf16" or "fp16", of the activations and what is multiplied with them.
             factors: LoRA's; their arrays, too.
             frozen: nobody writes to the weights. They are held in `precision` then, and so they are beside factors.
-            announce: called with the name of a unit before it is compiled.
+            announce: called with a function's name before it is compiled.
         """
         self.config, self.precision, self.lora, self.mesh = config, precision, factors and factors.lora, mesh
         topology, dtype = mesh.topology, DTYPES[precision]
@@ -135,7 +133,7 @@ class Llama:
         return len(self._blocks)
 
     def block(self, layer: int) -> list[ms.Tensor]:
-        """What a block's units take: its weights and factors."""
+        """A block's tensors, as block.py takes them: its weights, then LoRA's factors."""
         self.masters.wait_group(layer if self.lora else 1 + layer)
         return self._blocks[layer]
 
@@ -208,7 +206,7 @@ class Llama:
         return Stream(*self.compiled.embed(inputs.ids, inputs.positions, self.embedding, *tables))
 
     def hidden(self, inputs: ModelInputs) -> ms.Tensor:
-        """What the last block puts out, [N, H], on each of the tensor ranks."""
+        """The last block's output [N, H], whole on each tensor rank."""
         stream, forward = self.enter(inputs), self.compiled.forward["full"]
         x = stream.x
         for layer in range(self.num_blocks):

@@ -32,7 +32,7 @@ class BucketSlot:
 
 
 class MasterWeights:
-    """A model's buckets, and this rank's fp32 slice of each, on the device.
+    """The buckets of what is trained, and this rank's fp32 slice of each, on the device.
 
     Attributes:
         buckets: in the order in which a forward pass needs them.

@@ -16,7 +16,9 @@ def tensors_of(lora: Lora | None, *, drops: bool = False) -> int:
 
 
 def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False):
-    """apply, apply_dx and apply_gradients of a block's matrices. All take the block's tensors and the matrix's place.
+    """apply, apply_dx and apply_gradients of a block's matrices: y = x W^T, with factors plus scale x A^T B^T.
+
+    All take the block's `tensors` and the index `place` of W [out, in] among them; A is [r, in], B [out, r].
 
     Args:
         drops: whether A reads what dropout leaves of x; the masks come with the tensors.
@@ -34,7 +36,7 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
             return linear_dx(dy, tensors[place])
 
         def plain_gradients(dy, x, tensors, place):
-            """The gradients of what is trained of this matrix, as a tuple."""
+            """dy [N, out], x [N, in] -> (dW [out, in],)."""
             return (linear_dweight(dy, x),)
 
         return plain, plain_dx, plain_gradients
@@ -47,20 +49,24 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
     first, mask = tuple(factors), tuple(masks)  # 0: the matrix has no factors
 
     def dropped(x, tensors, place):
+        """What A sees of x [N, in]."""
         if drops:
             return drop(x, tensors[mask[place]], rate)
         return x
 
     def inner_dx(dy, tensors, place):
+        """dy [N, out] -> the gradient of x A^T, scale dy B [N, r]."""
         return linear_dx(dy, tensors[first[place] + 1]) * scale
 
     def apply(x, tensors, place):
+        """x [N, in] -> [N, out]."""
         if first[place] == 0:
             return linear(x, tensors[place])
         a, b = tensors[first[place]], tensors[first[place] + 1]
         return adapted(x, dropped(x, tensors, place), tensors[place], a, b, scale)
 
     def apply_dx(dy, tensors, place):
+        """dy [N, out] -> dx [N, in]."""
         if first[place] == 0:
             return linear_dx(dy, tensors[place])
         inner, a = inner_dx(dy, tensors, place), tensors[first[place]]
@@ -69,7 +75,7 @@ def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False
         return adapted_dx(dy, inner, tensors[place], a)
 
     def apply_gradients(dy, x, tensors, place):
-        """(dA, dB); the matrix itself is frozen."""
+        """dy [N, out], x [N, in] -> (dA [r, in], dB [out, r]), or () without factors; W itself is frozen."""
         if first[place] == 0:
             return ()
         a = tensors[first[place]]

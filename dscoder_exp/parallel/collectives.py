@@ -6,7 +6,8 @@
 | all_gather | AllGather among all ranks; in a smaller group AllReduce, with zeros for the others' | AllGather |
 | reduce_scatter | AllReduce, and a slice of it | ReduceScatter |
 
-Two of them are called between compiled units, too, and on Ascend return at once: what is called next runs beside them.
+Two of them are called between compiled functions, too. On Ascend they return at once, and what is called next runs
+beside them.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,10 @@ _created: set[str] = set()
 
 
 class Handle(Protocol):
-    """Of a collective that was started. To be waited for, once."""
+    """A collective that was started; `wait` has to be called once."""
 
     def wait(self) -> Any:
-        """What is called next finds its result; the host doesn't wait."""
+        """Kernels that are launched next see the result; the host itself doesn't wait."""
         ...
 
 
@@ -48,11 +49,11 @@ class Done:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Of one group of ranks; all of them call one at the same time.
+    """The collectives of one group of ranks; every rank of the group has to call the same one.
 
     Attributes:
-        size: how many they are.
-        rank: this process's among them.
+        size: number of ranks.
+        rank: this process's index among them.
     """
 
     size: int
@@ -60,18 +61,18 @@ class ProcessGroup:
     all_reduce: Function  # x -> the sum of all
     all_gather: Function  # x [n, ...] -> all of them, [size * n, ...], in the ranks' order
     reduce_scatter: Function  # x [size * n, ...] -> this rank's part of the sum, [n, ...]
-    # Between units, those above are for use within them:
+    # For use between compiled functions; those above are for use within them:
     start_reduce_scatter: Callable[[ms.Tensor], tuple[ms.Tensor, Handle]]  # x [size * n] -> [n]
     start_all_gather: Callable[[ms.Tensor, ms.Tensor], Handle]  # (into [size * n], x [n]): writes all ranks' x
 
 
 def identity(x):
-    """What a rank alone does in place of a collective."""
+    """Stands in for a collective where a rank is alone."""
     return x
 
 
 def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
-    """Those of the group that holds these ranks; alone, a rank has everything already."""
+    """The collectives of the group of these ranks."""
     size, rank = len(ranks), ranks.index(global_rank)
     if size == 1:
         return ProcessGroup(1, 0, identity, identity, identity, lambda x: (x, Done()), lambda into, x: Done())

@@ -168,7 +168,7 @@ class RuntimeConfig:
 
     device: str = field(metadata=bound(choices=("cpu", "ascend")))
     precision: str = field(metadata=bound(choices=("fp32", "bf16", "fp16")))
-    jit_level: str = field(metadata=bound(choices=("O0", "O1")))  # of the compiled units; O1 fuses operators
+    jit_level: str = field(metadata=bound(choices=("O0", "O1")))  # of compiled functions; O1 fuses operators
     deterministic: bool  # an NPU's runs repeat bit by bit, and are slower; a CPU's do anyway
     threads: Optional[int] = field(metadata=bound(ge=1))  # of a rank, on the CPU; null: the cores over the local ranks
     bind_core: bool  # each rank of several keeps to cores of its own; the launcher reads it

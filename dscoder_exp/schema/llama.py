@@ -5,6 +5,8 @@ from typing import Any
 
 from dscoder_exp.schema.config import MODULES, AdapterConfig
 
+IGNORE_INDEX = -100  # the label of a position that the loss leaves out, as PyTorch's cross_entropy has it
+
 
 @dataclass(frozen=True)
 class RopeScaling:

@@ -20,15 +20,16 @@ _add: Any = ops.AssignAdd()
 
 
 class Gradients:
-    """Of the summed loss, times a factor, in the model's buckets. The sum and not its mean: how many labels count is
-    known only when all micro steps and ranks are added up.
+    """Gradients of a step's summed loss times `factor`, in the model's buckets. Of the sum, not of the mean: how many
+    labels count is known only when all micro steps and ranks are added up.
 
     Attributes:
         factor: fp32 scalar.
-        loss: summed, nats; fp32 [1].
-        loss_tokens: that it counts.
-        ends: in-place sums of the model's first and last trained group; none where both are blocks'.
-        sums: of each bucket, fp32: one array, end to end, or that of its only tensor.
+        loss: the summed loss, nats; fp32 [1].
+        loss_tokens: number of labels that it counts.
+        ends: for the embedding, and for the last norm and head, fp32 arrays that are added to in place; empty where
+            these aren't trained.
+        sums: bucket index -> fp32 [length], its tensors' gradients end to end, or one tensor's in its own shape.
     """
 
     def __init__(
@@ -36,8 +37,8 @@ class Gradients:
     ) -> None:
         """
         Args:
-            ends: zeros.
-            add: adds its second half of arrays to the first, in place.
+            ends: of zeros.
+            add: takes 2n arrays, and adds the second n of them to the first n, in place.
         """
         self._masters, self._add = masters, add
         self.factor, self.loss, self.loss_tokens = factor, mint.zeros((1,), dtype=ms.float32), 0
@@ -61,31 +62,31 @@ class Gradients:
 
 
 def _end_to_end(tensors: dict[int, ms.Tensor]) -> ms.Tensor:
-    """A bucket's gradients, by number, as one fp32 array; a single one keeps its shape."""
+    """A bucket's gradients, by index, as one fp32 array [length]; a single one keeps its shape."""
     first, *others = (tensors[number] for number in range(len(tensors)))
     whole = mint.cat([tensor.view(-1) for tensor in (first, *others)]) if others else first
     return whole if whole.dtype == ms.float32 else whole.astype(ms.float32)
 
 
 class Backpropagation:
-    """Adds up gradients, micro batch by micro batch."""
+    """Forward and backward passes, whose gradients are added up micro batch by micro batch."""
 
     def __init__(self, model: Llama, recompute: str) -> None:
         """
         Args:
-            recompute: "none" keeps what a block's backward needs, "selective" what its matrix products gave, "full"
-                its input alone.
+            recompute: what is kept of a block between forward and backward. "none": all that the backward needs;
+                "selective": its input and the results of matrix products; "full": its input.
         """
         self._model, compiled = model, model.compiled
         self._forward, self._backward = compiled.training_forward[recompute], compiled.backward[recompute]
         self._saved = SAVED[recompute]
-        self._add = compiled.unit(_add_pairs, "gradient sum")
+        self._add = compiled.compile(_add_pairs, "gradient sum")
         self._factor: tuple[float, ms.Tensor] = (1.0, put(np.array(1.0, np.float32)))
-        # The same ones in each step: a compiled function holds on to what it was called with last.
+        # The same arrays in each step: a compiled function holds on to what it was called with last.
         self._ends = [_zeros_of(model.masters, end) for end in (0, -1)] if model.lora is None else []
 
     def start(self, factor: float = 1.0) -> Gradients:
-        """Zeros for the two ends of the model, which are added to in place; a block's gradients come whole."""
+        """Gradients of nothing yet: zeros for the two ends of the model, which are added to in place."""
         if factor != self._factor[0]:
             self._factor = factor, put(np.array(factor, np.float32))
         for tensor in chain(*self._ends):
@@ -99,11 +100,11 @@ class Backpropagation:
         key: tuple[int, ...] = (),
         on_bucket: Callable[[int], None] | None = None,
     ) -> None:
-        """Add the gradients of the batch's summed loss to `total`; where ranks share it, of this rank's part.
+        """Add the gradients of a micro batch's summed loss, over this rank's positions, to `total`.
 
         Args:
-            key: what the dropout of LoRA's inputs follows from; see Dropout.
-            on_bucket: of the last micro step: called with each bucket's number, once all of its sum is there.
+            key: seed of the dropout of LoRA's inputs; see Dropout.
+            on_bucket: given with the last micro batch; called with a bucket's index once its sum is complete.
         """
         model, compiled = self._model, self._model.compiled
 
@@ -138,7 +139,7 @@ class Backpropagation:
     def _pass(
         self, inputs: ModelInputs, stream: Stream, dropout: Dropout
     ) -> tuple[list[ms.Tensor], list[tuple[ms.Tensor, ...]], ms.Tensor]:
-        """What enters each block, what each saved, and what leaves the last one."""
+        """(each block's input [N, H], what each block saved, the last block's output [N, H])."""
         model, x = self._model, stream.x
         entering: list[ms.Tensor] = []
         saved: list[tuple[ms.Tensor, ...]] = []
@@ -151,7 +152,7 @@ class Backpropagation:
 
 
 def _zeros_of(masters: MasterWeights, group: int) -> list[ms.Tensor]:
-    """Of the shapes of a group's tensors, fp32."""
+    """fp32 zeros in the shapes of a group's tensors."""
     shapes = [masters.buckets[slot.bucket].shapes[slot.index] for slot in masters.slots[group]]
     return [mint.zeros(shape, dtype=ms.float32) for shape in shapes]
 
@@ -165,7 +166,7 @@ def _add_pairs(*tensors):
 
 
 class Reduction:
-    """Sums the buckets of one step after another."""
+    """Sums gradients over ranks, bucket by bucket, while the backward pass goes on."""
 
     def __init__(self, model: Llama) -> None:
         self._buckets, self._replicas = model.masters.buckets, model.mesh.replica_group
@@ -176,10 +177,10 @@ class Reduction:
         self._own: dict[int, ms.Tensor] = {}
 
     def start(self, number: int, gradient: ms.Tensor) -> None:
-        """Begin to sum a bucket's gradient, once this rank's part of it is whole.
+        """Begin to sum a bucket's gradient [length] over replicas.
 
-        What was begun before has had the time of a block's backward; then it is waited for, so that no more than two
-        buckets are held while they are sent.
+        The sum that was begun before has had the time of a block's backward; it is waited for here, so that no more
+        than two buckets are held while they are sent.
         """
         ranks, before = self._replicas.size, self._begun
         if ranks > 1:
@@ -188,7 +189,7 @@ class Reduction:
         before.wait()
 
     def finish(self) -> list[ms.Tensor]:
-        """This rank's slices of the sums, bucket by bucket; where ranks that hold the same each have a part, of all."""
+        """This rank's slice of each bucket's sum, fp32 [length / replicas]; tensor ranks' partial sums are added up."""
         self._begun.wait()
         self._begun, own = Done(), self._own
         self._own = {}
@@ -199,17 +200,17 @@ class Reduction:
 
 
 def _summing(model: Llama, copies: int) -> Any:
-    """The sum over the tensor ranks that hold the same, as a unit."""
+    """The compiled sum over the tensor ranks that hold the same values."""
     all_reduce = model.mesh.copies_group(copies).all_reduce
 
     def summed(gradient):
         return all_reduce(gradient)
 
-    return model.compiled.unit(summed, "gradients of copies")
+    return model.compiled.compile(summed, "gradients of copies")
 
 
 def _filled(gradient: ms.Tensor, length: int) -> ms.Tensor:
-    """The gradient in one row, filled up with zeros."""
+    """The gradient flat, padded with zeros to `length`."""
     flat = gradient.view(-1)
     missing = length - flat.shape[0]
     return mint.cat([flat, mint.zeros((missing,), dtype=ms.float32)]) if missing else flat

@@ -27,17 +27,17 @@ from dscoder_exp.schema.config import OptimConfig
 from dscoder_exp.training.moments import StoredMoments
 from dscoder_exp.training.resume import Resumed
 
-Arrays = Sequence[ms.Tensor]  # one a bucket, fp32
+Arrays = Sequence[ms.Tensor]  # one a bucket: fp32 [length of the rank's slice]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one step does to all buckets.
+    """One AdamW step over all buckets.
 
     Attributes:
-        step: from 1.
-        scale: that gradients are multiplied with.
-        decayed: which buckets' weights decay.
+        step: number of the step, from 1.
+        scale: factor that gradients are multiplied with.
+        decayed: for each bucket, whether its weights decay.
         weights, first, second: written to, in place; the latter two are the moments.
         gradients: emptied bucket by bucket: on a card their memory is then free for the bf16 copies that are gathered.
     """
@@ -58,7 +58,7 @@ class Arithmetic(Protocol):
         ...
 
     def update(self, update: Update) -> Iterator[int]:
-        """Take the step; yields each bucket's number once it has been taken, or was asked of the device."""
+        """Yields each bucket's index once its update was computed, or was launched on the device."""
         ...
 
 
@@ -143,7 +143,7 @@ def _sizes(arrays: Arrays) -> tuple[ctypes.c_int64, Any]:
 
 
 def _addresses(arrays: Arrays) -> Any:
-    """Where the tensors' memory lies: an array of it shares it, and what is written there the next unit reads."""
+    """Addresses of the tensors' memory, which compiled functions read and the C++ writes."""
     found = [array.asnumpy().ctypes.data for array in arrays]
     return (ctypes.c_void_p * len(found))(*found)
 
@@ -165,8 +165,8 @@ class _Operators:
         def half_square(gradient):
             return _half_square(gradient)
 
-        self._optim, self._adamw = optim, compiled.unit(adamw, "optimizer")
-        self._half_square = compiled.unit(half_square, "gradient norm")
+        self._optim, self._adamw = optim, compiled.compile(adamw, "optimizer")
+        self._half_square = compiled.compile(half_square, "gradient norm")
 
     def norm(self, gradients: Arrays) -> float:
         return math.sqrt(2 * sum(float(self._half_square(gradient).asnumpy()) for gradient in gradients))

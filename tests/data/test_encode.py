@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from dscoder_exp.data.conversation import Specials
-from dscoder_exp.data.documents import IGNORE_INDEX, Documents
+from dscoder_exp.data.documents import Documents
 from dscoder_exp.data.encode import encode_prompts, encode_rows
 from dscoder_exp.data.rows import Row
 from dscoder_exp.data.templates import PLAIN, TEMPLATES, PromptFormat, template_named
+from dscoder_exp.schema.llama import IGNORE_INDEX
 
 ALL = [*TEMPLATES.values(), PLAIN]
 

@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.documents import IGNORE_INDEX, Documents, next_tokens, positions_within
+from dscoder_exp.data.documents import Documents, next_tokens, positions_within
 from dscoder_exp.data.packing import assemble, pack
+from dscoder_exp.schema.llama import IGNORE_INDEX
 
 CAPACITY = 32
 PAD = 999

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from dscoder_exp.data.conversation import Specials, Turn
-from dscoder_exp.data.documents import IGNORE_INDEX
 from dscoder_exp.data.encode import encode_prompts, encode_rows
 from dscoder_exp.data.jinja_template import JinjaTemplate
 from dscoder_exp.data.rows import Chat, Message, Row
 from dscoder_exp.data.templates import PLAIN, TEMPLATES, PromptFormat
+from dscoder_exp.schema.llama import IGNORE_INDEX
 
 # After what Hugging Face's repositories hold: the end of a message as the eos, as a text of its own, and not at all.
 ZEPHYR = """{{ bos_token }}{% for message in messages %}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.model.llama import IGNORE_INDEX, chunks_of
+from dscoder_exp.model.llama import chunks_of
+from dscoder_exp.schema.llama import IGNORE_INDEX
 
 
 @given(st.integers(1, 700), st.floats(0, 1), st.integers(0, 99))

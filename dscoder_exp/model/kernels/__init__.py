@@ -1,7 +1,7 @@
 """What differs by device, in one table: each name is a plain function, the same in cpu.py and ascend.py.
 
 Legend: B batch, T positions, N = B * T, H hidden_size, h heads, k key/value heads, d head_dim, F intermediate_size.
-A backward function stands beside each forward one, because a block's backward is compiled as a unit of its own and
+A backward function stands beside each forward one, because a block's backward is a compiled function of its own and
 decides itself what was kept from the forward pass.
 """
 
