@@ -50,8 +50,9 @@ def checkpoint(first: Ended) -> Path:
 
 @pytest.fixture(scope="session")
 def whole(room: Room) -> Ended:
-    """Five steps of two sequences at once."""
-    return done(room(*FIVE_STEPS, "parallel=single", "train.micro_batch_size=2", "name=whole", "output_dir=runs/whole"))
+    """Five steps of two sequences at once; the worker runs in another directory than the command was typed in."""
+    own = ["name=whole", "output_dir=runs/whole", "hydra.job.chdir=true"]
+    return done(room(*FIVE_STEPS, "parallel=single", "train.micro_batch_size=2", *own))
 
 
 @pytest.fixture(scope="session")

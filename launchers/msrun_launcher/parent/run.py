@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,12 +45,15 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
     many = settings.worker_num > 1
     node = settings.node_rank if node_count(settings) > 1 else None
     hydra: Any = HydraConfig.get()
+    typed_in = hydra.runtime.cwd  # with hydra.job.chdir=true the job runs elsewhere
+    if settings.rank_table_file:
+        settings = replace(settings, rank_table_file=os.path.join(typed_in, settings.rank_table_file))
     with read_write(hydra):
         hydra.launcher = settings  # resolved: to a worker, what they refer to is out of sight
     job_logging: Any = None
     if hydra.job_logging is not None:
         job_logging = OmegaConf.to_container(hydra.job_logging, resolve=True)
-    log_dir = Path(settings.log_dir or Path(hydra.runtime.output_dir) / "logs").absolute() if many else None
+    log_dir = Path(typed_in, settings.log_dir or Path(hydra.runtime.output_dir, "logs")) if many else None
     if log_dir is not None and node is not None:
         log_dir /= f"node_{node}"  # they may have one directory
     job = Job(task, config, Singleton.get_state(), job_logging, hydra.verbose, ranks[0], many)
