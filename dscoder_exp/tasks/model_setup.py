@@ -1,38 +1,28 @@
 """The step that every task with a model begins with."""
 
-from dscoder_exp.console import Screen
 from dscoder_exp.model.build import build
 from dscoder_exp.model.llama import Llama
-from dscoder_exp.parallel.collectives import Mesh
-from dscoder_exp.schema.config import Config
-from dscoder_exp.tracking.run import Run
+from dscoder_exp.training.context import JobContext
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.lora.adapter import Factors
 from dscoder_exp.weights.resolve import OpenedModel
 
 
 def set_up_model(
-    config: Config,
-    opened: OpenedModel,
-    mesh: Mesh,
-    *,
-    run: Run,
-    screen: Screen,
-    factors: Factors | None = None,
-    frozen: bool = False,
+    job: JobContext, opened: OpenedModel, *, factors: Factors | None = None, frozen: bool = False
 ) -> Llama:
     """The opened model on the device, its files checked first; what was found in them is logged.
 
     Args:
-        mesh: the ranks that it is shared with.
         factors: LoRA's, which are trained; without them an adapter is merged into the weights.
         frozen: nothing is trained.
     """
-    with screen.stage("loading the model") as stage:
+    config = job.config
+    with job.screen.stage("loading the model") as stage:
         if opened.source is not None:
             report = check(opened.source, allow=config.weights.allow)
             stage.note(str(report))
-            run.text(report.text, "weights.txt")
+            job.run.text(report.text, "weights.txt")
         return build(
             opened.config,
             opened.source,
@@ -42,6 +32,6 @@ def set_up_model(
             adapter=None if factors else opened.adapter,
             factors=factors,
             frozen=frozen,
-            mesh=mesh,
-            announce=screen.compiling,
+            mesh=job.mesh,
+            announce=job.screen.compiling,
         )

@@ -13,6 +13,7 @@ from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.summary import say_speed
 from dscoder_exp.tracking.run import open_run
+from dscoder_exp.training.context import JobContext
 from dscoder_exp.weights.lora.setup import open_adapted
 from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 
@@ -34,7 +35,7 @@ def run(config: Config) -> float:
         what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
     with open_run(config.tracking, rank, mesh.topology.ranks) as run:
-        model = set_up_model(config, opened, mesh, run=run, screen=screen, frozen=True)
+        model = set_up_model(JobContext(config, mesh, run, screen), opened, frozen=True)
         result = answer(
             Engine(model),
             text.tokenizer,

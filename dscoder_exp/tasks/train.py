@@ -10,6 +10,7 @@ from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_kernels, say_result, say_trained
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.checkpoints import Checkpoints
+from dscoder_exp.training.context import JobContext
 from dscoder_exp.training.resume import factors_of, find_resumed, same_run, weights_of
 from dscoder_exp.training.step import Step
 from dscoder_exp.training.trainer import Baseline, Trainer, is_due, total_steps
@@ -40,28 +41,15 @@ def run(config: Config) -> float | None:
         recipe = same_run(config, opened.config, prepared, resumed)
         factors = factors_of(config, opened, resumed)
         weights = weights_of(config, opened, resumed)
-        model = set_up_model(config, weights, mesh, run=run, screen=screen, factors=factors)
+        job = JobContext(config, mesh, run, screen)
+        model = set_up_model(job, weights, factors=factors)
         say_kernels(screen, runtime)
         say_trained(screen, model)
-        evaluation = TrainingEvaluation(
-            config, model, text=text, template=template, prepared=prepared, run=run, screen=screen
-        )
-        checkpoints = Checkpoints(
-            config,
-            mesh,
-            tokenizer=text.tokenizer,
-            template=template,
-            lineage=lineage_of(config, prepared),
-            resumed=resumed,
-        )
-        step = Step(
-            model,
-            config.optim,
-            recompute=train.recompute,
-            seed=config.seed,
-            resumed=resumed,
-            before_update=checkpoints.wait,
-        )
+        evaluation = TrainingEvaluation(job, model, text, template, prepared)
+        lineage = lineage_of(config, prepared)
+        checkpoints = Checkpoints(config, mesh, text.tokenizer, template, lineage, resumed)
+        how = {"recompute": train.recompute, "seed": config.seed, "before_update": checkpoints.wait}
+        step = Step(model, config.optim, resumed=resumed, **how)
 
         if resumed is None:
             before = Baseline(evaluation.eval_loss("before", 0), evaluation.answers("before"))
@@ -75,17 +63,7 @@ def run(config: Config) -> float | None:
         start = step.done * config.accumulation_steps
         shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
         batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)
-        trainer = Trainer(
-            config,
-            model,
-            step,
-            evaluation=evaluation,
-            checkpoints=checkpoints,
-            run=run,
-            screen=screen,
-            recipe=recipe,
-            before=before,
-        )
+        trainer = Trainer(job, model, step, evaluation, checkpoints, recipe=recipe, before=before)
         throughput = trainer(batches, steps)
         loss, answers = evaluation.eval_loss("after", steps), evaluation.answers("after")
         with screen.stage("saving the checkpoint"):

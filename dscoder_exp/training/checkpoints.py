@@ -46,7 +46,6 @@ class Checkpoints:
         self,
         config: Config,
         mesh: Mesh,
-        *,
         tokenizer: "Tokenizer",
         template: str | None,
         lineage: dict[str, Any],

@@ -9,13 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dscoder_exp.console import Screen
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config, TrainConfig
 from dscoder_exp.signals import TERMINATED, uninterrupted
-from dscoder_exp.tracking.run import Run
 from dscoder_exp.training.checkpoints import Checkpoints
+from dscoder_exp.training.context import JobContext
 from dscoder_exp.training.diagnosis import write_diagnosis
 from dscoder_exp.training.schedule import learning_rate
 from dscoder_exp.training.state import Progress
@@ -51,14 +50,12 @@ class Trainer:
 
     def __init__(
         self,
-        config: Config,
+        job: JobContext,
         model: Llama,
         step: Step,
-        *,
         evaluation: TrainingEvaluation,
         checkpoints: Checkpoints,
-        run: Run,
-        screen: Screen,
+        *,
         recipe: dict[str, Any],
         before: Baseline,
     ) -> None:
@@ -66,9 +63,9 @@ class Trainer:
         Args:
             recipe: all that the curve depends on, for those who go on from a checkpoint.
         """
-        self._config, self._model, self._step = config, model, step
+        self._config, self._model, self._step = job.config, model, step
         self._evaluation, self._checkpoints = evaluation, checkpoints
-        self._mesh, self._run, self._screen = model.mesh, run, screen
+        self._mesh, self._run, self._screen = job.mesh, job.run, job.screen
         self._recipe, self._before = recipe, before
 
     def __call__(self, batches: Iterator[Batch], steps: int) -> Throughput:

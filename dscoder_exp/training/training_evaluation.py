@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 
-from dscoder_exp.console import Screen
 from dscoder_exp.data.encode import encode_prompts
 from dscoder_exp.data.loader import SequenceDataset, eval_batches, load
 from dscoder_exp.data.report import Prepared
@@ -13,8 +12,7 @@ from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import Mesh
-from dscoder_exp.schema.config import Config
-from dscoder_exp.tracking.run import Run
+from dscoder_exp.training.context import JobContext
 from dscoder_exp.weights.resolve import TextSetup
 
 
@@ -23,21 +21,18 @@ class TrainingEvaluation:
 
     def __init__(
         self,
-        config: Config,
+        job: JobContext,
         model: Llama,
-        *,
         text: TextSetup,
         template: str | None,
         prepared: Prepared,
-        run: Run,
-        screen: Screen,
     ) -> None:
         """
         Args:
             template: the prompt format that the rows were rendered with.
         """
-        train = config.train
-        self._model, self._text, self._run, self._screen = model, text, run, screen
+        train = job.config.train
+        self._model, self._text, self._run, self._screen = model, text, job.run, job.screen
         self._evaluator = Evaluator(
             load(prepared, "eval"), model.mesh, batch_size=train.micro_batch_size, limit=train.max_eval_sequences
         )

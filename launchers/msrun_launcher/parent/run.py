@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 from msrun_launcher.exchange import SHOWN, Job, search_path
 from msrun_launcher.failures import WorkerFailed
-from msrun_launcher.nodes.protocol import nodes_of
+from msrun_launcher.nodes.protocol import Nodes, nodes_of
 from msrun_launcher.parent.process_tree import ProcessTree
 from msrun_launcher.parent.report import Logs, job_log
 from msrun_launcher.parent.start import scheduler_port, start_child, start_msrun
@@ -75,39 +75,52 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         tree = ProcessTree(root, root_is_worker=not many, directory=directory)
         watch = Watch(directory, root, ranks, Logs(log_dir, job_log(job_logging), node))
         follow = [_follow(directory / name, to) for name, to in zip(SHOWN, (sys.stdout, sys.stderr), strict=True)]
-
-        def show() -> None:
+        try:
+            _supervise(watch, tree, nodes, settings, signals, each_poll=lambda: [news() for news in follow])
+        finally:
             for news in follow:
                 news()
-
-        def each_poll() -> None:
-            show()
-            nodes.poll()
-
-        try:
-            watch.until_done(settings.time_limit, settings.heartbeat, each_poll)
-            nodes.wait_until_done()  # before msrun's scheduler ends, which the other nodes' workers need
-        except BaseException as error:
-            with signals.held():
-                reason = nodes.report(error)
-                if many and isinstance(reason, WorkerFailed):  # at once: those that hang take the whole grace to end
-                    log.error("%s; the other ranks are stopped", str(reason).splitlines()[0])
-                # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
-                grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace
-                tree.add_workers(watch.pids())
-                tree.stop(grace, hurry=lambda: signals.hurry)
-            if reason is error:
-                raise
-            raise reason from None  # what another node told came first
-        else:
-            with signals.held():
-                tree.add_workers(watch.pids())
-                tree.kill()
-        finally:
-            show()
         if node is not None:
             log.info("node %d of %d: all nodes have completed", node, node_count(settings))
         return watch.value(ranks[0])
+
+
+def _supervise(
+    watch: Watch,
+    tree: ProcessTree,
+    nodes: Nodes,
+    settings: MsrunLauncherConf,
+    signals: Signals,
+    *,
+    each_poll: Callable[[], object],
+) -> None:
+    """Wait until the workers of all nodes have completed. What ends the job otherwise is raised.
+
+    No process of the job is left here, whatever ends this.
+    """
+
+    def look() -> None:
+        each_poll()
+        nodes.poll()
+
+    try:
+        watch.until_done(settings.time_limit, settings.heartbeat, look)
+        nodes.wait_until_done()  # before msrun's scheduler ends, which the other nodes' workers need
+    except BaseException as error:
+        with signals.held():
+            reason = nodes.report(error)
+            if settings.worker_num > 1 and isinstance(reason, WorkerFailed):  # at once: those that hang take the grace
+                log.error("%s; the other ranks are stopped", str(reason).splitlines()[0])
+            # A failed rank's peers wait for it in a collective, and nothing that they could save is whole.
+            grace = min(settings.grace, AFTER_FAILURE) if isinstance(reason, Exception) else settings.grace
+            tree.add_workers(watch.pids())
+            tree.stop(grace, hurry=lambda: signals.hurry)
+        if reason is error:
+            raise
+        raise reason from None  # what another node told came first
+    with signals.held():
+        tree.add_workers(watch.pids())
+        tree.kill()
 
 
 @contextmanager
