@@ -50,22 +50,21 @@ def library() -> Library:
     key = _key(compiler, onednn)
     with_products, without = (_directory() / f"kernels-{key}{end}.so" for end in ("", "-without-products"))
     try:
-        kept = next((path for path in (with_products, without) if path.is_file()), None)
-        if kept is None:
+        if not with_products.is_file() and not without.is_file():
             known = onednn is not None and hashlib.sha256(onednn.read_bytes()).hexdigest() in KNOWN_ONEDNN
-            kept = with_products if known else without
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            _compile(shlex.split(compiler), onednn if known else None, kept)
+            made = with_products if known else without
+            made.parent.mkdir(parents=True, exist_ok=True)
+            _compile(shlex.split(compiler), onednn if known else None, made)
     except FileNotFoundError:
         return Library(None, f"there is no C++ compiler {compiler!r}: install one (g++), or name it in CXX")
     except subprocess.CalledProcessError as failed:
         return Library(None, f"{compiler!r} failed: {_told(failed)}")
     except (OSError, ValueError) as failed:
-        return Library(None, f"{compiler!r}, or a file in {kept.parent}: {failed}")
-    if kept == without:
+        return Library(None, f"{compiler!r}, or a file in {_directory()}: {failed}")
+    if not with_products.is_file():
         why = f"compiled by {compiler!r}; products by MindSpore's operators, since its oneDNN is not one that is known"
-        return Library(kept, why)
-    return Library(kept, f"compiled by {compiler!r}", products=True)
+        return Library(without, why)
+    return Library(with_products, f"compiled by {compiler!r}", products=True)
 
 
 def _compile(compiler: list[str], onednn: Path | None, made: Path) -> None:

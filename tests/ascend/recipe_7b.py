@@ -31,9 +31,9 @@ TRAIN = (
 PREDICT = ("task=predict", "runtime=ascend", "predict.prompt=sort", f"predict.max_new_tokens={LENGTH - 64}")
 CASES = {
     "dp8": (*TRAIN, "parallel=dp8"),
-    "tp8": (*TRAIN, "parallel=tp8"),
-    "dp2_tp4": (*TRAIN, "parallel=dp2_tp4"),
-    "LoRA on one card": (*TRAIN, "parallel=single", "adapter=lora"),
+    "tp8": (*TRAIN, "parallel=tp8", "train.global_batch_size=1"),
+    "dp2_tp4": (*TRAIN, "parallel=dp2_tp4", "train.global_batch_size=2"),
+    "LoRA on one card": (*TRAIN, "parallel=single", "train.global_batch_size=1", "adapter=lora"),
     "predict tp2": (*PREDICT, "parallel=tp2"),
 }
 MB, GB = 1e6, 1e9

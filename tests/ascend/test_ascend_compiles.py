@@ -20,11 +20,11 @@ ALONE = {
     "lora with dropout": (LORA, "adapter.dropout=0.1", "train.recompute=full"),
 }
 TOGETHER = {
-    "dp2": ("parallel=dp2",),
+    "dp2": ("parallel=dp2", "train.global_batch_size=2"),
     "tp2": ("parallel=tp2", "parallel.sequence=false"),
     "tp2 with sequence": ("parallel=tp2", "parallel.sequence=true"),
     "cp2": ("parallel=cp2",),
-    "dp2_tp2": ("parallel=dp2_tp2",),
+    "dp2_tp2": ("parallel=dp2_tp2", "train.global_batch_size=2"),
     "tp2 lora": ("parallel=tp2", LORA),
 }
 PREDICT = ("task=predict", *TINY, "runtime=ascend", "predict.prompt=sort", "predict.max_new_tokens=4")

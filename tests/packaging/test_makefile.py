@@ -64,7 +64,9 @@ def test_a_second_make_installs_nothing_until_the_versions_change(project: Path)
     make(project, "test", "PYTHON=./stub")
     assert "[dev]" in calls(project)
     make(project, "test", "PYTHON=./stub")
-    assert calls(project).splitlines() == ["-m pytest -n 3 --dist loadfile --max-worker-restart 0 -m not proof"]
+    [called] = calls(project).splitlines()
+    assert called.startswith("-m pytest -n 4 --dist loadfile ")
+    assert called.endswith(" -m not proof")
     for name in ("constraints.txt", "pyproject.toml"):
         newer = (project / ".venv" / ".dev").stat().st_mtime + 2
         os.utime(project / name, (newer, newer))

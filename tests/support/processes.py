@@ -1,6 +1,7 @@
 """A command at work, as tests start it: in a directory of its own, with all of its processes known."""
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -51,6 +52,11 @@ class Started:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
         handler = signal.default_int_handler if interrupts else signal.SIG_IGN
         self._out, self._err = (files / f"{self.marker}.{name}" for name in ("out", "err"))
+
+        def handle_signals() -> None:
+            signal.signal(signal.SIGINT, handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
+
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 command,
@@ -59,7 +65,7 @@ class Started:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT if merged else err,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+                preexec_fn=handle_signals,
             )
 
     def wait(self) -> Ended:
@@ -74,8 +80,8 @@ class Started:
             if self.process.poll() is None:
                 self.process.kill()
         # By bytes: a tiny model's answer has any character in it, and reading text would turn \\r into \\n.
-        texts = [file.read_bytes().decode(errors="replace") for file in (self._out, self._err)]
-        return Ended(self.process.returncode, *texts, cpu)
+        out, err = (file.read_bytes().decode(errors="replace") for file in (self._out, self._err))
+        return Ended(self.process.returncode, out, err, cpu)
 
     def age(self) -> float:
         """Seconds."""
@@ -118,7 +124,7 @@ class Started:
         return [str(process) for process in living]
 
 
-def _wait4(process: subprocess.Popen[bytes], patience: float):  # resource's type has no public name
+def _wait4(process: subprocess.Popen[bytes], patience: float) -> tuple[int, int, resource.struct_rusage]:
     """os.wait4, which also tells what the process and those that it waited for have used."""
     deadline = time.monotonic() + patience
     while True:
@@ -126,5 +132,5 @@ def _wait4(process: subprocess.Popen[bytes], patience: float):  # resource's typ
         if found[0]:
             return found
         if time.monotonic() > deadline:
-            raise subprocess.TimeoutExpired(process.args, patience)
+            raise subprocess.TimeoutExpired(str(process.args), patience)
         time.sleep(0.02)

@@ -3,11 +3,14 @@
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from tasks_support import REFERENCE, SMOLLM2, Room, done
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+from dscoder_exp import load
 
 HF = REFERENCE / "tiny_gqa"
 QUESTION = "Write a Python function that adds two numbers."
@@ -70,22 +73,24 @@ def test_an_answer_ends_where_the_context_does(room: Room, characters: Path) -> 
 
 @pytest.mark.slow
 def test_a_seed_draws_the_same_answer_again(room: Room, checkpoint: Path) -> None:
-    """From what was just trained. With one token to draw from, sampling is greedy whatever the seed."""
+    """From what was just trained; the same as from Python."""
+    sampling: Any = {"temperature": 1.0, "top_p": 0.9}
     asked = ["task=predict", f"model.path={checkpoint}", "predict.prompt=write", "predict.max_new_tokens=24"]
-
-    def answers(*sampling: str) -> list[str]:
-        """One a seed; Hydra's lines about the jobs of the sweep are left out."""
-        lines = done(room("-m", *asked, "seed=0,0,1", "tracking=off", *sampling)).out.split("\n")
-        begins = [index for index, line in enumerate(lines) if "[HYDRA]" in line] + [len(lines)]
-        return ["\n".join(lines[a + 1 : b]) for a, b in pairwise(begins)]
-
-    once, again, other = (answer.rstrip("\n") for answer in answers("predict.temperature=1.0", "predict.top_p=0.9"))
+    asked += [f"predict.{name}={value}" for name, value in sampling.items()]
+    lines = done(room("-m", *asked, "seed=0,0,1", "tracking=off")).out.split("\n")
+    begins = [index for index, line in enumerate(lines) if "[HYDRA]" in line] + [len(lines)]
+    answers = ["\n".join(lines[a + 1 : b]).rstrip("\n") for a, b in pairwise(begins)]  # without Hydra's about the jobs
+    once, again, other = answers
     assert once == again
     assert once != other
-    only = {answer.rstrip("\n") for answer in answers("predict.temperature=1.0", "predict.top_k=1")}
-    greedy = done(room(*asked, "tracking=off")).out.rstrip("\n")
-    assert only == {greedy}
-    assert greedy not in (once, other)
+
+    llm = load(str(checkpoint))
+    assert llm.tokenizer is not None
+    prompt = [llm.tokenizer.encode("write", add_special_tokens=False).ids]
+    drawn = {seed: llm.generate(prompt, 24, seed=seed, **sampling)[0] for seed in (0, 1)}
+    greedy = llm.generate(prompt, 24)
+    assert greedy[0] not in drawn.values()
+    assert llm.generate(prompt, 24, seed=3, temperature=1.0, top_k=1) == greedy, "there is one token to draw from"
 
 
 @pytest.mark.slow

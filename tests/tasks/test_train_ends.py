@@ -85,7 +85,7 @@ def test_a_rank_that_hangs_is_found(room: Room, begin: Begin) -> None:
     worker.suspend()
     ended = started.wait()
     assert ended.code == 1
-    assert re.search(r"^rank(s 0,)? 1: no sign of life for 20 s$", ended.err, re.MULTILINE), ended.err
+    assert re.search(r"^ranks? (0|1|0, 1): no sign of life for 20 s$", ended.err, re.MULTILINE), ended.err
     assert re.search(r"^  rank 0: training \d+/1000000, \d+\.\d s ago\n    Stack", ended.err, re.MULTILINE)
     assert re.search(r"^  rank 1: training \d+/1000000, \d+\.\d s ago\n    it doesn't tell", ended.err, re.MULTILINE)
     assert started.left() == []
@@ -96,13 +96,11 @@ def test_a_rank_that_hangs_is_found(room: Room, begin: Begin) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_loss_that_is_no_number_fails_the_run(room: Room, ranks: int) -> None:
+def test_a_loss_that_is_no_number_fails_the_run(room: Room) -> None:
     """The weights overflow in the first step, the losses of the next are lost: two are skipped, the third ends it."""
-    name = f"diverged {ranks}"
-    parallel = {1: "parallel=single", 2: "parallel=dp2"}[ranks]
+    name = "diverged"
     bad = ["train.max_steps=9", "optim.lr=1e30", "optim.clip_norm=null", "train.save_every=1"]
-    ended = room(*RECIPE, parallel, *bad, f"name={name}", f"output_dir=runs/diverged{ranks}")
+    ended = room(*RECIPE, "parallel=dp2", *bad, f"name={name}", "output_dir=runs/diverged")
     assert ended.code == 1
     assert "NotFinite: loss " in ended.err
     assert "lower optim.lr, or look at the data" in ended.err
@@ -110,7 +108,7 @@ def test_a_loss_that_is_no_number_fails_the_run(room: Room, ranks: int) -> None:
     assert run.status == "FAILED"
     assert "NotFinite" in run.tags["error"]
     assert run.metrics["train/loss"].keys() == {1}
-    steps = {path.name for path in (room.directory / f"runs/diverged{ranks}/checkpoints").iterdir()}
+    steps = {path.name for path in (room.directory / "runs/diverged/checkpoints").iterdir()}
     assert steps == {"step-000001", "step-000002", "step-000003", "last"}
     assert run.metrics["train/skipped_steps"] == {2: 1, 3: 2}
     assert (run.artifacts / "diagnosis" / "numbers.json").is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mlflow_runs import Recorded, runs_in
+from mlflow_runs import Recorded
 from processes import Ended
 from safetensors.numpy import load_file
 from tasks_support import FIVE_STEPS, MOVED, RECIPE, STEP_METRICS, Room, done
@@ -149,17 +149,3 @@ def test_the_best_checkpoint_need_not_be_the_last(room: Room, learning: Recorded
     assert losses[2] < losses[4] < losses[5]
     links = links_of(room.directory / "runs/unlearn/checkpoints")
     assert (links["best"], links["last"]) == ("step-000002", "step-000005")
-
-
-@pytest.mark.slow
-def test_a_seed_gives_the_order_and_the_same_one_each_time(room: Room, checkpoint: Path) -> None:
-    """From given weights and with a rate that moves nothing, a step's loss names the sequence it saw."""
-    still = [f"model.path={checkpoint}", "seq_length=128", "optim.lr=1e-12", "train.epochs=1", "name=order"]
-    done(room("-m", *RECIPE, "parallel=single", *still, "seed=0,0,1"))
-    sweep, *jobs = [run for run in runs_in(room.directory) if run.name == "order" or "seed=" in run.name]
-    assert sweep.name == "order"
-    once, again, other = (job.values("train/loss") for job in jobs)
-    assert len(once) > 5
-    assert once == again
-    assert other != pytest.approx(once, rel=1e-6)
-    assert sorted(other) == pytest.approx(sorted(once), rel=1e-6)

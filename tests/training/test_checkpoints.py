@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from dscoder_exp.app import config_directory
+from dscoder_exp.data.batch import Batch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.parallel.topology import Topology
@@ -166,8 +167,8 @@ def test_the_end_of_a_with_waits(
 
 
 def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole task, with a writer that is slower than its steps."""
-    from dscoder_exp.tasks.train import run
+    """The whole task, with a writer that is slower than its steps; and its order of the data is the seed's."""
+    from dscoder_exp.tasks import train
 
     at_save: dict[Path, dict[str, np.ndarray]] = {}
 
@@ -177,8 +178,16 @@ def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.Monkey
         time.sleep(1)
         return write_weights(directory, config, at_save[target].items(), *of_rank)
 
+    seeds = []
+
+    def seeded(*arguments, usual=train.train_batches, **named) -> Iterator[Batch]:
+        seeds.append(named["seed"])
+        return usual(*arguments, **named)
+
     monkeypatch.setattr(module, "write_weights", slow)
-    run(config)
+    monkeypatch.setattr(train, "train_batches", seeded)
+    train.run(replace(config, seed=7))
+    assert seeds == [7]
     assert sorted(path.name for path in at_save) == [f"step-{step:06d}" for step in (1, 2, 3, 4)]
     for directory, arrays in at_save.items():
         assert same(load_file(directory / "model.safetensors"), arrays), directory
