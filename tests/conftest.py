@@ -1,6 +1,7 @@
 """What several folders of tests share."""
 
 import copy
+import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -45,6 +46,24 @@ def restored_hydra() -> Iterator[None]:
     before = copy.deepcopy(Singleton.get_state())
     yield
     Singleton.set_state(before)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty mlflow.db, for copying: MLflow takes seconds to make one, so all workers of a session share it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    store = base / "empty" / "mlflow.db"
+    store.parent.mkdir(exist_ok=True)
+    with (base / "empty.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not store.exists():
+            from dscoder_exp.tracking.store import open_store
+
+            made = store.with_name("made.db")
+            open_store(f"sqlite:///{made}")
+            made.rename(store)
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from app_support import HERE, Command
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dscoder_exp.app import main
-from dscoder_exp.tracking.store import open_store
 
 
 @pytest.fixture
@@ -21,18 +20,10 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path / "work", HERE / "fakes")
 
 
-@pytest.fixture(scope="session")
-def database(tmp_path_factory: Any) -> Path:
-    """An empty mlflow.db: making one takes seconds."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def tracked(command: Command, database: Path) -> Command:
+def tracked(command: Command, empty_store: Path) -> Command:
     """`command` where something was tracked before."""
-    shutil.copy(database, command.directory)
+    shutil.copy(empty_store, command.directory)
     return command
 
 

@@ -65,7 +65,7 @@ def test_a_second_make_installs_nothing_until_the_versions_change(project: Path)
     assert "[dev]" in calls(project)
     make(project, "test", "PYTHON=./stub")
     [called] = calls(project).splitlines()
-    assert called.startswith("-m pytest -n 4 --dist loadfile ")
+    assert called.startswith("-m pytest -n 3 --dist loadfile ")
     assert called.endswith(" -m not proof")
     for name in ("constraints.txt", "pyproject.toml"):
         newer = (project / ".venv" / ".dev").stat().st_mtime + 2

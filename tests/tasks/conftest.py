@@ -1,15 +1,21 @@
 """Trained runs are dear (about ten seconds each), so the tests of a session share them, and one database."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from processes import Ended
 from tasks_support import FIVE_STEPS, RECIPE, Room, done, told
 
+from dscoder_exp.native.library import library
 
-def make_room(directory: Path) -> Room:
-    """With rows.json in it: 40 instructions, a third of them with an input."""
+
+def make_room(directory: Path, store: Path) -> Room:
+    """With an empty store, and rows.json: 40 instructions, a third of them with an input.
+
+    The C++ kernels are those that this session has compiled.
+    """
     work, home = directory / "work", directory / "home"
     work.mkdir()
     home.mkdir()
@@ -22,18 +28,22 @@ def make_room(directory: Path) -> Room:
         for number in range(40)
     ]
     (work / "rows.json").write_text(json.dumps(rows, indent=1))
+    shutil.copy(store, work)
+    if (kernels := library().path) is not None:
+        (home / "cache" / "dscoder_exp").mkdir(parents=True)
+        shutil.copy(kernels, home / "cache" / "dscoder_exp")
     return Room(work, home)
 
 
 @pytest.fixture(scope="session")
-def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+def room(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Room:
     """The one that the session's runs share, each with a name of its own."""
-    return make_room(tmp_path_factory.mktemp("room"))
+    return make_room(tmp_path_factory.mktemp("room"), empty_store)
 
 
 @pytest.fixture
-def empty_room(tmp_path: Path) -> Room:
-    return make_room(tmp_path)
+def empty_room(tmp_path: Path, empty_store: Path) -> Room:
+    return make_room(tmp_path, empty_store)
 
 
 @pytest.fixture(scope="session")

@@ -80,4 +80,3 @@ def test_the_quickstart_learns_in_little_memory_and_can_be_repeated(empty_room: 
     again = done(empty_room(*QUICKSTART, "tracking=off", "train.prompts=[]"))
     assert "found in" in again.out
     assert losses_of(again) == (before, after)
-    assert empty_room.run("again").status == "FINISHED"

@@ -39,7 +39,7 @@ def test_two_nodes_go_on_after_a_kill_to_what_one_process_comes_to(
 
     for started in begin():
         assert "all nodes have completed" in done(started.wait()).out
-    assert {path.name for path in empty_room.directory.iterdir()} == {"rows.json", "multirun"}
+    assert {path.name for path in empty_room.directory.iterdir()} == {"rows.json", "mlflow.db", "multirun"}
     done(room(*run, "name=alone", "output_dir=runs/alone", "train.micro_batch_size=4"))
     found, reference = room.run("nodes"), room.run("alone")
     assert found.status == "FINISHED"

@@ -13,7 +13,7 @@ import pytest
 from tracking_support import YAML, some_config
 
 from dscoder_exp.tracking.connect import connect
-from dscoder_exp.tracking.store import create_run, open_store
+from dscoder_exp.tracking.store import create_run
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -29,18 +29,10 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database, for copying."""
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    open_store(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def database(template: Path, tmp_path: Path) -> Path:
+def database(empty_store: Path, tmp_path: Path) -> Path:
     """An empty MLflow database of the test's own."""
-    return Path(shutil.copy(template, tmp_path / "mlflow.db"))
+    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
 @pytest.fixture

@@ -160,12 +160,12 @@ def test_something_else_is_refused_and_left_alone(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_directory_that_cannot_be_written(
-    public: Path, template: Path, unwritable: Callable[[Path], None], there: bool
+    public: Path, empty_store: Path, unwritable: Callable[[Path], None], there: bool
 ) -> None:
     path = public / "mlflow.db"
     (public / "mlartifacts").mkdir()
     if there:
-        path.write_bytes(template.read_bytes())
+        path.write_bytes(empty_store.read_bytes())
     before = names_in(public)
     unwritable(public)
     reason = "attempt to write a readonly database" if there else f"Permission denied ({public}/.mlflow.db.partial)"
