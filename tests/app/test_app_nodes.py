@@ -8,6 +8,8 @@ import pytest
 from app_support import HERE, Command
 from mlflow_runs import runs_in
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def nodes(tracked: Command, small: list[str], tmp_path: Path, free_port: Any) -> Any:

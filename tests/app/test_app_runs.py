@@ -14,6 +14,7 @@ PARENT = "mlflow.parentRunId"
 CPUS = Path("/sys/fs/cgroup/cpuset/cpuset.cpus")  # where msrun looks what cores there are
 
 
+@pytest.mark.slow
 def test_a_sweep_records_how_each_job_ended(tracked: Command, small: list[str]) -> None:
     result = tracked("-m", *small, "name=ok,raise,exit3,sigkill")
     assert result.code == 1, result.err
@@ -35,6 +36,7 @@ def test_a_sweep_records_how_each_job_ended(tracked: Command, small: list[str]) 
     assert {tracking["uri"] for tracking in seen} == {f"sqlite:///{tracked.directory}/mlflow.db"}
 
 
+@pytest.mark.slow
 def test_one_job_has_one_run(command: Command, small: list[str]) -> None:
     result = command(*small, "name=ok")
     assert result.code == 0, result.err
@@ -65,6 +67,7 @@ def test_ranks_share_the_cores_out_once_and_wait_for_each_other(
         assert (command.directory / f"run/timeout-{rank}").read_text() == "1800"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_is_killed(tracked: Command, small: list[str], number: signal.Signals, code: int) -> None:
     started = tracked.start("-m", *small, "name=hang,ok")

@@ -40,6 +40,7 @@ def step(steps: Callable[[int, int], DryRun]) -> Callable[[int], Figures]:
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", DEPTHS)
 def test_a_step_brings_little_to_the_device_and_seldom_waits(step: Callable[[int], Figures], layers: int) -> None:
     found = step(layers)

@@ -104,6 +104,7 @@ def test_other_machines_are_told_why_there_are_no_dry_runs(monkeypatch: pytest.M
     assert build.what_is_missing() == "the stand-ins are written for Linux on x86-64"
 
 
+@pytest.mark.slow
 def test_two_processes_may_build_at_once(cards: None, tmp_path: Path) -> None:
     paths = os.pathsep.join([str(EXCHANGE.parent), os.environ.get("PYTHONPATH", "")])
     variables = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": paths}

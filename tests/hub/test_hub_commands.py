@@ -98,6 +98,7 @@ def test_a_look_at_the_configuration_downloads_nothing(hub: Hub, client: Client,
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_a_notebook_loads_from_the_hub(hub: Hub, client: Client) -> None:
     hub.add("acme/tiny", tiny())
     ended = client.run("-c", "import dscoder_exp.llm as llm; print(llm.load('hf://acme/tiny').config.vocab_size)")

@@ -33,6 +33,7 @@ def test_the_failing_rank_and_its_cause_are_named(start: Any, tmp_path: Any, how
             assert "TaskError: here: boom" in log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_job_past_its_time_limit_fails_and_tells_where_it_hung(start: Any, ranks: int) -> None:
     launch = start("app.py", "how=stubborn", f"ranks={ranks}", f"hydra.launcher.time_limit={LIMITS[ranks]}")
@@ -43,6 +44,7 @@ def test_a_job_past_its_time_limit_fails_and_tells_where_it_hung(start: Any, ran
     assert launch.living() == []
 
 
+@pytest.mark.slow
 def test_a_rank_without_a_sign_of_life_fails_the_job(start: Any) -> None:
     """Each rank's last step and where it is; what goes on signalling isn't stopped, however long it takes."""
     launch = start("app.py", "how=silent", "ranks=2", "rank=1", "hydra.launcher.heartbeat=3")
@@ -75,6 +77,7 @@ def test_sys_exit_in_process_fails_the_job_not_the_sweep(start: Any) -> None:
     assert "print from rank 0" in output.partition("job #0 failed")[2]
 
 
+@pytest.mark.slow
 def test_a_port_in_use_fails_the_job_with_the_schedulers_words(start: Any, tmp_path: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 
+
+@pytest.mark.slow
 def test_two_ranks_add_up_through_mindspore(start: Any, tmp_path: Path) -> None:
     launch = start("allreduce.py")
     code, output = launch.finish()
@@ -17,6 +20,7 @@ def test_two_ranks_add_up_through_mindspore(start: Any, tmp_path: Path) -> None:
     assert launch.living() == []
 
 
+@pytest.mark.slow
 def test_ranks_that_hang_in_a_collective_end_with_the_launcher(start: Any, tmp_path: Path) -> None:
     launch = start("allreduce.py", "hang=true", f"started={tmp_path / 'started'}")
     launch.wait_for(tmp_path / "started")

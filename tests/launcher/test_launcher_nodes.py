@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 GUARD = 60.0  # seconds until a hanging test is given up
 PROMPT = 5.0  # seconds from a failure on one node to the other node's end
 

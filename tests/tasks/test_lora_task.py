@@ -12,6 +12,8 @@ from processes import Ended
 from safetensors.numpy import load_file
 from tasks_support import RECIPE, Room, done
 
+pytestmark = pytest.mark.slow
+
 STEPS = 6
 LORA = ["adapter=lora", "adapter.r=4", "adapter.dropout=0.1", "parallel=single", "optim.lr=1e-2"]
 RUN = [*RECIPE, *LORA, f"train.max_steps={STEPS}", "train.save_every=2", "train.eval_every=3"]
@@ -58,7 +60,6 @@ def test_what_is_saved_is_an_adapter_of_pefts(room: Room, base: str, adapter: st
     assert losses[-1] < losses[0] - 0.01
 
 
-@pytest.mark.slow
 def test_tensor_ranks_save_the_same_adapter_whole(
     room: Room, base: str, adapter: str, assert_learnt_alike: Callable[..., None]
 ) -> None:

@@ -46,6 +46,7 @@ def assert_all_whole(checkpoints: Path) -> None:
     assert (checkpoints / "last").resolve() in steps[-2:]  # it may have been stopped between a rename and the link
 
 
+@pytest.mark.slow
 def test_sigterm_ends_all_of_it(room: Room, begin: Begin) -> None:
     started, checkpoints = begin("terminated")
     processes = list(started.processes())

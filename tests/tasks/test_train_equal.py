@@ -11,6 +11,8 @@ from processes import Ended
 from safetensors.numpy import load_file
 from tasks_support import FIVE_STEPS, MOVED, RECIPE, STEP_METRICS, Room, done
 
+pytestmark = pytest.mark.slow
+
 SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
 
 
@@ -130,14 +132,12 @@ def learning(room: Room) -> Recorded:
     return room.run("learning")
 
 
-@pytest.mark.slow
 def test_the_recipe_learns(learning: Recorded) -> None:
     """Random weights say ln 1024 = 6.9 nats; thirty steps at a small model's rate learn the rows' one form."""
     assert learning.metrics["eval/loss"][30] < 2.0 < learning.metrics["eval/loss"][0]
     assert np.mean(learning.values("train/loss")[-5:]) < 2.0
 
 
-@pytest.mark.slow
 def test_the_best_checkpoint_need_not_be_the_last(room: Room, learning: Recorded) -> None:
     """Decay that takes a fifth of the weights at each step unlearns what was learnt."""
     base = ["model=tiny", "model.path=runs/learning/checkpoints/last"]

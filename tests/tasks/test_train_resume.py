@@ -11,6 +11,8 @@ import pytest
 from mlflow_runs import Recorded
 from tasks_support import RECIPE, SAME, Room, assert_the_same, checkpoints, done, own
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 RUN = [
     *RECIPE,
@@ -87,7 +89,6 @@ def test_another_run_is_refused_with_every_difference(room: Room, uninterrupted:
     assert "train.resume=auto goes on with it" in without.err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_killed_at_random_it_comes_to_the_same(room: Room, uninterrupted: Recorded, seed: int) -> None:
     """Each attempt is killed after a while, whatever it is at; every other one while a checkpoint is being written."""
@@ -113,7 +114,6 @@ def test_killed_at_random_it_comes_to_the_same(room: Room, uninterrupted: Record
     assert not list(checkpoints(room, name).glob(".*"))
 
 
-@pytest.mark.slow
 def test_two_ranks_go_on_as_one(room: Room) -> None:
     """The same sequences a step, shared out otherwise: the same curve, up to rounding."""
     two = [*RUN, "parallel=dp2"]

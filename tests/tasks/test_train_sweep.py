@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from mlflow_runs import runs_in
 from tasks_support import Room, done
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_sweep_leaves_a_run_and_a_directory_a_job(room: Room) -> None:

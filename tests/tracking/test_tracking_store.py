@@ -38,6 +38,7 @@ create_sweep(sys.argv[1], "demo", sys.argv[2], [])
 """
 
 
+@pytest.mark.slow
 def test_several_processes_create_one_database_in_silence(tmp_path: Path) -> None:
     place = tmp_path / "a b#é='1'"  # made on the way; its characters have a meaning in URIs
     uri = f"sqlite:///{place}/mlflow.db"
