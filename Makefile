@@ -35,7 +35,7 @@ proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, m
 ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one; long, 30 GB of disk, 40 of memory
 	$(PY) tests/ascend/recipe_7b.py
 
-pictures: $(VENV)/.run ## the pictures in docs/images, of a new quickstart; needs Chromium
+pictures: $(VENV)/.run ## the pictures in docs/images, of a new quickstart
 	$(PY) docs/make_pictures.py
 
 check: $(VENV)/.dev ## lint, format and types

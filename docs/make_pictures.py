@@ -1,89 +1,69 @@
-"""The pictures in docs/images, made anew: make pictures. Runs the quickstart, and needs Chromium (Debian: chromium)."""
+"""The pictures in docs/images, made anew: make pictures. Runs the quickstart, about 2 minutes."""
 
-import html
-import os
 import re
-import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
+import textwrap
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 IMAGES = Path(__file__).parent / "images"
 COMMAND = ["-m", "dscoder_exp", "+experiment=quickstart"]
 PROGRESS = re.compile(r"^  (eval loss|answers|training|loading|preparing|saving)")  # a log has many such lines
-STYLE = "margin: 16px; font: 14px/1.45 'DejaVu Sans Mono', monospace; white-space: pre-wrap"
-PATIENCE = 120  # seconds until MLflow's page has to be there
+COLUMNS, INCHES_A_LINE, INCHES_A_COLUMN = 120, 0.18, 0.084
+METRICS = {"eval/loss": "nats a token", "train/loss": "nats a token", "train/grad_norm": "", "train/lr": ""}
 
 
 def main() -> None:
-    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        sys.exit("There is no Chromium: install it (Debian: apt-get install chromium), or name it in CHROMIUM")
     with tempfile.TemporaryDirectory() as name:
         room = Path(name)
         screen = quickstart(room)
-        page = room / "screen.html"
-        page.write_text(f"<meta charset='utf-8'><pre style=\"{STYLE}\">{html.escape(screen)}</pre>")
-        height = 40 + 21 * sum(1 + len(line) // 125 for line in screen.splitlines())
-        picture(browser, page.as_uri(), IMAGES / "quickstart.png", 1100, height)
-        mlflow_page(browser, room, IMAGES / "mlflow.png")
+        draw_text(screen, IMAGES / "quickstart.png")
+        draw_metrics(room / "mlflow.db", IMAGES / "metrics.png")
 
 
 def quickstart(room: Path) -> str:
     """What a user sees, less the lines of progress."""
     print("the quickstart, about 2 minutes", flush=True)
-    run = subprocess.run(
-        [sys.executable, *COMMAND], cwd=room, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    command = [sys.executable, *COMMAND]
+    run = subprocess.run(command, cwd=room, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     lines = [line.rstrip() for line in run.stdout.splitlines() if not PROGRESS.match(line)]
     text = "\n".join(lines).replace(str(room), "/home/you").replace(str(Path.home()), "/home/you")
-    return f"$ python {' '.join(COMMAND)}\n{text.replace(sys.executable, 'python')}"
+    return f"$ python {' '.join(COMMAND)}\n{text.replace(f'{Path(sys.executable).parent}/', '')}"
 
 
-def mlflow_page(browser: str, room: Path, target: Path) -> None:
-    with sqlite3.connect(room / "mlflow.db") as store:
-        run, experiment = store.execute("SELECT run_uuid, experiment_id FROM runs").fetchone()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = ["-m", "mlflow", "ui", "--port", str(port), "--backend-store-uri", f"sqlite:///{room}/mlflow.db"]
-    server = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(address)
-        page = f"{address}/#/experiments/{experiment}/runs/{run}/model-metrics"
-        picture(browser, page, target, 1320, 1100)
-    finally:
-        server.terminate()
-        server.wait()
+def draw_text(text: str, target: Path) -> None:
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, COLUMNS, drop_whitespace=False) or [""]]
+    figure = plt.figure(figsize=(COLUMNS * INCHES_A_COLUMN, (len(lines) + 1) * INCHES_A_LINE))
+    style = {"family": "DejaVu Sans Mono", "fontsize": 9.5, "va": "top", "linespacing": 1.35, "parse_math": False}
+    figure.text(0.01, 0.99, "\n".join(lines), **style)
+    save(figure, target)
 
 
-def wait_for(address: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            urlopen(address).close()
-            return
-        except (URLError, ConnectionError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
+def draw_metrics(store: Path, target: Path) -> None:
+    """What the run has logged to MLflow, over optimizer steps."""
+    with sqlite3.connect(store) as connection:
+        asked = "SELECT step, value FROM metrics WHERE key = ? ORDER BY step"
+        found = {name: connection.execute(asked, [name]).fetchall() for name in METRICS}
+    figure, axes = plt.subplots(1, len(METRICS), figsize=(14, 3), layout="constrained")
+    for axis, (name, points) in zip(axes, found.items(), strict=True):
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=3)
+        axis.set(title=name, xlabel="optimizer step", ylabel=METRICS[name])
+        axis.grid(alpha=0.3)
+    save(figure, target)
 
 
-def picture(browser: str, address: str, target: Path, width: int, height: int) -> None:
-    """A screenshot of a page."""
-    with tempfile.TemporaryDirectory() as profile:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=30000"]
-        options += ["--disable-background-networking", "--no-first-run", f"--user-data-dir={profile}"]
-        options += [f"--window-size={width},{height}", f"--screenshot={target}"]
-        subprocess.run([browser, *options, address], check=True, capture_output=True)
-    print(target, flush=True)
+def save(figure: Figure, target: Path) -> None:
+    figure.savefig(target, dpi=100)
+    plt.close(figure)
+    print(target.name, flush=True)
 
 
 if __name__ == "__main__":
