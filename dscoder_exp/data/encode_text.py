@@ -38,6 +38,11 @@ class Window(NamedTuple):
     text: str
     last: bool
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of its text."""
+        return self.last and self.start == 0
+
 
 @dataclass
 class Tokens:
@@ -144,12 +149,12 @@ def _encoded(windows: Iterable[Window], tokenizer: "Tokenizer") -> Iterator[tupl
 
 def _encoded_batch(batch: Sequence[Window], tokenizer: "Tokenizer") -> Iterator[tuple[Window, Tokens]]:
     """A text that is whole in one window needs no places, and is encoded the faster for it."""
-    whole = [window for window in batch if window.last and window.start == 0]
-    cut = [window for window in batch if not (window.last and window.start == 0)]
+    whole = [window for window in batch if window.is_whole]
+    cut = [window for window in batch if not window.is_whole]
     fast = iter(tokenizer.encode_batch_fast([window.text for window in whole], add_special_tokens=False))
     placed = iter(tokenizer.encode_batch([window.text for window in cut], add_special_tokens=False))
     for window in batch:
-        if window.last and window.start == 0:
+        if window.is_whole:
             ids = np.array(next(fast).ids, np.int32)
             yield window, Tokens(ids, np.zeros(len(ids), np.int64))
         else:

@@ -48,8 +48,14 @@ def run(config: Config) -> float | None:
         evaluation = TrainingEvaluation(job, model, text, template, prepared)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, mesh, text.tokenizer, template, lineage, resumed)
-        how = {"recompute": train.recompute, "seed": config.seed, "before_update": checkpoints.wait}
-        step = Step(model, config.optim, resumed=resumed, **how)
+        step = Step(
+            model,
+            config.optim,
+            recompute=train.recompute,
+            seed=config.seed,
+            resumed=resumed,
+            before_update=checkpoints.wait,
+        )
 
         if resumed is None:
             before = Baseline(evaluation.eval_loss("before", 0), evaluation.answers("before"))

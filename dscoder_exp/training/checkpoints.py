@@ -164,8 +164,9 @@ class Checkpoints:
             hashes = {file_name(rank, tp_size): write_weights(directory, snapshot.config, weights, rank, tp_size)}
         elif snapshot.lora is not None and self._leads:
             base = self._lineage["base"], snapshot.base
-            common = {"template": self._template, "lineage": self._lineage_of(snapshot)}
-            write_adapter(directory, snapshot.config, snapshot.lora, weights, base=base, **common)
+            lineage, template = self._lineage_of(snapshot), self._template
+            adapter = directory, snapshot.config, snapshot.lora, weights
+            write_adapter(*adapter, base=base, template=template, lineage=lineage)
         for _ in weights:  # of replicas that have the same; LoRA's factors are whole on each tensor rank
             pass
         return hashes

@@ -114,17 +114,7 @@ def test_a_conversation_in_each_format(template: PromptFormat, turns: list[Turn]
 def test_the_prompt_of_predict_begins_the_training_document(
     template: PromptFormat, rows: list[Row], tokenizer: Tokenizer
 ) -> None:
-    documents = encode_rows(
-        rows,
-        template,
-        tokenizer,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        limit=9999,
-        overlong="drop",
-        loss="response",
-        scratch=SCRATCH,
-    )
+    documents = encode_rows(rows, template, tokenizer, **OPTIONS)
     starts, ends = documents.starts, np.cumsum(documents.lengths)
     for row, start, end in zip(rows, starts, ends, strict=True):
         text = template.render_prompt(row.instruction, row.input)
@@ -147,17 +137,7 @@ def counted_stretches(ids: np.ndarray, labels: np.ndarray) -> Iterator[list[int]
 def test_only_the_assistants_turns_count_and_each_ends(
     template: PromptFormat, chat: Chat, tokenizer: Tokenizer
 ) -> None:
-    documents = encode_rows(
-        [chat],
-        template,
-        tokenizer,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        limit=9999,
-        overlong="drop",
-        loss="response",
-        scratch=SCRATCH,
-    )
+    documents = encode_rows([chat], template, tokenizer, **OPTIONS)
     found = list(counted_stretches(documents.ids, documents.labels))
     said = [message.content for message in chat.messages if message.role == "assistant"]
     turns = template.turns(chat, SPECIALS)

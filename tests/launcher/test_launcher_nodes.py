@@ -9,9 +9,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-GUARD = 60.0  # seconds until a hanging test is given up
-PROMPT = 5.0  # seconds from a failure on one node to the other node's end
-
 
 @pytest.fixture
 def nodes(start: Any, free_port: Any) -> Any:

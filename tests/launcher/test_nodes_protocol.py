@@ -112,7 +112,7 @@ def test_a_node_that_is_through_waits_for_the_other(pair: Pair, node: int) -> No
 def test_a_node_that_is_gone_ends_the_other(pair: Pair, node: int, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = SystemExit()  # its process is killed: nothing is reported, and its connections are closed
 
-    def report(self: Nodes, reason: BaseException, usual: Any = protocol.FirstNode.report) -> BaseException:
+    def report(self: Nodes, reason: BaseException) -> BaseException:
         return reason
 
     kind = protocol.FirstNode if node == 0 else protocol.OtherNode

@@ -58,7 +58,7 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         log_dir /= f"node_{node}"  # they may have one directory
     job = Job(task, config, Singleton.get_state(), job_logging, hydra.verbose, ranks[0], many)
     start = {
-        "sys_path": search_path(hydra.runtime.cwd),
+        "sys_path": search_path(typed_in),
         "grace": settings.grace,
         "node": settings.node_rank,
         "unset": [name for name in SET_BY_MSRUN if name not in os.environ],
@@ -75,11 +75,15 @@ def run_in_workers(task: TaskFunction, config: DictConfig, settings: MsrunLaunch
         tree = ProcessTree(root, root_is_worker=not many, directory=directory)
         watch = Watch(directory, root, ranks, Logs(log_dir, job_log(job_logging), node))
         follow = [_follow(directory / name, to) for name, to in zip(SHOWN, (sys.stdout, sys.stderr), strict=True)]
-        try:
-            _supervise(watch, tree, nodes, settings, signals, each_poll=lambda: [news() for news in follow])
-        finally:
+
+        def show() -> None:
             for news in follow:
                 news()
+
+        try:
+            _supervise(watch, tree, nodes, settings, signals, each_poll=show)
+        finally:
+            show()
         if node is not None:
             log.info("node %d of %d: all nodes have completed", node, node_count(settings))
         return watch.value(ranks[0])
@@ -92,7 +96,7 @@ def _supervise(
     settings: MsrunLauncherConf,
     signals: Signals,
     *,
-    each_poll: Callable[[], object],
+    each_poll: Callable[[], None],
 ) -> None:
     """Wait until the workers of all nodes have completed. What ends the job otherwise is raised.
 
