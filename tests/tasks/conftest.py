@@ -2,13 +2,21 @@
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from processes import Ended
 from tasks_support import FIVE_STEPS, RECIPE, Room, done, told
+from tokenizers import Tokenizer
+from weights_support import save_checkpoint
 
 from dscoder_exp.native.library import library
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.random_init import random_weights
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def make_room(directory: Path, store: Path) -> Room:
@@ -44,6 +52,17 @@ def room(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Room:
 @pytest.fixture
 def empty_room(tmp_path: Path, empty_store: Path) -> Room:
     return make_room(tmp_path, empty_store)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of model=tiny whose weights are random, for what doesn't ask how they were learnt."""
+    shape = yaml.safe_load((REPOSITORY / "conf/model/tiny.yaml").read_text())
+    config = LlamaConfig(**{item.name: shape[item.name] for item in fields(LlamaConfig)})
+    tokenizer = Tokenizer.from_file(str(REPOSITORY / "examples/tiny_tokenizer.json"))
+    directory = tmp_path_factory.mktemp("untrained") / "checkpoint"
+    save_checkpoint(directory, config, random_weights(config, seed=1), tokenizer=tokenizer, lineage={})
+    return directory
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL))]
+)
 def test_interrupted_it_leaves_no_target_and_can_be_run_again(
     empty_room: Room, large: Path, how: signal.Signals
 ) -> None:

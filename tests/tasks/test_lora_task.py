@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Ended
 from safetensors.numpy import load_file
 from tasks_support import RECIPE, Room, done
 
@@ -25,9 +24,10 @@ def own(name: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def base(room: Room, whole: Ended) -> str:
-    """A model that was trained in full before."""
-    return "runs/whole/checkpoints/last"
+def base(room: Room, untrained: Path) -> str:
+    """The model beside which adapters are trained."""
+    shutil.copytree(untrained, room.directory / "runs/base/checkpoints/last")
+    return "runs/base/checkpoints/last"
 
 
 @pytest.fixture(scope="session")

@@ -44,15 +44,15 @@ def test_the_answer_is_the_one_pytorch_gives(room: Room, characters: Path) -> No
 
 def test_a_prompt_beyond_the_context_is_refused(room: Room, characters: Path) -> None:
     model = [f"model.path={HF}", f"tokenizer.path={characters}"]
-    refused = room("task=predict", *model, f"predict.prompt={'x' * 256}", "name=too long")
+    refused = room("task=predict", *model, f"predict.prompt={'x' * 256}", "name=too long", "tracking=off")
     assert refused.code == 2
     message = "predict.prompt: the prompt has 256 tokens, the model's context 256\n      -> give a shorter prompt"
     assert refused.err.endswith(f"dscoder_exp: refused\n  - {message}\n")
 
 
-def test_an_altered_checkpoint_is_refused(empty_room: Room, checkpoint: Path) -> None:
+def test_an_altered_checkpoint_is_refused(empty_room: Room, untrained: Path) -> None:
     """By whoever loads it, with the tensor's name."""
-    copy = Path(shutil.copytree(checkpoint, empty_room.directory / "x"))
+    copy = Path(shutil.copytree(untrained, empty_room.directory / "x"))
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "model.safetensors").write_bytes(content)
@@ -72,10 +72,10 @@ def test_an_answer_ends_where_the_context_does(room: Room, characters: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_seed_draws_the_same_answer_again(room: Room, checkpoint: Path) -> None:
-    """From what was just trained; the same as from Python."""
+def test_a_seed_draws_the_same_answer_again(room: Room, untrained: Path) -> None:
+    """The same as from Python."""
     sampling: Any = {"temperature": 1.0, "top_p": 0.9}
-    asked = ["task=predict", f"model.path={checkpoint}", "predict.prompt=write", "predict.max_new_tokens=24"]
+    asked = ["task=predict", f"model.path={untrained}", "predict.prompt=write", "predict.max_new_tokens=24"]
     asked += [f"predict.{name}={value}" for name, value in sampling.items()]
     lines = done(room("-m", *asked, "seed=0,0,1", "tracking=off")).out.split("\n")
     begins = [index for index, line in enumerate(lines) if "[HYDRA]" in line] + [len(lines)]
@@ -84,7 +84,7 @@ def test_a_seed_draws_the_same_answer_again(room: Room, checkpoint: Path) -> Non
     assert once == again
     assert once != other
 
-    llm = load(str(checkpoint))
+    llm = load(str(untrained))
     assert llm.tokenizer is not None
     prompt = [llm.tokenizer.encode("write", add_special_tokens=False).ids]
     drawn = {seed: llm.generate(prompt, 24, seed=seed, **sampling)[0] for seed in (0, 1)}

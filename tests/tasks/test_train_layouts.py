@@ -76,8 +76,8 @@ def test_four_ranks_two_and_one_go_on_from_each_other(
     assert_close(directory / last, room.directory / "runs/whole" / last)
 
 
-def test_two_ranks_answer_as_one(room: Room, whole: Ended) -> None:
-    model = f"model.path={room.directory}/runs/whole/checkpoints/last"
+def test_two_ranks_answer_as_one(room: Room, untrained: Path) -> None:
+    model = f"model.path={untrained}"
     command = [
         "task=predict",
         model,
