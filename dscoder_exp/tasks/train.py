@@ -1,7 +1,7 @@
 """task=train: fine-tune a model on instruction rows, evaluation before, on the way and after."""
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.loader import load, refuse_crowded, train_batches
+from dscoder_exp.data.loader import load, refuse_too_many_documents, train_batches
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
@@ -37,7 +37,7 @@ def run(config: Config) -> float | None:
             prepared = prepare_data(config, text, template)
         say_data(screen, prepared, template)
         if config.runtime.device == "ascend":
-            refuse_crowded(prepared, train.micro_batch_size)
+            refuse_too_many_documents(prepared, train.micro_batch_size)
         recipe = same_run(config, opened.config, prepared, resumed)
         factors = factors_of(config, opened, resumed)
         weights = weights_of(config, opened, resumed)

@@ -38,7 +38,7 @@ def test_prepared_once_and_found_after_that(room: Room) -> None:
 
     refused = room("task=prepare", *asked, *text, context, f"data.output={target}", "seq_length=128")
     assert refused.code == 2
-    assert "data.output: holds data prepared otherwise (seq_length 256 there, 128 now" in refused.err
+    assert "data.output: holds data prepared with other settings (seq_length 256 there, 128 now" in refused.err
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
 
     trained = done(room(*RECIPE, "parallel=single", f"data.output={target}", "train.max_steps=1", "tracking=off"))
