@@ -1,4 +1,4 @@
-"""Kernels in C++ for training on the CPU: what MindSpore's own operators take several passes or one thread for.
+"""C++ kernels for training on the CPU, where MindSpore's own operators take several passes or a single thread.
 
-They are compiled where they run, once, for the CPU that is there. Without a compiler MindSpore's operators do the same.
+They are compiled once on each machine, for its CPU. Without a compiler MindSpore's operators compute the same.
 """

@@ -1,5 +1,5 @@
-// Causal attention within documents, a square of BLOCK queries and keys at a time, so that no [T, T] array exists.
-// Source: FlashAttention-2 (Dao 2023, arXiv:2307.08691). Scores are to the base of 2: q is multiplied with log2(e) too.
+// Causal attention within documents, a tile of BLOCK queries and keys at a time, so that no [T, T] array exists.
+// Source: FlashAttention-2 (Dao 2023, arXiv:2307.08691). Scores are exponents of 2: q is also multiplied with log2(e).
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -11,16 +11,16 @@
 namespace {
 
 constexpr int BLOCK = 64;
-constexpr float FAR_BELOW = -1e30f;  // of a score that doesn't count; finite, since inf - inf would be no number
+constexpr float MASKED = -1e30f;  // score of a masked key; finite, since inf - inf would be NaN
 
-// Positions [first, last) that see none outside. Most are a document; where documents have holes they lie in one span,
-// and it is mixed.
+// Positions [first, last) that attend to no position outside. Most spans are one document. Documents that aren't
+// contiguous share a span, which is mixed: a query's and a key's documents have to be compared.
 struct Span {
   int64_t first, last;
   bool mixed;
 };
 
-// starts[i]: where position i's span begins, -1 for padding that belongs to none.
+// starts[i]: the first position of the span that position i belongs to, -1 for padding, which belongs to none.
 std::vector<Span> spans_of(const int32_t* starts, const int32_t* documents, int64_t positions) {
   std::vector<Span> spans;
   for (int64_t i = 0; i < positions; i++) {
@@ -32,13 +32,14 @@ std::vector<Span> spans_of(const int32_t* starts, const int32_t* documents, int6
   return spans;
 }
 
-// Queries of following positions, at most BLOCK; those from `row` on in q. Keys lie by their positions.
+// At most BLOCK queries of consecutive positions, from `position` on: rows [row, row + count) of q. Row i of k and v is
+// position i.
 struct Queries {
   int64_t position, row;
   int count;
 };
 
-// rows[i]: position i's row in q, -1 where its query is another process's.
+// rows[i]: position i's row in q, -1 where another context rank has its query.
 std::vector<Queries> queries_of(const Span& span, const int32_t* rows) {
   std::vector<Queries> found;
   for (int64_t i = span.first; i < span.last; i++) {
@@ -64,57 +65,57 @@ struct Shape {
   int64_t key_row() const { return key_heads * size; }
 };
 
-// x [rows, size] -> [size, BLOCK], times factor, zeros behind the rows.
+// x [rows, size] -> factor x^T [size, BLOCK], with zeros in the columns from `rows` on.
 void transpose(int rows, int64_t size, Right x, float factor, float* out) {
   for (int64_t j = 0; j < size; j++)
     for (int i = 0; i < BLOCK; i++) out[j * BLOCK + i] = i < rows ? x.start[i * x.row + j] * factor : 0.0f;
 }
 
-// A square: the keys from `key` on that these queries may see, [keys, BLOCK].
-struct Square {
+// The scores [keys, BLOCK] of a block of queries and at most BLOCK keys, from position `key` on.
+struct Tile {
   int64_t query, key;  // positions
   int rows, keys;
-  const int32_t* documents;  // null where all lie in one
+  const int32_t* documents;  // null where the span is one document
 
-  Square(const Span& span, const Queries& queries, int64_t key, const int32_t* documents)
+  Tile(const Span& span, const Queries& queries, int64_t key, const int32_t* documents)
       : query(queries.position),
         key(key),
         rows(queries.count),
         keys(std::min<int64_t>(BLOCK, query + rows - key)),
         documents(span.mixed ? documents : nullptr) {}
 
-  bool sees(int i, int j) const {
+  bool visible(int i, int j) const {
     return key + j <= query + i && (!documents || documents[key + j] == documents[query + std::min(i, rows - 1)]);
   }
 
-  // k [keys, size] queries [size, BLOCK], and FAR_BELOW where a query doesn't see the key
+  // scores = k [keys, size] queries [size, BLOCK], and MASKED where a query may not attend to the key
   void score(int64_t size, Left k, const float* queries, float* scores) const {
     std::fill_n(scores, keys * BLOCK, 0.0f);
     add_product(keys, BLOCK, size, k, {queries, BLOCK}, {scores, BLOCK});
     if (!documents && key + keys <= query + 1) return;
     for (int j = 0; j < keys; j++)
       for (int i = 0; i < BLOCK; i++)
-        if (!sees(i, j)) scores[j * BLOCK + i] = FAR_BELOW;
+        if (!visible(i, j)) scores[j * BLOCK + i] = MASKED;
   }
 };
 
-// The softmax of BLOCK queries whose scores come a square at a time.
+// Online softmax of BLOCK queries whose scores come a tile at a time.
 struct Softmax {
-  float highest[BLOCK], sum[BLOCK], shrunk[BLOCK];
+  float highest[BLOCK], sum[BLOCK], rescale[BLOCK];
 
   Softmax() {
-    std::fill_n(highest, BLOCK, FAR_BELOW);
+    std::fill_n(highest, BLOCK, MASKED);
     std::fill_n(sum, BLOCK, 0.0f);
   }
 
-  // Scores become powers; what was summed of earlier squares is to be multiplied with `shrunk`.
-  void take(int keys, float* scores) {
-    std::copy_n(highest, BLOCK, shrunk);
+  // Replaces scores by 2^(score - highest). The caller multiplies its sums over earlier tiles with `rescale`.
+  void update(int keys, float* scores) {
+    std::copy_n(highest, BLOCK, rescale);
     for (int j = 0; j < keys; j++)
       for (int i = 0; i < BLOCK; i++) highest[i] = std::max(highest[i], scores[j * BLOCK + i]);
     for (int i = 0; i < BLOCK; i++) {
-      shrunk[i] = power_of_2(shrunk[i] - highest[i]);
-      sum[i] *= shrunk[i];
+      rescale[i] = power_of_2(rescale[i] - highest[i]);
+      sum[i] *= rescale[i];
     }
     for (int j = 0; j < keys; j++)
       for (int i = 0; i < BLOCK; i++) {
@@ -126,8 +127,8 @@ struct Softmax {
 
 }  // namespace
 
-// q [B, R, h, d], k, v [B, T, k, d], int32 [3, B, T] of starts, documents and rows in q, whose R may be fewer than T
-// -> out [B, R, h, d], log2 of the sum of a query's powers [B, R, h]
+// q [B, R, h, d], k, v [B, T, k, d], int32 [3, B, T]: starts, documents and rows; a context rank has R < T queries
+// -> out [B, R, h, d], log2 of each query's sum of 2^score [B, R, h]
 KERNEL(attention) {
   auto *q = input<float>(params, 0), *k = input<float>(params, 1), *v = input<float>(params, 2);
   float *out = output(params, 4), *sums = output(params, 5);
@@ -151,19 +152,19 @@ KERNEL(attention) {
   {
     std::vector<float> queries(size * BLOCK), scores(BLOCK * BLOCK), total(BLOCK * size);
 #pragma omp for schedule(dynamic)
-    for (int64_t number = tasks.size() * shape.heads - 1; number >= 0; number--) {  // a long document's end first
+    for (int64_t number = tasks.size() * shape.heads - 1; number >= 0; number--) {  // longest tasks first
       const auto [span, block] = tasks[number / shape.heads];
       const int64_t head = number % shape.heads;
       transpose(block.count, size, {q + shape.query(block.row, head), shape.query_row()}, scale, queries.data());
       Softmax softmax;
       std::fill(total.begin(), total.end(), 0.0f);
       for (int64_t key = span.first; key < block.position + block.count; key += BLOCK) {
-        const Square square(span, block, key, documents);
-        square.score(size, {k + shape.key(key, head), shape.key_row(), 1}, queries.data(), scores.data());
-        softmax.take(square.keys, scores.data());
+        const Tile tile(span, block, key, documents);
+        tile.score(size, {k + shape.key(key, head), shape.key_row(), 1}, queries.data(), scores.data());
+        softmax.update(tile.keys, scores.data());
         for (int i = 0; i < block.count; i++)
-          for (int64_t c = 0; c < size; c++) total[i * size + c] *= softmax.shrunk[i];
-        add_product(block.count, size, square.keys, {scores.data(), 1, BLOCK},
+          for (int64_t c = 0; c < size; c++) total[i * size + c] *= softmax.rescale[i];
+        add_product(block.count, size, tile.keys, {scores.data(), 1, BLOCK},
                     {v + shape.key(key, head), shape.key_row()}, {total.data(), size});
       }
       for (int i = 0; i < block.count; i++) {
@@ -176,7 +177,7 @@ KERNEL(attention) {
   return 0;
 }
 
-// dout, out [B, R, h, d]; q, k, v, starts, documents and rows as above; sums from there
+// dout, out [B, R, h, d]; q, k, v and int32 [3, B, T] as above; sums: the second output of `attention`
 // -> dq [B, R, h, d], dk, dv [B, T, k, d]
 KERNEL(attention_backward) {
   auto *dout = input<float>(params, 0), *out = input<float>(params, 1);
@@ -189,7 +190,7 @@ KERNEL(attention_backward) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
   const auto spans = spans_of(starts, documents, shape.positions);
   const int64_t tasks = spans.size() * shape.heads;
-  // Each query head adds to its own, so that threads share none and the order of the sums is always the same.
+  // Each query head has its own sums, so that no two threads write to one and the order of addition is always the same.
   std::vector<float> own_dk(shape.positions * row), own_dv(shape.positions * row);
   std::fill_n(dq, shape.rows * row, 0.0f);
 #pragma omp parallel
@@ -209,10 +210,10 @@ KERNEL(attention_backward) {
           for (int64_t c = 0; c < size; c++) delta[i] += dout[first + i * row + c] * out[first + i * row + c];
         }
         for (int64_t key = span.first; key < block.position + block.count; key += BLOCK) {
-          const Square square(span, block, key, documents);
-          const int keys = square.keys;
+          const Tile tile(span, block, key, documents);
+          const int keys = tile.keys;
           const Left k_rows{k + shape.key(key, head), key_row, 1}, v_rows{v + shape.key(key, head), key_row, 1};
-          square.score(size, k_rows, queries.data(), p.data());
+          tile.score(size, k_rows, queries.data(), p.data());
           std::fill(ds.begin(), ds.end(), 0.0f);
           add_product(keys, BLOCK, size, v_rows, {douts.data(), BLOCK}, {ds.data(), BLOCK});
           for (int j = 0; j < keys; j++)

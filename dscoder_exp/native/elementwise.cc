@@ -1,4 +1,4 @@
-// What a block computes beside its matrix products, each in one pass over its arrays.
+// A block's operations beside matrix products and attention, each in one pass over its arrays.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -7,8 +7,8 @@
 #include "kernel.h"
 
 namespace {
-constexpr int64_t FEW = 1 << 14;  // elements that one thread has done before others have begun
-constexpr int64_t PART = 64;      // rows whose gradients of a weight are summed first: the same whatever the threads
+constexpr int64_t SERIAL = 1 << 14;  // up to this many elements one thread is faster than starting the others
+constexpr int64_t PART = 64;  // rows in a partial sum of a weight's gradient: the order doesn't depend on the threads
 }  // namespace
 
 // x [N, H], weight [H], eps [1] -> y [N, H], rstd [N, 1]
@@ -17,7 +17,7 @@ KERNEL(rms_norm) {
   const float eps = *input<float>(params, 2);
   float *y = output(params, 3), *rstd = output(params, 4);
   const int64_t rows = shapes[0][0], size = shapes[0][1];
-#pragma omp parallel for if (rows * size > FEW)
+#pragma omp parallel for if (rows * size > SERIAL)
   for (int64_t i = 0; i < rows; i++) {
     const float* row = x + i * size;
     float squares = 0;
@@ -42,11 +42,11 @@ KERNEL(rms_norm_backward) {
     for (int64_t part = 0; part < parts; part++)
       for (int64_t i = part * PART; i < std::min(rows, (part + 1) * PART); i++) {
         const float *row = x + i * size, *drow = dy + i * size;
-        float along = 0;
-        for (int64_t c = 0; c < size; c++) along += drow[c] * weight[c] * row[c];
-        along *= rstd[i] * rstd[i] / size;
+        float dot = 0;  // sum(dy weight x), then times rstd^2 / H
+        for (int64_t c = 0; c < size; c++) dot += drow[c] * weight[c] * row[c];
+        dot *= rstd[i] * rstd[i] / size;
         for (int64_t c = 0; c < size; c++) {
-          dx[i * size + c] = rstd[i] * (drow[c] * weight[c] - row[c] * along);
+          dx[i * size + c] = rstd[i] * (drow[c] * weight[c] - row[c] * dot);
           sums[part * size + c] += drow[c] * row[c] * rstd[i];
         }
       }
@@ -60,12 +60,12 @@ KERNEL(rms_norm_backward) {
   return 0;
 }
 
-// x [B, T, n, d], cos, sin [B, T, 1, d] -> [B, T, n, d]; a head's first and second half turn together.
+// x [B, T, n, d], cos, sin [B, T, 1, d] -> [B, T, n, d]. Rotates the pairs (x[j], x[j + d / 2]) of each head.
 KERNEL(rotate) {
   auto *x = input<float>(params, 0), *cosines = input<float>(params, 1), *sines = input<float>(params, 2);
   float* y = output(params, 3);
   const int64_t positions = shapes[0][0] * shapes[0][1], heads = shapes[0][2], size = shapes[0][3], half = size / 2;
-#pragma omp parallel for if (positions * heads * size > FEW)
+#pragma omp parallel for if (positions * heads * size > SERIAL)
   for (int64_t i = 0; i < positions; i++) {
     const float *c = cosines + i * size, *s = sines + i * size;
     for (int64_t head = i * heads; head < (i + 1) * heads; head++) {
@@ -84,7 +84,7 @@ KERNEL(swiglu) {
   auto *gate = input<float>(params, 0), *up = input<float>(params, 1);
   float* y = output(params, 2);
   const int64_t elements = shapes[0][0] * shapes[0][1];
-#pragma omp parallel for if (elements > FEW)
+#pragma omp parallel for if (elements > SERIAL)
   for (int64_t i = 0; i < elements; i++) y[i] = gate[i] * sigmoid(gate[i]) * up[i];
   return 0;
 }
@@ -94,10 +94,10 @@ KERNEL(swiglu_backward) {
   auto *dy = input<float>(params, 0), *gate = input<float>(params, 1), *up = input<float>(params, 2);
   float *dgate = output(params, 3), *dup = output(params, 4), *y = output(params, 5);
   const int64_t elements = shapes[0][0] * shapes[0][1];
-#pragma omp parallel for if (elements > FEW)
+#pragma omp parallel for if (elements > SERIAL)
   for (int64_t i = 0; i < elements; i++) {
-    const float share = sigmoid(gate[i]), silu = gate[i] * share;
-    dgate[i] = dy[i] * up[i] * (share + silu - silu * share);
+    const float s = sigmoid(gate[i]), silu = gate[i] * s;
+    dgate[i] = dy[i] * up[i] * (s + silu - silu * s);
     dup[i] = dy[i] * silu;
     y[i] = silu * up[i];
   }

@@ -1,4 +1,5 @@
-// The signature of MindSpore's ops.Custom(func_type="aot"): inputs and then outputs in `params`, and their shapes.
+// The signature of MindSpore's ops.Custom(func_type="aot"): `params` and `shapes` list the inputs, then the outputs.
+// All arrays are fp32 unless a kernel's comment says otherwise. A kernel returns 0, or an error code.
 #pragma once
 #include <cstdint>
 

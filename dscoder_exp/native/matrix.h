@@ -1,17 +1,17 @@
-// The product of two small matrices, held in vector registers a tile at a time.
+// The product of two small fp32 matrices, one tile of the result in vector registers at a time.
 #pragma once
 #include <cstdint>
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8;  // ROWS x 2 sums and what they are made of fill the 32 registers
+constexpr int LANES = 16, ROWS = 8;  // ROWS x 2 sums and their operands fill the 32 registers
 #elif defined(__aarch64__)
-constexpr int LANES = 4, ROWS = 8;  // 32 registers of NEON, which GCC uses for such vectors with SVE, too
+constexpr int LANES = 4, ROWS = 8;  // NEON's 32 registers, which GCC uses for 16-byte vectors even with SVE
 #else
 constexpr int LANES = 8, ROWS = 4;
 #endif
-typedef float Lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));  // GCC and Clang, any CPU
+typedef float Lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));  // of GCC and Clang, any CPU
 
-// A matrix's element (i, j) lies at start[i * row + j * column]; where column isn't given, it is 1.
+// Views of a matrix: element (i, j) is start[i * row + j * column]; column is 1 where there is no such field.
 struct Left {
   const float* start;
   int64_t row, column;
@@ -25,6 +25,7 @@ struct Sum {
   int64_t row;
 };
 
+// c [M, N * LANES] += a [M, depth] b [depth, N * LANES]
 template <int M, int N>
 inline void add_tile(int depth, Left a, Right b, Sum c) {
   Lanes sums[M][N];
@@ -42,6 +43,7 @@ inline void add_tile(int depth, Left a, Right b, Sum c) {
     for (int j = 0; j < N; j++) *reinterpret_cast<Lanes*>(c.start + i * c.row + j * LANES) = sums[i][j];
 }
 
+// c [M, columns] += a [M, depth] b [depth, columns]
 template <int M>
 inline void add_rows(int columns, int depth, Left a, Right b, Sum c) {
   int j = 0;

@@ -1,4 +1,4 @@
-// AdamW and the gradient's norm over the arrays of a model, PIECE elements at a time, on all threads.
+// AdamW and the gradient norm over all arrays of a model, in chunks of CHUNK elements that the threads share.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -6,30 +6,31 @@
 
 namespace {
 
-constexpr int64_t PIECE = 1 << 16;
+constexpr int64_t CHUNK = 1 << 16;
 
-struct Piece {
+struct Chunk {
   int64_t array, first, last;
 };
 
-std::vector<Piece> pieces_of(int64_t count, const int64_t* sizes) {
-  std::vector<Piece> pieces;
+std::vector<Chunk> chunks_of(int64_t count, const int64_t* sizes) {
+  std::vector<Chunk> chunks;
   for (int64_t array = 0; array < count; array++)
-    for (int64_t first = 0; first < sizes[array]; first += PIECE)
-      pieces.push_back({array, first, std::min(first + PIECE, sizes[array])});
-  return pieces;
+    for (int64_t first = 0; first < sizes[array]; first += CHUNK)
+      chunks.push_back({array, first, std::min(first + CHUNK, sizes[array])});
+  return chunks;
 }
 
 }  // namespace
 
-// Per array: its size, a weight's decay times the learning rate, and where weights, moments and gradients lie.
+// Arrays of `count` entries, one for each fp32 array: its size, weight decay times learning rate, and the addresses of
+// weights, moments (updated in place) and gradients. lr and eps contain the bias correction (AdamWScalars).
 extern "C" void adamw(int64_t count, const int64_t* sizes, const float* decays, float** weights, float** firsts,
                       float** seconds, const float** gradients, float lr, float eps, float scale, float beta1,
                       float beta2) {
-  const auto pieces = pieces_of(count, sizes);
+  const auto chunks = chunks_of(count, sizes);
 #pragma omp parallel for schedule(dynamic)
-  for (size_t number = 0; number < pieces.size(); number++) {
-    const auto [array, start, end] = pieces[number];
+  for (size_t number = 0; number < chunks.size(); number++) {
+    const auto [array, start, end] = chunks[number];
     float *weight = weights[array], *first = firsts[array], *second = seconds[array];
     const float *gradient = gradients[array], decay = decays[array];
     for (int64_t i = start; i < end; i++) {
@@ -41,13 +42,13 @@ extern "C" void adamw(int64_t count, const int64_t* sizes, const float* decays, 
   }
 }
 
-// Summed in the same order whatever the threads.
+// Sum of squares over all arrays. Its order, and so its rounding, doesn't depend on the number of threads.
 extern "C" double sum_of_squares(int64_t count, const int64_t* sizes, const float** arrays) {
-  const auto pieces = pieces_of(count, sizes);
-  std::vector<double> sums(pieces.size());
+  const auto chunks = chunks_of(count, sizes);
+  std::vector<double> sums(chunks.size());
 #pragma omp parallel for schedule(dynamic)
-  for (size_t number = 0; number < pieces.size(); number++) {
-    const auto [array, start, end] = pieces[number];
+  for (size_t number = 0; number < chunks.size(); number++) {
+    const auto [array, start, end] = chunks[number];
     float sum = 0;
     for (int64_t i = start; i < end; i++) sum += arrays[array][i] * arrays[array][i];
     sums[number] = sum;

@@ -1,5 +1,5 @@
-// Matrix products by MindSpore's own copy of oneDNN, on OpenMP's threads. On MindSpore's the thread that starts a
-// product only waits for it, and spins beside those that compute.
+// Matrix products by MindSpore's own copy of oneDNN, on OpenMP's threads. On MindSpore's thread pool the thread that
+// starts a product only waits for it, and spins beside the ones that compute.
 #include <omp.h>
 
 #include <functional>
@@ -9,7 +9,8 @@
 
 namespace {
 
-// As dnnl::threadpool_interop::threadpool_iface (oneDNN 3.10), whose header MindSpore doesn't bring. `wait` came later.
+// dnnl::threadpool_interop::threadpool_iface of oneDNN 3.10, whose header MindSpore doesn't ship. Older versions lack
+// `wait`.
 struct Threads {
   virtual int get_num_threads() const { return omp_get_max_threads(); }
   virtual bool get_in_parallel() const { return omp_in_parallel(); }
@@ -34,7 +35,7 @@ namespace {
 
 enum Order : char { PLAIN = 'N', TRANSPOSED = 'T' };
 
-// c [rows, columns] = alpha a [rows, depth] b [depth, columns] + beta c; a, b: as they are, or their transposes.
+// c [rows, columns] = alpha a [rows, depth] b [depth, columns] + beta c. TRANSPOSED: the matrix is stored transposed.
 int product(Order a_order, const float* a, Order b_order, const float* b, float* c, int64_t rows, int64_t columns,
             int64_t depth, float alpha = 1.0f, float beta = 0.0f) {
   return dnnl_threadpool_interop_sgemm(a_order, b_order, rows, columns, depth, alpha, a,
@@ -62,15 +63,16 @@ KERNEL(linear_dweight) {
   return product(TRANSPOSED, input<float>(params, 0), PLAIN, input<float>(params, 1), output(params, 2), out, in, rows);
 }
 
-// x, seen [N, in], weight [out, in], a [r, in], b [out, r], scale [1] -> x weight^T + scale seen a^T b^T [N, out]
+// x, dropped [N, in] (x with dropout), weight [out, in], LoRA's a [r, in], b [out, r], scale [1]
+// -> x weight^T + scale dropped a^T b^T [N, out]
 KERNEL(adapted) {
-  auto *x = input<float>(params, 0), *seen = input<float>(params, 1), *weight = input<float>(params, 2);
+  auto *x = input<float>(params, 0), *dropped = input<float>(params, 1), *weight = input<float>(params, 2);
   auto *a = input<float>(params, 3), *b = input<float>(params, 4), *scale = input<float>(params, 5);
   float* y = output(params, 6);
   const int64_t rows = shapes[0][0], in = shapes[0][1], out = shapes[2][0], r = shapes[3][0];
   std::vector<float> inner(rows * r);
   return product(PLAIN, x, TRANSPOSED, weight, y, rows, out, in) ||
-         product(PLAIN, seen, TRANSPOSED, a, inner.data(), rows, r, in) ||
+         product(PLAIN, dropped, TRANSPOSED, a, inner.data(), rows, r, in) ||
          product(PLAIN, inner.data(), TRANSPOSED, b, y, rows, out, r, *scale, 1.0f);
 }
 

@@ -1,4 +1,4 @@
-"""Compiling the library: once a CPU and compiler, and what becomes of it where there is none."""
+"""Compiling the C++ library: once for each CPU and compiler; without a compiler, a message that says so."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ from dscoder_exp.native.library import NATIVE, library
 
 @pytest.fixture
 def compiled(tmp_path, monkeypatch):
-    """library() anew, with an empty cache and $CXX."""
+    """A function from $CXX to `library()`, uncached, with an empty cache directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def compiled(compiler):
@@ -27,14 +27,14 @@ def compiled(tmp_path, monkeypatch):
 
 @pytest.fixture
 def compiler():
-    """Not a `c++` for another machine than Python's: under an emulator $CXX names the right one."""
+    """$CXX, or else `c++`, which under an emulator may compile for another CPU than Python's."""
     found = os.environ.get("CXX") or shutil.which("c++")
     if found is None:
         pytest.skip("there is no c++ here")
     return found
 
 
-def test_it_is_compiled_once(compiled, compiler, tmp_path):
+def test_the_library_is_compiled_once(compiled, compiler, tmp_path):
     built = compiled(compiler)
     assert built.path is not None, built.why
     assert built.path.parent == tmp_path / "dscoder_exp"
@@ -42,16 +42,16 @@ def test_it_is_compiled_once(compiled, compiler, tmp_path):
     written = built.path.stat().st_mtime_ns
     assert compiled(compiler) == built
     assert built.path.stat().st_mtime_ns == written
-    assert [path.name for path in built.path.parent.iterdir()] == [built.path.name]  # and nothing else is left
+    assert [path.name for path in built.path.parent.iterdir()] == [built.path.name]  # no temporary files
 
 
 @pytest.mark.slow
-def test_other_flags_are_another_library(compiled, compiler):
+def test_other_flags_compile_another_library(compiled, compiler):
     assert compiled(compiler).path != compiled(f"{compiler} -O1").path
 
 
-def test_a_cpu_that_cxx_names_is_the_only_one(compiled, tmp_path):
-    """A cross compiler knows no `native`."""
+def test_a_cpu_in_cxx_replaces_the_native_one(compiled, tmp_path):
+    """A cross compiler doesn't accept `native`."""
     arguments, echo = tmp_path / "arguments", tmp_path / "c++"
     echo.write_text(f'#!/bin/sh\necho "$@" > {arguments}\nexit 1\n')
     echo.chmod(0o755)
@@ -60,7 +60,7 @@ def test_a_cpu_that_cxx_names_is_the_only_one(compiled, tmp_path):
         assert re.findall(r"-m(?:arch|cpu)=\S+", arguments.read_text()) == [cpu]
 
 
-def test_without_a_compiler_it_says_what_to_install(compiled):
+def test_without_a_compiler_the_message_says_what_to_install(compiled):
     built = compiled("no-such-compiler")
     assert built.path is None
     assert built.why == "there is no C++ compiler 'no-such-compiler': install one (g++), or name it in CXX"
@@ -76,26 +76,26 @@ def test_a_compiler_that_fails_is_quoted(compiled, tmp_path):
     assert list((tmp_path / "dscoder_exp").iterdir()) == []
 
 
-def test_products_are_left_to_mindspore_where_its_onednn_is_another(compiled, compiler, tmp_path, monkeypatch):
-    """product.cc declares private functions by hand: in another build they may take other arguments."""
+def test_products_are_left_out_where_onednn_is_unknown(compiled, compiler, tmp_path, monkeypatch):
+    """product.cc declares private functions of oneDNN, whose arguments may differ in another build."""
     other = tmp_path / "libdnnl.so.9"
     subprocess.run([*shlex.split(compiler), "-shared", "-x", "c++", "/dev/null", "-o", str(other)], check=True)
     monkeypatch.setattr(library_module, "_onednn", lambda: other)
     built = compiled(compiler)
     assert built.path is not None, built.why
     assert not built.products
-    assert "products by MindSpore's operators" in built.why
+    assert "matrix products by MindSpore's operators" in built.why
     assert compiled(compiler) == built
     functions = ctypes.CDLL(str(built.path))
     assert functions.adamw
     assert not hasattr(functions, "linear")
 
 
-def test_the_onednn_that_is_here_is_known():
+def test_the_installed_onednn_is_known():
     assert library().products, "a new MindSpore: look at its oneDNN's interface, then add its hash to KNOWN_ONEDNN"
 
 
-def test_a_cache_that_can_t_be_written_is_named(compiled, tmp_path):
+def test_an_unwritable_cache_directory_is_named(compiled, tmp_path):
     (tmp_path / "dscoder_exp").write_text("a file where the directory belongs")
     built = compiled("c++")
     assert built.path is None

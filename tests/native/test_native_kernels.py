@@ -1,4 +1,4 @@
-"""The C++ kernels compute what MindSpore's operators do, whatever the shape; tests/parity compares with PyTorch."""
+"""The C++ kernels against MindSpore's operators, for many shapes; tests/parity compares with PyTorch."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from dscoder_exp.native.library import library
 
 HEADS, KEY_HEADS = 6, 2
 ROWS = [1, 7, 64, 200]
-SIZES = [6, 24, 64, 80]  # of a head: fewer than a vector's numbers, no whole vectors, whole ones, both
+SIZES = [6, 24, 64, 80]  # of a head: less than a vector, no multiple of one, and multiples
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def arrays(result):
     return [part.asnumpy() for part in parts]
 
 
-def assert_same(mine, theirs, tolerance=2e-5):  # a sum of 200 products in fp32 is off by up to 200 * 2^-24 of itself
+def assert_same(mine, theirs, tolerance=2e-5):  # an fp32 sum of 200 products has an error of up to 200 * 2^-24
     for found, expected in zip(arrays(mine), arrays(theirs), strict=True):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
@@ -66,7 +66,7 @@ def test_rms_norm(native, tensor, rows, size):
 def test_rotate_and_swiglu(native, tensor):
     x, cos, sin = tensor(2, 9, 3, 10), tensor(2, 9, 1, 10), tensor(2, 9, 1, 10)
     assert_same(native["rotate"](x, cos, sin), cpu.rotate(x, cos, sin))
-    gate, up, dy = tensor(50, 33) * 30, tensor(50, 33), tensor(50, 33)  # far out on both sides
+    gate, up, dy = tensor(50, 33) * 30, tensor(50, 33), tensor(50, 33)  # sigmoid saturates on both sides
     assert_same(native["swiglu"](gate, up), cpu.swiglu(gate, up), 1e-4)
     assert_same(native["swiglu_backward"](dy, gate, up), cpu.swiglu_backward(dy, gate, up), 1e-4)
 
@@ -100,7 +100,7 @@ def test_attention(native, tensor, name, size):
 @pytest.mark.parametrize("ranks", [2, 5])
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_attention_of_context_ranks(native, tensor, name, ranks):
-    """Each has its positions' queries and the keys of all; outputs follow one another, gradients of keys add up."""
+    """Each rank has its positions' queries and all keys. Outputs are concatenated, gradients of keys summed."""
     documents = np.array(DOCUMENTS[name], np.int32)
     batch, length = documents.shape
     q, k, v = (tensor(batch, length, heads, 16) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
@@ -123,8 +123,8 @@ def test_attention_of_context_ranks(native, tensor, name, ranks):
     assert_same(tuple(ms.Tensor(array) for array in whole), gradients)
 
 
-def test_a_number_that_is_none_stays_so(native, tensor):
-    """Or a step whose loss is NaN would not be skipped."""
+def test_nan_stays_nan(native, tensor):
+    """Otherwise a step whose loss is NaN would not be skipped."""
     mask = native["attention_mask"](np.zeros((1, 70), np.int32))
     for at in range(3):
         q_k_v = [tensor(1, 70, heads, 16).asnumpy() for heads in (HEADS, KEY_HEADS, KEY_HEADS)]
@@ -156,8 +156,8 @@ for result in results:
 """
 
 
-def test_sums_don_t_depend_on_the_threads(native):
-    """A run that goes on with other threads comes to the same bits."""
+def test_results_do_not_depend_on_the_number_of_threads(native):
+    """A run that is resumed with another number of threads computes the same bits."""
     found = []
     for threads in ("1", "3"):
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(Path(__file__).parent)}
