@@ -1,4 +1,4 @@
-"""Trained tensors end to end: what is summed over ranks, updated and gathered at once (as PyTorch's DDP buckets)."""
+"""Buckets of trained tensors, which are reduced, updated and gathered together (as in PyTorch's DDP)."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FlatShard:
-    """Elements [first, last) of a flattened tensor, which one rank owns; of the part that its tensor rank holds."""
+    """Elements [first, last) of a tensor's flattened part on one tensor rank, owned by one replica."""
 
     name: str
     first: int
@@ -15,9 +15,11 @@ class FlatShard:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Tensors of one kind, as this tensor rank holds them, shared out over replicas in equal slices.
+    """Tensors of one kind, flattened one after another; each replica owns an equal slice (ZeRO-1).
 
     Attributes:
+        names: names of the tensors.
+        shapes: shape of this tensor rank's part of each.
         matrices: True for matrices, False for vectors, which are the norms' weights.
         copies: number of tensor ranks that hold the same values.
         partial: number of these ranks whose partial gradients are summed; 1: each rank has the whole gradient.
@@ -31,19 +33,19 @@ class Bucket:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Elements of each tensor."""
+        """Number of elements of each tensor's part."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     def length(self, ranks: int) -> int:
-        """Elements of a rank's slice; zeros fill up the last slices."""
+        """Number of elements of each of `ranks` equal slices; the last ones are padded with zeros."""
         return math.ceil(sum(self.sizes) / ranks)
 
     def shards(self, rank: int, ranks: int) -> list[FlatShard]:
-        """What a rank's slice consists of, in order."""
-        length, start, found = self.length(ranks), 0, []
+        """The shards that the slice of replica `rank` of `ranks` consists of, in order, without the padding."""
+        length, start, shards = self.length(ranks), 0, []
         for name, size in zip(self.names, self.sizes, strict=True):
             first, last = max(rank * length - start, 0), min((rank + 1) * length - start, size)
             if first < last:
-                found.append(FlatShard(name, first, last))
+                shards.append(FlatShard(name, first, last))
             start += size
-        return found
+        return shards

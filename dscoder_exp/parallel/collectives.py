@@ -1,13 +1,13 @@
-"""What ranks do together: one table of the collectives that are used, and the groups of a topology they are used in.
+"""The collectives that are used, and the process groups of a topology.
 
 | | CPU (MindSpore's own backend over TCP: fp32, fp16) | Ascend (HCCL; NOT RUN HERE: no NPU was at hand) |
 |---|---|---|
 | all_reduce | AllReduce | AllReduce |
-| all_gather | AllGather among all ranks; in a smaller group AllReduce, with zeros for the others' | AllGather |
-| reduce_scatter | AllReduce, and a slice of it | ReduceScatter |
+| all_gather | AllGather over all ranks; in a smaller group AllReduce, zeros in the others' place | AllGather |
+| reduce_scatter | AllReduce, then this rank's slice | ReduceScatter |
 
-Two of them are called between compiled functions, too. On Ascend they return at once, and what is called next runs
-beside them.
+all_gather and reduce_scatter are also called between compiled functions. On Ascend these calls are asynchronous: they
+return at once, and run beside the kernels that are launched next.
 """
 
 from collections.abc import Callable
@@ -33,15 +33,15 @@ _created: set[str] = set()
 
 
 class Handle(Protocol):
-    """A collective that was started; `wait` has to be called once."""
+    """A collective that was started; `wait` has to be called exactly once."""
 
     def wait(self) -> Any:
-        """Kernels that are launched next see the result; the host itself doesn't wait."""
+        """Make kernels that are launched next wait for the result; the host itself doesn't wait."""
         ...
 
 
-class Done:
-    """The handle of a collective that has returned its result."""
+class CompletedHandle:
+    """The handle of a collective that has already finished."""
 
     def wait(self) -> None:
         pass
@@ -49,43 +49,51 @@ class Done:
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The collectives of one group of ranks; every rank of the group has to call the same one.
+    """The collectives of one group of ranks. All its ranks have to call them in the same order, with the same shapes.
 
     Attributes:
         size: number of ranks.
-        rank: this process's index among them.
+        rank: this process's index in the group, not its global rank.
     """
 
     size: int
     rank: int
-    all_reduce: Function  # x -> the sum of all
-    all_gather: Function  # x [n, ...] -> all of them, [size * n, ...], in the ranks' order
-    reduce_scatter: Function  # x [size * n, ...] -> this rank's part of the sum, [n, ...]
-    # For use between compiled functions; those above are for use within them:
+    # For use within compiled functions:
+    all_reduce: Function  # x -> the sum of all ranks' x, in its shape and dtype
+    all_gather: Function  # x [n, ...] -> all ranks' x in rank order, [size * n, ...]
+    reduce_scatter: Function  # x [size * n, ...] -> elements [rank * n, (rank + 1) * n) of the sum, [n, ...]
+    # For use between compiled functions:
     start_reduce_scatter: Callable[[ms.Tensor], tuple[ms.Tensor, Handle]]  # x [size * n] -> [n]
-    start_all_gather: Callable[[ms.Tensor, ms.Tensor], Handle]  # (into [size * n], x [n]): writes all ranks' x
+    start_all_gather: Callable[[ms.Tensor, ms.Tensor], Handle]  # (into [size * n], x [n]): writes into
 
 
 def identity(x):
-    """Stands in for a collective where a rank is alone."""
+    """Any collective in a group of one rank."""
     return x
 
 
 def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
-    """The collectives of the group of these ranks."""
+    """Create the process group of these global ranks, once, and return its collectives.
+
+    Args:
+        ranks: the group's global ranks, `global_rank` among them.
+        device: "cpu" or "ascend".
+    """
     size, rank = len(ranks), ranks.index(global_rank)
     if size == 1:
-        return ProcessGroup(1, 0, identity, identity, identity, lambda x: (x, Done()), lambda into, x: Done())
-    everyone = size == get_group_size()
-    name = GlobalComm.WORLD_COMM_GROUP if everyone else f"ranks {ranks.start} to {ranks[-1]} by {ranks.step}"
-    if not everyone and name not in _created:
+        return ProcessGroup(
+            1, 0, identity, identity, identity, lambda x: (x, CompletedHandle()), lambda into, x: CompletedHandle()
+        )
+    is_world = size == get_group_size()
+    name = GlobalComm.WORLD_COMM_GROUP if is_world else f"ranks {ranks.start} to {ranks[-1]} by {ranks.step}"
+    if not is_world and name not in _created:
         create_group(name, list(ranks))
         _created.add(name)
     all_reduce: Any = ops.AllReduce(ops.ReduceOp.SUM, name)
     all_gather: Any = ops.AllGather(name)
     if device == "ascend":
         scatter: Any = ops.ReduceScatter(ops.ReduceOp.SUM, name)
-        return ProcessGroup(size, rank, all_reduce, all_gather, scatter, *_started(name, size))
+        return ProcessGroup(size, rank, all_reduce, all_gather, scatter, *_async_starts(name, size))
 
     def gather_by_sum(x):
         before, after = rank * x.shape[0], (size - rank - 1) * x.shape[0]
@@ -100,12 +108,12 @@ def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
         rows, rest = x.shape[0] // size, x.shape[1:]
         return _slice(all_reduce(x), (rank * rows, *(0,) * len(rest)), (rows, *rest))
 
-    gather = all_gather if everyone else gather_by_sum
-    return ProcessGroup(size, rank, all_reduce, gather, reduce_scatter, *_finished(reduce_scatter, gather))
+    gather = all_gather if is_world else gather_by_sum
+    return ProcessGroup(size, rank, all_reduce, gather, reduce_scatter, *_blocking_starts(reduce_scatter, gather))
 
 
-def _started(group: str, size: int) -> tuple[Any, Any]:
-    """start_reduce_scatter and start_all_gather of Ascend, on a stream of their own."""
+def _async_starts(group: str, size: int) -> tuple[Any, Any]:
+    """start_reduce_scatter and start_all_gather on Ascend, where they run on a stream of their own."""
 
     def start_reduce_scatter(x: ms.Tensor) -> tuple[ms.Tensor, Any]:
         own = mint.empty((x.shape[0] // size,), dtype=x.dtype)
@@ -117,8 +125,8 @@ def _started(group: str, size: int) -> tuple[Any, Any]:
     return start_reduce_scatter, start_all_gather
 
 
-def _finished(reduce_scatter: Function, gather: Function) -> tuple[Any, Any]:
-    """Those of the CPU, which return when all is done: two threads that call MindSpore there crash."""
+def _blocking_starts(reduce_scatter: Function, gather: Function) -> tuple[Any, Any]:
+    """start_reduce_scatter and start_all_gather on the CPU. They block: two threads that call MindSpore there crash."""
     scattered = _compiled(reduce_scatter)
 
     def gather_into(into, x):
@@ -130,11 +138,11 @@ def _finished(reduce_scatter: Function, gather: Function) -> tuple[Any, Any]:
     def start_reduce_scatter(x: ms.Tensor) -> tuple[ms.Tensor, Handle]:
         own = scattered(x)
         own.wait_pipeline()
-        return own, Done()
+        return own, CompletedHandle()
 
     def start_all_gather(into: ms.Tensor, x: ms.Tensor) -> Handle:
         gathered(into, x).wait_pipeline()
-        return Done()
+        return CompletedHandle()
 
     return start_reduce_scatter, start_all_gather
 
@@ -147,30 +155,34 @@ def _compiled(collective: Function) -> Any:
 
 
 class Mesh:
-    """A topology with its groups, for use once `join` has made them."""
+    """A topology and its process groups, which `join` creates beforehand."""
 
     def __init__(self, topology: Topology, device: str) -> None:
         self.topology, self._device = topology, device
 
     @cached_property
     def world(self) -> ProcessGroup:
-        return self._among(range(self.topology.ranks))
+        """All ranks of the job."""
+        return self._group(range(self.topology.ranks))
 
     @cached_property
     def tp_group(self) -> ProcessGroup:
-        return self._among(self.topology.tp_ranks())
+        """The tensor-parallel group: ranks that divide heads, MLP and vocabulary."""
+        return self._group(self.topology.tp_ranks())
 
     @cached_property
     def cp_group(self) -> ProcessGroup:
-        return self._among(self.topology.cp_ranks())
+        """The context-parallel group: ranks that divide the positions of a sequence."""
+        return self._group(self.topology.cp_ranks())
 
     @cached_property
     def replica_group(self) -> ProcessGroup:
-        return self._among(self.topology.replica_ranks())
+        """Ranks that hold the same weights, over data and context; each owns a slice of the fp32 master weights."""
+        return self._group(self.topology.replica_ranks())
 
     def copies_group(self, count: int) -> ProcessGroup:
-        """Of the neighbours among the tensor ranks that hold the same of a tensor."""
-        return self._among(self.topology.tp_ranks(count))
+        """The `count` neighbouring tensor ranks that hold the same part of a tensor, such as the same key head."""
+        return self._group(self.topology.tp_ranks(count))
 
     @cached_property
     def _sum(self) -> Any:
@@ -181,20 +193,20 @@ class Mesh:
         return _compiled(self.tp_group.all_gather)
 
     def sums(self, *values: float) -> list[float]:
-        """Each number's sum over all ranks, in fp32 between them."""
+        """Each value's sum over all ranks, on all ranks. Several ranks send and sum them as fp32."""
         if self.topology.ranks == 1:
             return list(values)
         return fetch(self._sum(*put_all(np.array(values, np.float32)))).tolist()
 
     def gathered(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Values [n] of each tensor rank, [ranks, n]."""
+        """fp32 values [n] of each rank of the tensor-parallel group -> [tensor, n], on each of them."""
         return fetch(self._gather(*put_all(values))).reshape(self.topology.tensor, -1)
 
     def barrier(self) -> None:
-        """Return when all ranks are here."""
+        """Wait until all ranks of the job have called this."""
         self.sums(0.0)
 
-    def _among(self, ranks: range) -> ProcessGroup:
+    def _group(self, ranks: range) -> ProcessGroup:
         return process_group(ranks, self.topology.rank, self._device)
 
 
@@ -202,12 +214,14 @@ ALONE = Mesh(Topology(0), "cpu")
 
 
 def join(parallel: ParallelConfig, device: str, key_heads: int) -> Mesh:
-    """Meet the job's other processes. Comes after the device was chosen; msrun has set the addresses.
+    """Connect to the job's other processes and create all process groups. Call it after start_device.
 
-    All groups are made here: HCCL wants them from all ranks in one order, early.
+    The groups are created here since HCCL needs them early, and from all ranks in one order. msrun has set the
+    environment variables that hold addresses and ranks.
 
     Args:
-        key_heads: of the model; where they are fewer than tensor ranks, neighbours hold the same one.
+        device: "cpu" or "ascend".
+        key_heads: the model's key heads; where there are fewer than tensor ranks, neighbours hold the same one.
     """
     if parallel.ranks == 1:
         return Mesh(Topology(0), device)

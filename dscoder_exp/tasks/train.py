@@ -11,7 +11,7 @@ from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.context import JobContext
-from dscoder_exp.training.resume import factors_of, find_resumed, same_run, weights_of
+from dscoder_exp.training.resume import checked_recipe, factors_of, find_resumed, weights_of
 from dscoder_exp.training.step import Step
 from dscoder_exp.training.trainer import Baseline, Trainer, is_due, total_steps
 from dscoder_exp.training.training_evaluation import TrainingEvaluation
@@ -38,7 +38,7 @@ def run(config: Config) -> float | None:
         say_data(screen, prepared, template)
         if config.runtime.device == "ascend":
             refuse_too_many_documents(prepared, train.micro_batch_size)
-        recipe = same_run(config, opened.config, prepared, resumed)
+        recipe = checked_recipe(config, opened.config, prepared, resumed)
         factors = factors_of(config, opened, resumed)
         weights = weights_of(config, opened, resumed)
         job = JobContext(config, mesh, run, screen)
@@ -65,7 +65,7 @@ def run(config: Config) -> float | None:
         sequences = load(prepared, "train")
         steps = total_steps(train, len(sequences))
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
-            checkpoints.judge(resumed.checkpoint, evaluation.eval_loss(f"after step {step.done}", step.done))
+            checkpoints.update_best(resumed.checkpoint, evaluation.eval_loss(f"after step {step.done}", step.done))
         start = step.done * config.accumulation_steps
         shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
         batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)

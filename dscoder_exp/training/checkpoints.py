@@ -1,4 +1,4 @@
-"""Where a run's checkpoints lie: checkpoints/step-000123, with `last` and `best` as relative links."""
+"""A run's checkpoints: OUTPUT_DIR/checkpoints/step-000123, and the relative symlinks `last` and `best` to them."""
 
 import logging
 import os
@@ -15,9 +15,9 @@ from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.storage.atomic_directory import new_directory
-from dscoder_exp.training.handover import Handover
 from dscoder_exp.training.moments import moments_file, write_moments
 from dscoder_exp.training.resume import Resumed
+from dscoder_exp.training.section_queue import SectionQueue
 from dscoder_exp.training.shard_collector import ShardCollector, Shards
 from dscoder_exp.training.state import Progress, TrainingState, write_state
 from dscoder_exp.training.step import Step
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LAST, BEST = "last", "best"
-WAITING = 4  # arrays of a device that may wait in the host's memory to be written; they keep at most two buckets there
+# Arrays fetched from a device that may wait in host memory to be written. They are views of at most two buckets.
+MAX_WAITING = 4
 
 
 class Checkpoints:
-    """Writes checkpoints, keeps the links, and removes what is no longer kept.
+    """Writes checkpoints, updates the links `last` and `best`, and removes checkpoints beyond train.keep_last.
 
-    They are native ones (weights/native/writer.py), or LoRA's factors alone (weights/lora/writer.py). Each rank
-    writes what it owns: of weights that replicas have alike, the first one of them.
-    A thread writes them, on the CPU while training goes on; from a device it is given a few arrays at a time. What was
-    begun in a `with` is whole when that is left.
+    A checkpoint is a native one (weights/native/writer.py), or LoRA's factors alone (weights/lora/writer.py). The ranks
+    of the first replica write the weights, rank 0 LoRA's factors, and every rank the optimizer moments that it owns.
+
+    A thread writes. On the CPU training goes on meanwhile; on a device `save` returns only once all arrays are fetched,
+    a few at a time. Leaving the `with` block waits for the checkpoint that was begun in it.
     """
 
     def __init__(
@@ -53,65 +55,68 @@ class Checkpoints:
     ) -> None:
         """
         Args:
-            mesh: the ranks that write them together.
-            template: the prompt format that the model learns.
-            lineage: where the weights come from; each checkpoint adds its step and eval loss.
-            resumed: what the run goes on from; its checkpoint isn't written again.
+            mesh: the ranks of the job, each of which writes its part.
+            template: the prompt format that the model is trained on; None: none is recorded.
+            lineage: record of the base weights and the data; each checkpoint adds its step and eval loss.
+            resumed: the checkpoint that the run was resumed from, which isn't written again; None: a new run.
 
         Raises:
-            Refused: they don't all have the same output_dir before them.
+            Refused: output_dir isn't on storage that all ranks share.
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
         self._topology, self._keep_last = mesh.topology, config.train.keep_last
-        self._waiting = WAITING if config.runtime.device == "ascend" else None
-        self._leads = mesh.topology.rank == 0  # it puts the checkpoint together, and keeps the links
-        (token,) = mesh.sums(float(secrets.randbelow(2**24)) if self._leads else 0.0)  # whole, in fp32
+        self._max_waiting = MAX_WAITING if config.runtime.device == "ascend" else None
+        self._is_main = mesh.topology.rank == 0  # rank 0 assembles each checkpoint and sets the links
+        own_token = float(secrets.randbelow(2**24)) if self._is_main else 0.0  # exact in fp32
+        (token,) = mesh.sums(own_token)
         self._collector = ShardCollector(int(token), mesh.topology.rank, mesh.topology.ranks)
         if mesh.topology.ranks > 1:
             _refuse_unshared(Path(config.output_dir), int(token), mesh)
-        self._there = resumed and resumed.checkpoint
+        self._resumed_from = resumed and resumed.checkpoint
         self._best_loss = resumed.state.best_loss if resumed else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._begun: Future[None] | None = None  # until it was waited for
-        if resumed is not None and self._leads:  # a kill may have come between a checkpoint and its links
+        self._pending: Future[None] | None = None  # the checkpoint that `wait` waits for
+        if resumed is not None and self._is_main:  # the run may have been killed before the links were set
             _link(self._directory / LAST, resumed.checkpoint.name)
             if resumed.state.eval_loss is not None and resumed.state.eval_loss == resumed.state.best_loss:
                 _link(self._directory / BEST, resumed.checkpoint.name)
 
     def save(self, model: Llama, step: Step, eval_loss: float | None, progress: Progress | None) -> Path:
-        """Begin to write the weights as they are; until `wait` neither they nor the moments may change.
+        """Begin to write a checkpoint of `model`. Its weights and moments must not change before `wait` returns.
 
-        Once whole it becomes `last`, and `best` where no loss was lower.
+        The complete checkpoint becomes `last`, and `best` unless an earlier eval loss was lower.
 
         Args:
-            step: that trains the model.
-            progress: what a run needs, with the moments, to go on from here; None: the weights alone.
+            step: holds the optimizer state and the number of the last step.
+            eval_loss: nats a token; None: it wasn't measured.
+            progress: written with the moments, so that a run can be resumed; None: the weights alone are written.
 
         Returns:
-            Where it will lie.
+            The checkpoint's directory, which exists once the checkpoint is complete.
 
         Raises:
-            Refused, OSError: of the checkpoint before, as `wait` does.
+            Refused, OSError: the checkpoint before failed; see `wait`.
         """
         target = self._directory / f"step-{step.done:06d}"
-        if target.resolve() != self._there:
+        if target.resolve() != self._resumed_from:
             self.wait()
-            snapshot = _Snapshot(model, step, target, eval_loss, progress, waiting=self._waiting)
-            self._begun = self._thread.submit(self._written, self._write if self._leads else self._write_part, snapshot)
+            snapshot = _Snapshot(model, step, target, eval_loss, progress, max_waiting=self._max_waiting)
+            write = self._write if self._is_main else self._write_part
+            self._pending = self._thread.submit(self._run_write, write, snapshot)
             snapshot.fetch(model, step)
         return target
 
     def wait(self) -> None:
-        """Return when what was begun is whole and linked.
+        """Wait until the checkpoint that `save` began is complete and linked.
 
         Raises:
-            Refused: its directory exists already, or can't be made.
-            OSError: it could not be written, such as on a full disk. Nothing is left of it.
+            Refused: its directory exists already or can't be created.
+            OSError: it couldn't be written, as on a full disk; its partial directory was removed.
         """
-        if self._begun is not None:
-            failure = self._begun.exception()  # a signal may break this off; then it is still to be waited for
-            self._begun = None
+        if self._pending is not None:
+            failure = self._pending.exception()  # a signal may interrupt this: then it stays pending
+            self._pending = None
             if failure is not None:
                 raise failure
 
@@ -126,35 +131,35 @@ class Checkpoints:
         except Exception as failure:
             if error is None:
                 raise
-            log.error("a checkpoint was not written: %s", failure)  # the first error is the one to raise
+            log.error("a checkpoint was not written: %s", failure)  # and the error of the `with` block is raised
 
-    def _written(self, write: "Callable[[_Snapshot], None]", snapshot: "_Snapshot") -> None:
-        """Runs in the thread. Whatever ends it, nobody waits to give it arrays."""
+    def _run_write(self, write: "Callable[[_Snapshot], None]", snapshot: "_Snapshot") -> None:
+        """Run `write` in the thread; drain the queue even after an error, or `fetch` would block on it for ever."""
         try:
             write(snapshot)
         finally:
             snapshot.arrays.drain()
 
     def _write(self, snapshot: "_Snapshot") -> None:
-        """Rank 0: its own files and those of the other ranks, what describes them, and last the links to it."""
+        """On rank 0: write its shards, collect the other ranks', write config and state, then set the links."""
         target = snapshot.target
         with new_directory(target, "output_dir") as directory:
-            shards = [self._write_shards(directory, snapshot), *self._collector.take(target, directory)]
+            shards = [self._write_shards(directory, snapshot), *self._collector.collect(target, directory)]
             if snapshot.lora is None:
                 self._write_model_files(directory, snapshot, shards)
             if snapshot.progress is not None:
                 write_state(directory, self._state(snapshot.progress, snapshot.eval_loss, shards))
         _link(self._directory / LAST, target.name)
-        self.judge(target, snapshot.eval_loss)
-        self._sweep()
+        self.update_best(target, snapshot.eval_loss)
+        self._remove_old()
 
     def _write_part(self, snapshot: "_Snapshot") -> None:
-        """Every other rank: its own files, where rank 0 will look for them."""
-        directory = self._collector.begin(snapshot.target)
-        self._collector.leave(snapshot.target, self._write_shards(directory, snapshot))
+        """On the other ranks: write their shards into the directory that rank 0 collects them from."""
+        directory = self._collector.create_directory(snapshot.target)
+        self._collector.publish(snapshot.target, self._write_shards(directory, snapshot))
 
     def _write_shards(self, directory: Path, snapshot: "_Snapshot") -> Shards:
-        """What this rank owns, in the order in which it is fetched: weights, then moments."""
+        """Write this rank's weights, then its moments: the order of the queue's sections."""
         return Shards(self._write_weights(directory, snapshot), self._write_moments(directory, snapshot))
 
     def _write_weights(self, directory: Path, snapshot: "_Snapshot") -> dict[str, dict[str, str]]:
@@ -162,12 +167,12 @@ class Checkpoints:
         weights, hashes = snapshot.arrays.take(), {}
         if snapshot.lora is None and self._topology.replica == 0:
             hashes = {file_name(rank, tp_size): write_weights(directory, snapshot.config, weights, rank, tp_size)}
-        elif snapshot.lora is not None and self._leads:
+        elif snapshot.lora is not None and self._is_main:
             base = self._lineage["base"], snapshot.base
             lineage, template = self._lineage_of(snapshot), self._template
             adapter = directory, snapshot.config, snapshot.lora, weights
             write_adapter(*adapter, base=base, template=template, lineage=lineage)
-        for _ in weights:  # of replicas that have the same; LoRA's factors are whole on each tensor rank
+        for _ in weights:  # a rank that writes no weights still has to take its section to get at the moments
             pass
         return hashes
 
@@ -199,58 +204,59 @@ class Checkpoints:
         optimizer = {"ways": self._topology.tensor, "files": files}
         return TrainingState(**vars(progress), eval_loss=eval_loss, best_loss=best, optimizer=optimizer)
 
-    def judge(self, checkpoint: Path, eval_loss: float | None) -> None:
-        """It becomes `best` where no loss was lower. Not to be called while another one is being written."""
-        if self._leads and self._is_best(eval_loss):
+    def update_best(self, checkpoint: Path, eval_loss: float | None) -> None:
+        """Link `checkpoint` as `best` unless an earlier eval loss was lower. Not to be called between save and wait."""
+        if self._is_main and self._is_best(eval_loss):
             self._best_loss = eval_loss
             _link(self._directory / BEST, checkpoint.name)
 
     def _is_best(self, eval_loss: float | None) -> bool:
         return eval_loss is not None and (self._best_loss is None or eval_loss <= self._best_loss)
 
-    def _sweep(self) -> None:
-        """Remove the checkpoints that are no longer kept, and what a killed process had begun."""
-        ours = self._collector.directory(self._directory / "step-*").name  # another rank may be at the next one already
-        for left in set(self._directory.glob(".step-*.partial")) - set(self._directory.glob(ours)):
-            shutil.rmtree(left)
+    def _remove_old(self) -> None:
+        """Remove checkpoints beyond train.keep_last, and partial ones that a killed process left behind."""
+        ours = self._collector.directory(self._directory / "step-*").name  # other ranks may be writing the next one
+        for partial in set(self._directory.glob(".step-*.partial")) - set(self._directory.glob(ours)):
+            shutil.rmtree(partial)
         steps = sorted(self._directory.glob("step-*"))
         linked = {(self._directory / name).resolve() for name in (LAST, BEST)}
         for old in steps[: -self._keep_last] if self._keep_last is not None else []:
             if old.resolve() not in linked:
-                gone = old.with_name(f".{old.name}.partial")  # so that half a checkpoint never has a whole one's name
-                old.rename(gone)
-                shutil.rmtree(gone)
+                partial = old.with_name(f".{old.name}.partial")  # a half-deleted one must not look like a checkpoint
+                old.rename(partial)
+                shutil.rmtree(partial)
 
 
 def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
-    """Raise Refused, on all ranks, where one doesn't see what rank 0 writes: its node has a storage of its own."""
-    proof, leads = directory / f".{token:08x}.shared", mesh.topology.rank == 0
-    if leads:
+    """Raise Refused on all ranks if one of them can't see a file that rank 0 writes to `directory`."""
+    probe, is_main = directory / f".{token:08x}.shared", mesh.topology.rank == 0
+    if is_main:
         directory.mkdir(parents=True, exist_ok=True)
-        proof.touch()
+        probe.touch()
     mesh.barrier()
-    (seen,) = mesh.sums(float(proof.exists()))
-    if leads:
-        proof.unlink()
-    if seen < mesh.topology.ranks:
+    (sharing,) = mesh.sums(float(probe.exists()))
+    if is_main:
+        probe.unlink()
+    if sharing < mesh.topology.ranks:
         ranks = mesh.topology.ranks
-        what = f"{ranks - int(seen)} of {ranks} ranks don't see what rank 0 writes to {directory}"
+        what = f"{ranks - int(sharing)} of {ranks} ranks don't see what rank 0 writes to {directory}"
         raise refuse("output_dir", what, "output_dir=DIR on storage that all nodes share")
 
 
 class _Snapshot:
-    """A checkpoint to be written: the model as it is now.
+    """One checkpoint's metadata, and the queue that its arrays pass through to the thread that writes it.
 
-    The thread that writes gets arrays and never calls MindSpore, whose queues are made for one caller. On the CPU an
-    array is its tensor's own memory, no copy; from a device they are fetched as they are written, since all of 7B's,
-    with moments, take 83 GB.
+    That thread never calls MindSpore, whose queues are made for one caller. On the CPU an array is its tensor's own
+    memory, no copy; from a device arrays are fetched as they are written, since all of 7B's, with moments, take 83 GB.
 
     Attributes:
-        base: of an adapter: SHA-256 of what tells the weights beside it from others.
-        progress: what a run needs to go on from here; None: the weights alone.
-        owned: the shards of weights whose moments this rank has.
-        arrays: first (name, array) of each weight that this rank holds, on the first replica, or of LoRA the factors,
-            whole, since they are small; then, with `progress`, the two moments of each shard in `owned`.
+        base: for an adapter, Llama.base_sha256, which identifies its base model.
+        step: number of the last optimizer step.
+        progress: as in `Checkpoints.save`.
+        owned: the shards whose moments this rank owns, in bucket order.
+        arrays: one section of (name, fp32 array), then, with `progress`, one of (first, second) moments of each shard
+            in `owned`. The first holds this tensor rank's part of each weight, or whole LoRA factors, which are small;
+            it is empty on replicas other than the first.
     """
 
     def __init__(
@@ -261,21 +267,21 @@ class _Snapshot:
         eval_loss: float | None,
         progress: Progress | None,
         *,
-        waiting: int | None,
+        max_waiting: int | None,
     ) -> None:
         self.config, self.lora, self.base = model.config, model.lora, model.base_sha256
         self.target, self.step, self.eval_loss, self.progress = target, step.done, eval_loss, progress
         self.owned = model.masters.owned()
-        self.arrays = Handover(1 if progress is None else 2, waiting)
+        self.arrays = SectionQueue(1 if progress is None else 2, max_waiting)
 
     def fetch(self, model: Llama, step: Step) -> None:
-        """Give the thread all that it has to write."""
+        """Put all arrays into the queue; on a device it blocks until the thread has taken most of them."""
         weights = model.masters.state() if model.lora is None else model.whole_state()
-        self.arrays.give(*([weights] if self.progress is None else [weights, step.adamw.moments()]))
+        self.arrays.put(*([weights] if self.progress is None else [weights, step.adamw.moments()]))
 
 
 def _link(link: Path, target: str) -> None:
-    """Point `link` at its sibling `target` in one step: a reader finds the old one or the new one."""
+    """Point `link` at its sibling `target` atomically: a reader finds the old target or the new one."""
     fresh = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)

@@ -1,4 +1,4 @@
-"""What the parts of a running job have in common."""
+"""What all parts of a running job use."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,12 @@ from dscoder_exp.tracking.run import Run
 
 @dataclass(frozen=True)
 class JobContext:
-    """
+    """One process's configuration, ranks and outputs.
+
     Attributes:
-        mesh: this process's place among the job's ranks, and its process groups.
-        run: the job's MLflow run; on ranks other than 0 it records nothing.
-        screen: what the user sees; on ranks other than 0 it shows nothing.
+        mesh: this process's rank in the job, and its process groups.
+        run: the job's MLflow run; ranks other than 0 record nothing.
+        screen: terminal output; ranks other than 0 print nothing.
     """
 
     config: Config

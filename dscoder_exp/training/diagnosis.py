@@ -1,4 +1,4 @@
-"""What is known of a run that could not go on, because its numbers were none."""
+"""Files that help to find out why a run's loss or gradients became NaN or infinite."""
 
 from itertools import chain
 from pathlib import Path
@@ -12,13 +12,15 @@ from dscoder_exp.training.step import NotFinite
 
 
 def write_diagnosis(output_dir: Path, model: Llama, error: NotFinite, step: int) -> Path:
-    """Writes diagnosis/: numbers.json names the tensors that hold NaN or infinity, batch-N.npz the micro batches.
+    """Write OUTPUT_DIR/diagnosis and append its path to the error's message.
+
+    numbers.json names the weights and gradients that hold NaN or infinity; batch-N.npz is micro batch N of this rank.
 
     Args:
-        step: the optimizer step that failed.
+        step: the optimizer step that failed, counted from 1.
 
     Returns:
-        The directory; the error's text tells it.
+        The directory.
     """
     directory = output_dir / "diagnosis"
     directory.mkdir(parents=True, exist_ok=True)

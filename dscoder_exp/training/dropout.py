@@ -1,4 +1,4 @@
-"""Dropout of what LoRA's factors read: the masks of a micro step."""
+"""Dropout masks for the inputs of LoRA's factors."""
 
 import mindspore as ms
 
@@ -7,40 +7,42 @@ from dscoder_exp.schema.llama import LlamaConfig
 
 
 class Dropout:
-    """Masks of the four arrays that a block's matrices read; those that read one share it.
+    """Dropout masks of one micro step: four a block, one for each array that its matrices read.
 
-    They follow from the key alone, so that a block's backward, and a run that goes on, have the same.
+    The four are the inputs of q, k and v, of o, of gate and up, and of down. A mask follows from the key, the layer and
+    its place among the four, so recomputation in the backward pass and a resumed run use the same masks.
     """
 
     def __init__(self, model: Llama, key: tuple[int, ...]) -> None:
         """
         Args:
-            key: tells this micro step from all others: seed, optimizer step, micro step, replica.
+            key: (seed, optimizer step, micro step, replica), different for each micro step.
         """
         config, part, topology = model.config, model.rank_config, model.mesh.topology
-        widths = (config.hidden_size, _heads(config), config.hidden_size, config.intermediate_size)
-        own = (config.hidden_size, _heads(part), config.hidden_size, part.intermediate_size)
-        self._arrays = [
+        widths = (config.hidden_size, _heads_size(config), config.hidden_size, config.intermediate_size)
+        rank_widths = (config.hidden_size, _heads_size(part), config.hidden_size, part.intermediate_size)
+        self._inputs = [  # (width of the whole array, this tensor rank's columns of it)
             (
-                whole,
-                slice(topology.tensor_rank * width, (topology.tensor_rank + 1) * width)
-                if width < whole
-                else slice(None),
+                width,
+                slice(topology.tensor_rank * own, (topology.tensor_rank + 1) * own) if own < width else slice(None),
             )
-            for width, whole in zip(own, widths, strict=True)
+            for own, width in zip(rank_widths, widths, strict=True)
         ]
         self._rate = model.lora.dropout if model.lora else 0.0
         self._mask, self._key = model.compiled.dropout_mask, key
 
     def masks(self, layer: int, rows: int) -> list[ms.Tensor]:
-        """Of one block, for arrays of so many rows; none where nothing is dropped."""
+        """A block's four masks for inputs of `rows` rows; an empty list where the dropout rate is 0.
+
+        On the CPU fp32 [rows, columns of this rank] of 0 and 1 / (1 - rate); on Ascend the operator's bit mask.
+        """
         if not self._rate:
             return []
         return [
             self._mask(rows, width, columns, self._rate, (*self._key, layer, place))
-            for place, (width, columns) in enumerate(self._arrays)
+            for place, (width, columns) in enumerate(self._inputs)
         ]
 
 
-def _heads(config: LlamaConfig) -> int:
+def _heads_size(config: LlamaConfig) -> int:
     return config.num_attention_heads * config.head_dim

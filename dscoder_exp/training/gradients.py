@@ -1,4 +1,4 @@
-"""Gradients: backpropagation over the model's compiled functions, and their sums over ranks meanwhile."""
+"""Gradients of a step: backpropagation through the model's compiled functions, and the reduction over ranks."""
 
 from collections.abc import Callable, Sequence
 from itertools import chain
@@ -13,23 +13,26 @@ from dscoder_exp.device.memory import clear, put
 from dscoder_exp.model.block import SAVED
 from dscoder_exp.model.llama import Llama, ModelInputs, Stream
 from dscoder_exp.model.masters import MasterWeights
-from dscoder_exp.parallel.collectives import Done, Handle
+from dscoder_exp.parallel.collectives import CompletedHandle, Handle
 from dscoder_exp.training.dropout import Dropout
 
 _add: Any = ops.AssignAdd()
 
 
 class Gradients:
-    """Gradients of a step's summed loss times `factor`, in the model's buckets. Of the sum, not of the mean: how many
-    labels count is known only when all micro steps and ranks are added up.
+    """This rank's gradients of `factor` times the summed loss, accumulated over micro steps, bucket by bucket.
+
+    The loss is summed, not averaged: the number of counted labels is known only once all micro steps and ranks are
+    summed.
 
     Attributes:
-        factor: fp32 scalar.
+        factor: fp32 scalar tensor; see LossScale.
         loss: the summed loss, nats; fp32 [1].
-        loss_tokens: number of labels that it counts.
-        ends: for the embedding, and for the last norm and head, fp32 arrays that are added to in place; empty where
-            these aren't trained.
-        sums: bucket index -> fp32 [length], its tensors' gradients end to end, or one tensor's in its own shape.
+        loss_tokens: number of labels that the loss counts.
+        ends: gradients of the embedding, and of the last norm (with the head, where it isn't tied), in the tensors'
+            shapes: fp32, added to in place. Empty where only LoRA's factors are trained.
+        sums: bucket index -> fp32 [elements], the flattened gradients of its tensors one after another; a bucket of one
+            tensor keeps that tensor's shape.
     """
 
     def __init__(
@@ -37,56 +40,61 @@ class Gradients:
     ) -> None:
         """
         Args:
-            ends: of zeros.
-            add: takes 2n arrays, and adds the second n of them to the first n, in place.
+            ends: filled with zeros.
+            add: takes 2n tensors; adds the last n to the first n in place.
         """
         self._masters, self._add = masters, add
         self.factor, self.loss, self.loss_tokens = factor, mint.zeros((1,), dtype=ms.float32), 0
         self.ends = ends
         self.sums: dict[int, ms.Tensor] = {}
-        self._waiting: dict[int, dict[int, ms.Tensor]] = {}  # of buckets, some of whose tensors are still to come
+        self._incomplete: dict[int, dict[int, ms.Tensor]] = {}  # bucket -> index in it -> gradient, until it has all
 
-    def take(self, group: int, gradients: Sequence[ms.Tensor]) -> list[int]:
-        """Add a micro step's gradients of one of the model's trained groups; the buckets that are whole with them."""
-        whole: list[int] = []
+    def accumulate(self, group: int, gradients: Sequence[ms.Tensor]) -> list[int]:
+        """Add a micro step's gradients of one group of trained tensors; returns the buckets that this completes.
+
+        Args:
+            group: index into `MasterWeights.slots`.
+            gradients: one a tensor of the group, in its shape; fp32 or the model's precision.
+        """
+        complete: list[int] = []
         for slot, gradient in zip(self._masters.slots[group], gradients, strict=True):
-            waiting = self._waiting.setdefault(slot.bucket, {})
-            waiting[slot.index] = gradient
-            if len(waiting) == len(self._masters.buckets[slot.bucket].names):
-                whole.append(slot.bucket)
-        flat = {number: _end_to_end(self._waiting.pop(number)) for number in whole}
-        if again := [number for number in whole if number in self.sums]:
-            self._add(*(self.sums[number] for number in again), *(flat.pop(number) for number in again))
+            tensors = self._incomplete.setdefault(slot.bucket, {})
+            tensors[slot.index] = gradient
+            if len(tensors) == len(self._masters.buckets[slot.bucket].names):
+                complete.append(slot.bucket)
+        flat = {number: _concatenated(self._incomplete.pop(number)) for number in complete}
+        if summed := [number for number in complete if number in self.sums]:
+            self._add(*(self.sums[number] for number in summed), *(flat.pop(number) for number in summed))
         self.sums |= flat
-        return whole
+        return complete
 
 
-def _end_to_end(tensors: dict[int, ms.Tensor]) -> ms.Tensor:
-    """A bucket's gradients, by index, as one fp32 array [length]; a single one keeps its shape."""
+def _concatenated(tensors: dict[int, ms.Tensor]) -> ms.Tensor:
+    """A bucket's gradients, by index in it, as one flat fp32 tensor; a single gradient keeps its shape."""
     first, *others = (tensors[number] for number in range(len(tensors)))
     whole = mint.cat([tensor.view(-1) for tensor in (first, *others)]) if others else first
     return whole if whole.dtype == ms.float32 else whole.astype(ms.float32)
 
 
 class Backpropagation:
-    """Forward and backward passes, whose gradients are added up micro batch by micro batch."""
+    """Forward and backward passes of micro batches, whose gradients are accumulated."""
 
     def __init__(self, model: Llama, recompute: str) -> None:
         """
         Args:
-            recompute: what is kept of a block between forward and backward. "none": all that the backward needs;
-                "selective": its input and the results of matrix products; "full": its input.
+            recompute: what a block's forward pass keeps for its backward pass. "none": all that it needs; "selective":
+                the block's input and the results of matrix products; "full": the block's input alone.
         """
         self._model, compiled = model, model.compiled
         self._forward, self._backward = compiled.training_forward[recompute], compiled.backward[recompute]
         self._saved = SAVED[recompute]
         self._add = compiled.compile(_add_pairs, "gradient sum")
         self._factor: tuple[float, ms.Tensor] = (1.0, put(np.array(1.0, np.float32)))
-        # The same arrays in each step: a compiled function holds on to what it was called with last.
+        # Allocated once for all steps, since a compiled function keeps the arguments of its last call alive.
         self._ends = [_zeros_of(model.masters, end) for end in (0, -1)] if model.lora is None else []
 
     def start(self, factor: float = 1.0) -> Gradients:
-        """Gradients of nothing yet: zeros for the two ends of the model, which are added to in place."""
+        """Empty gradients for a new step, of the summed loss times `factor`. Those of the step before are cleared."""
         if factor != self._factor[0]:
             self._factor = factor, put(np.array(factor, np.float32))
         for tensor in chain(*self._ends):
@@ -103,52 +111,57 @@ class Backpropagation:
         """Add the gradients of a micro batch's summed loss, over this rank's positions, to `total`.
 
         Args:
-            key: seed of the dropout of LoRA's inputs; see Dropout.
-            on_bucket: given with the last micro batch; called with a bucket's index once its sum is complete.
+            batch: int32 [B, T] arrays; alike on the ranks of one data rank.
+            key: identifies the micro step to Dropout.
+            on_bucket: given with the last micro batch only; called with each bucket's index once its sum is complete.
         """
         model, compiled = self._model, self._model.compiled
 
-        def take(group: int, gradients: Sequence[ms.Tensor]) -> None:
-            for number in total.take(group, gradients):
+        def accumulate(group: int, gradients: Sequence[ms.Tensor]) -> None:
+            for number in total.accumulate(group, gradients):
                 if on_bucket is not None:
                     on_bucket(number)
 
         inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
         stream, dropout = model.enter(inputs), Dropout(model, key)
-        entering, saved, x = self._pass(inputs, stream, dropout)
+        block_inputs, saved, x = self._forward_pass(inputs, stream, dropout)
         dx = mint.zeros(x.shape, dtype=x.dtype)
-        first, last = total.ends or ([], [])
-        of_head = [*last, *first] if model.config.tie_word_embeddings else last
+        of_embedding, of_head = total.ends or ([], [])
+        added_to = [*of_head, *of_embedding] if model.config.tie_word_embeddings else of_head
         for c in inputs.chunks:
-            into = total.factor, model.norm, model.head, total.loss, dx
-            compiled.loss_backward(x, c.rows, c.labels, c.counts, *into, *of_head)
-        dx, before = compiled.own_rows(dx), int(bool(total.ends))
+            weights = model.norm, model.head
+            compiled.loss_backward(x, c.rows, c.labels, c.counts, total.factor, *weights, total.loss, dx, *added_to)
+        dx = compiled.own_rows(dx)
+        first_block = 1 if total.ends else 0  # the embedding's group comes before the blocks'
         if total.ends and on_bucket is not None:
-            take(-1, last)
+            accumulate(-1, of_head)
         for layer in reversed(range(model.num_blocks)):
             tensors = [*model.block(layer), *dropout.masks(layer, inputs.ids.size)]
-            beside = stream.cos, stream.sin, *inputs.mask
-            dx, *gradients = self._backward(dx, entering.pop(), *beside, *tensors, *saved.pop())
-            take(before + layer, gradients)
+            shared = stream.cos, stream.sin, *inputs.mask
+            dx, *gradients = self._backward(dx, block_inputs.pop(), *shared, *tensors, *saved.pop())
+            accumulate(first_block + layer, gradients)
         if total.ends:
-            compiled.embed_backward(dx, inputs.ids, *first)
+            compiled.embed_backward(dx, inputs.ids, *of_embedding)
             if on_bucket is not None:
-                take(0, first)
+                accumulate(0, of_embedding)
         total.loss_tokens += batch.loss_tokens
 
-    def _pass(
+    def _forward_pass(
         self, inputs: ModelInputs, stream: Stream, dropout: Dropout
     ) -> tuple[list[ms.Tensor], list[tuple[ms.Tensor, ...]], ms.Tensor]:
-        """(each block's input [N, H], what each block saved, the last block's output [N, H])."""
+        """(each block's input, the tensors each block saved, the last block's output [N, H] on every tensor rank).
+
+        With parallel.sequence a block's input is this tensor rank's rows [N / t, H], else [N, H].
+        """
         model, x = self._model, stream.x
-        entering: list[ms.Tensor] = []
+        block_inputs: list[ms.Tensor] = []
         saved: list[tuple[ms.Tensor, ...]] = []
         for layer in range(model.num_blocks):
-            entering.append(x)
+            block_inputs.append(x)
             tensors = [*model.block(layer), *dropout.masks(layer, inputs.ids.size)]
             x, *kept = self._forward(x, stream.cos, stream.sin, *inputs.mask, *tensors)
             saved.append(tuple(kept[: self._saved]))
-        return entering, saved, model.compiled.all_rows(x)
+        return block_inputs, saved, model.compiled.all_rows(x)
 
 
 def _zeros_of(masters: MasterWeights, group: int) -> list[ms.Tensor]:
@@ -158,7 +171,7 @@ def _zeros_of(masters: MasterWeights, group: int) -> list[ms.Tensor]:
 
 
 def _add_pairs(*tensors):
-    """Adds the second half of the tensors to the first, in place."""
+    """Add the last half of the tensors to the first half, in place. MindSpore would copy an input that is returned."""
     half = len(tensors) // 2
     for i in range(half):
         _add(tensors[i], tensors[half + i])
@@ -166,42 +179,52 @@ def _add_pairs(*tensors):
 
 
 class Reduction:
-    """Sums gradients over ranks, bucket by bucket, while the backward pass goes on."""
+    """Sums gradients over ranks, bucket by bucket, while the backward pass goes on.
+
+    Over the replica group by reduce-scatter, then over the tensor ranks that each have a part of the same gradient.
+    """
 
     def __init__(self, model: Llama) -> None:
         self._buckets, self._replicas = model.masters.buckets, model.mesh.replica_group
-        self._copies = {
-            count: _summing(model, count) for count in sorted({bucket.partial for bucket in self._buckets} - {1})
+        self._sums_of_partials = {
+            count: _sum_of_partials(model, count)
+            for count in sorted({bucket.partial for bucket in self._buckets} - {1})
         }
-        self._begun: Handle = Done()
-        self._own: dict[int, ms.Tensor] = {}
+        self._last_started: Handle = CompletedHandle()
+        self._slices: dict[int, ms.Tensor] = {}
 
     def start(self, number: int, gradient: ms.Tensor) -> None:
-        """Begin to sum a bucket's gradient [length] over replicas.
+        """Start the reduce-scatter of bucket `number` over the replica group.
 
-        The sum that was begun before has had the time of a block's backward; it is waited for here, so that no more
-        than two buckets are held while they are sent.
+        The one started before has had a block's backward pass to finish. Waiting for it here keeps at most two buckets
+        in transfer.
+
+        Args:
+            gradient: this rank's, as in `Gradients.sums`.
         """
-        ranks, before = self._replicas.size, self._begun
+        ranks, before = self._replicas.size, self._last_started
         if ranks > 1:
-            gradient = _filled(gradient, self._buckets[number].length(ranks) * ranks)
-        self._own[number], self._begun = self._replicas.start_reduce_scatter(gradient)
+            gradient = _padded(gradient, self._buckets[number].length(ranks) * ranks)
+        self._slices[number], self._last_started = self._replicas.start_reduce_scatter(gradient)
         before.wait()
 
     def finish(self) -> list[ms.Tensor]:
-        """This rank's slice of each bucket's sum, fp32 [length / replicas]; tensor ranks' partial sums are added up."""
-        self._begun.wait()
-        self._begun, own = Done(), self._own
-        self._own = {}
+        """Wait for all buckets; returns this rank's slice of each one's sum over ranks, fp32 [Bucket.length(replicas)].
+
+        With one replica a slice is the whole bucket, in the shape that `Gradients.sums` has.
+        """
+        self._last_started.wait()
+        self._last_started, slices = CompletedHandle(), self._slices
+        self._slices = {}
         return [
-            own[number] if bucket.partial == 1 else self._copies[bucket.partial](own[number])
+            slices[number] if bucket.partial == 1 else self._sums_of_partials[bucket.partial](slices[number])
             for number, bucket in enumerate(self._buckets)
         ]
 
 
-def _summing(model: Llama, copies: int) -> Any:
-    """The compiled sum over the tensor ranks that hold the same values."""
-    all_reduce = model.mesh.copies_group(copies).all_reduce
+def _sum_of_partials(model: Llama, count: int) -> Any:
+    """The compiled all-reduce over the `count` tensor ranks that hold the same weights."""
+    all_reduce = model.mesh.copies_group(count).all_reduce
 
     def summed(gradient):
         return all_reduce(gradient)
@@ -209,8 +232,8 @@ def _summing(model: Llama, copies: int) -> Any:
     return model.compiled.compile(summed, "gradients of copies")
 
 
-def _filled(gradient: ms.Tensor, length: int) -> ms.Tensor:
-    """The gradient flat, padded with zeros to `length`."""
+def _padded(gradient: ms.Tensor, length: int) -> ms.Tensor:
+    """The gradient flattened and padded with zeros to `length` elements."""
     flat = gradient.view(-1)
     missing = length - flat.shape[0]
     return mint.cat([flat, mint.zeros((missing,), dtype=ms.float32)]) if missing else flat

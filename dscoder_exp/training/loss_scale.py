@@ -1,42 +1,45 @@
 """Dynamic loss scaling for fp16, whose gradients would underflow otherwise (Micikevicius et al., arXiv:1710.03740)."""
 
-FIRST = 65536.0  # the original recipe's
-WINDOW = 1000  # steps without overflow until it is doubled
+INITIAL_SCALE = 65536.0  # as in the paper's recipe
+GROWTH_INTERVAL = 1000  # steps without overflow after which the scale is doubled
 
 
 class LossScale:
-    """Halved when a gradient overflows, doubled after a while without; 1 for good where the precision needs none.
+    """A factor on the loss: halved when a gradient overflows, doubled after GROWTH_INTERVAL steps without overflow.
+
+    In other precisions than fp16 it stays 1.
 
     Attributes:
-        value: what the gradient of the mean loss over a micro step's positions is multiplied with.
-        good_steps: since it was changed.
+        value: the factor on the mean loss over a micro step's positions.
+        good_steps: steps without overflow since `value` last changed.
     """
 
     def __init__(self, precision: str, state: tuple[float, int] | None = None) -> None:
         """
         Args:
-            state: value and good_steps that a run goes on with.
+            precision: "fp32", "bf16" or "fp16".
+            state: (value, good_steps) of a resumed run.
         """
         self.dynamic = precision == "fp16"
-        self.value, self.good_steps = state or (FIRST if self.dynamic else 1.0, 0)
+        self.value, self.good_steps = state or (INITIAL_SCALE if self.dynamic else 1.0, 0)
 
     @property
     def state(self) -> tuple[float, int] | None:
-        """What a run that goes on needs; None where there is nothing."""
+        """(value, good_steps) for a checkpoint; None where the scale is constant."""
         return (self.value, self.good_steps) if self.dynamic else None
 
     def factor(self, positions: int) -> float:
-        """What the summed loss's gradient is multiplied with: a sum over more positions is that much larger."""
+        """The factor on the summed loss of `positions` positions: `value` / `positions`, or 1 where it is constant."""
         return self.value / positions if self.dynamic else 1.0
 
-    def succeed(self) -> None:
-        """A step's gradient was finite."""
+    def record_finite(self) -> None:
+        """Count a step whose gradient was finite."""
         self.good_steps += 1
-        if self.dynamic and self.good_steps == WINDOW:
+        if self.dynamic and self.good_steps == GROWTH_INTERVAL:
             self.value, self.good_steps = self.value * 2, 0
 
-    def overflow(self) -> bool:
-        """A step's gradient wasn't finite: whether a smaller scale may help."""
+    def record_overflow(self) -> bool:
+        """Halve the scale after a step whose gradient was not finite; False: it is constant or 1, nothing changed."""
         if not self.dynamic or self.value <= 1:
             return False
         self.value, self.good_steps = self.value / 2, 0

@@ -1,4 +1,4 @@
-"""Whether a run goes on from a checkpoint in its directory, and whether it is the same run. Never imports mindspore."""
+"""Resuming a run: its last checkpoint, and the check that the recipe hasn't changed. Never imports mindspore."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from dscoder_exp.data.report import Prepared, read_report
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_other
+from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_changed_recipe
 from dscoder_exp.weights.lora.adapter import Factors, read_adapter
 from dscoder_exp.weights.lora.setup import first_factors, refuse_other_base, trained_lora
 from dscoder_exp.weights.resolve import OpenedModel
@@ -17,17 +17,17 @@ from dscoder_exp.weights.source import open_weights
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint that a run goes on from."""
+    """The checkpoint that a run is resumed from."""
 
     checkpoint: Path
     state: TrainingState
 
 
 def find_resumed(config: Config) -> Resumed | None:
-    """The last checkpoint of `output_dir`, where train.resume wants it and there is one.
+    """The last checkpoint of `output_dir`; None: there is none, train.resume is null, or the task isn't train.
 
     Raises:
-        Refused: it holds no state, or a damaged one.
+        Refused: its training state is missing or damaged.
     """
     if config.task.name != "train" or config.train.resume is None:
         return None
@@ -36,13 +36,13 @@ def find_resumed(config: Config) -> Resumed | None:
 
 
 def recipe_of(config: Config) -> dict[str, Any]:
-    """Dotted key -> value of what the curve depends on and the configuration alone says.
+    """Dotted key -> value of the settings that the loss curve depends on, as far as the configuration has them.
 
-    How long the run is, is not among it: a run may be made longer (its schedule then follows the new length). How a
-    step's sequences are shared out over ranks and micro steps isn't either: the sums are the same, up to rounding.
+    Left out are the run's length, since a run may be made longer (its schedule then follows the new length), and how a
+    step's sequences are divided among ranks and micro steps, since the sums are the same up to rounding.
     """
     optim, adapter = asdict(config.optim), asdict(config.adapter)
-    del adapter["path"]  # where the factors began, which the checkpoint has left behind
+    del adapter["path"]  # the initial factors; a checkpoint has newer ones
     return {
         "seed": config.seed,
         "seq_length": config.seq_length,
@@ -54,40 +54,40 @@ def recipe_of(config: Config) -> dict[str, Any]:
 
 
 def resume_problems(config: Config, opened: OpenedModel) -> list[Problem]:
-    """What keeps the run from going on, as far as it is known before the data are prepared."""
+    """Why the run can't be resumed, as far as that is known before the data are prepared."""
     try:
         if (resumed := find_resumed(config)) is not None:
-            refuse_other(resumed.state, recipe_of(config) | _shape(opened.config), resumed.checkpoint)
+            refuse_changed_recipe(resumed.state, recipe_of(config) | _model_recipe(opened.config), resumed.checkpoint)
             factors_of(config, opened, resumed)
     except Refused as refused:
         return list(refused.problems)
     return []
 
 
-def same_run(config: Config, model: LlamaConfig, prepared: Prepared, resumed: Resumed | None) -> dict[str, Any]:
-    """The run's whole recipe.
+def checked_recipe(config: Config, model: LlamaConfig, prepared: Prepared, resumed: Resumed | None) -> dict[str, Any]:
+    """The run's whole recipe: settings, model and data.
 
     Raises:
-        Refused: the run that goes on was another one, with every difference.
+        Refused: it differs from the resumed run's; names every difference.
     """
     recipe = _whole_recipe(config, model, prepared)
     if resumed is not None:
-        refuse_other(resumed.state, recipe, resumed.checkpoint)
+        refuse_changed_recipe(resumed.state, recipe, resumed.checkpoint)
     return recipe
 
 
 def weights_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> OpenedModel:
-    """The model with the weights that it has now; those beside LoRA's factors stay what they were."""
+    """The model to load: with the checkpoint's weights where a run is resumed. LoRA's base weights never change."""
     if resumed is None or trained_lora(config) is not None:
         return opened
     return replace(opened, source=open_weights(str(resumed.checkpoint), RESUME), adapter=None)
 
 
 def factors_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> Factors | None:
-    """What LoRA trains, with the values that it has now; None where the weights are trained.
+    """LoRA's factors: the checkpoint's where a run is resumed, else the initial ones; None: full fine-tuning.
 
     Raises:
-        Refused: the run that goes on trained beside other weights.
+        Refused: the checkpoint's factors were trained with another base model.
     """
     if (lora := trained_lora(config)) is None:
         return None
@@ -99,11 +99,11 @@ def factors_of(config: Config, opened: OpenedModel, resumed: Resumed | None) -> 
 
 
 def _whole_recipe(config: Config, model: LlamaConfig, prepared: Prepared) -> dict[str, Any]:
-    """All of it, the data as their data.json tells what they were made from."""
+    """`recipe_of` with the model's configuration and what the prepared data were made from (their data.json)."""
     stored = read_report(prepared.directory)
     data = stored.made_from if stored else {}
-    return recipe_of(config) | _shape(model) | {f"data.{name}": value for name, value in data.items()}
+    return recipe_of(config) | _model_recipe(model) | {f"data.{name}": value for name, value in data.items()}
 
 
-def _shape(model: LlamaConfig) -> dict[str, Any]:
+def _model_recipe(model: LlamaConfig) -> dict[str, Any]:
     return {f"model.{name}": value for name, value in asdict(model).items()}

@@ -6,11 +6,11 @@ from dscoder_exp.schema.config import OptimConfig
 
 
 def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
-    """The rate of optimizer step `step` (from 1) of `steps`.
+    """Learning rate of optimizer step `step` (counted from 1) of a run of `steps` steps.
 
-    It climbs linearly from 0 over the warmup's steps, as in Hugging Face's schedules (whose first step has rate 0 where
-    there is a warmup). Then it stays (constant), falls to `min_lr_ratio` of the peak (linear, cosine), or stays and
-    falls linearly over the last `decay_ratio` of the steps (wsd: warmup, stable, decay; MiniCPM, arXiv:2404.06395).
+    It climbs linearly from 0 over the warmup steps, as in Hugging Face's schedules: with a warmup the first step has
+    rate 0. Then it stays (constant), falls to `min_lr_ratio` of the peak (linear, cosine), or stays and falls linearly
+    to that over the last `decay_ratio` of the steps (wsd: warmup, stable, decay; MiniCPM, arXiv:2404.06395).
     """
     warmup = round(optim.warmup_ratio * steps) if optim.warmup_steps is None else optim.warmup_steps
     done = step - 1

@@ -1,7 +1,7 @@
-"""A checkpoint that several ranks write: each its files into a directory beside the target, and then what it says of
-them; rank 0 waits for all and takes them over. Never imports mindspore.
+"""Assembling a checkpoint that several ranks write. Never imports mindspore.
 
-On several machines the directory lies on storage that they share.
+Each other rank writes its files into a directory beside the target, and then a record of them. Rank 0 waits for all
+records and moves the files into the checkpoint. On several machines the directory lies on storage that they share.
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import Any
 from dscoder_exp.storage.json_files import read_json, write_json
 from dscoder_exp.training.state import RESUME
 
-POLL = 0.02  # seconds
+POLL = 0.02  # seconds between looks for a rank's record
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Shards:
     """What one rank wrote of a checkpoint.
 
     Attributes:
-        weights: file -> tensor -> SHA-256 (hex) of what it holds of it; empty where another rank writes them.
-        moments: file -> what is recorded of it (moments.py); empty in a checkpoint of the weights alone.
+        weights: file -> tensor -> SHA-256 (hex) of the rank's part of it; empty where another rank writes the weights.
+        moments: file -> its record (moments.py); empty in a checkpoint of the weights alone.
     """
 
     weights: dict[str, dict[str, str]]
@@ -30,45 +30,47 @@ class Shards:
 
 
 class ShardCollector:
-    """Of one run's ranks."""
+    """Moves the files of a run's other ranks into rank 0's checkpoint."""
 
     def __init__(self, token: int, rank: int, ranks: int) -> None:
         """
         Args:
-            token: a number that all ranks of this run have, and no other run: what that one left is not taken for ours.
+            token: random number that the ranks of this run share: files that another run left are not collected.
+            rank: this process's global rank, of `ranks`.
         """
         self._token, self._rank, self._ranks = token, rank, ranks
 
     def directory(self, target: Path) -> Path:
+        """Where ranks other than 0 write their files of checkpoint `target`."""
         return target.with_name(f".{target.name}.{self._token:08x}.partial")
 
-    def begin(self, target: Path) -> Path:
-        """Where this rank writes its files."""
+    def create_directory(self, target: Path) -> Path:
+        """Create `directory` and return it."""
         self.directory(target).mkdir(parents=True, exist_ok=True)
         return self.directory(target)
 
-    def leave(self, target: Path, shards: Shards) -> None:
-        """Tell rank 0 that all of this rank's files are written."""
-        told = self._told(target, self._rank)
-        write_json(told.with_suffix(".tmp"), asdict(shards))
-        told.with_suffix(".tmp").rename(told)
+    def publish(self, target: Path, shards: Shards) -> None:
+        """Write this rank's record, atomically, once all of its files are written."""
+        record = self._record(target, self._rank)
+        write_json(record.with_suffix(".tmp"), asdict(shards))
+        record.with_suffix(".tmp").rename(record)
 
-    def take(self, target: Path, directory: Path) -> list[Shards]:
-        """Those of the other ranks, in order, once each has left; their files now lie in `directory`.
+    def collect(self, target: Path, directory: Path) -> list[Shards]:
+        """Wait for the other ranks' records, move their files into `directory`; returns their shards by rank.
 
-        A rank that fails ends the job, and with it this wait.
+        It waits without a limit: a rank that fails ends the whole job.
         """
-        found = []
+        collected = []
         for rank in range(1, self._ranks):
-            told = self._told(target, rank)
-            while not told.is_file():
+            record = self._record(target, rank)
+            while not record.is_file():
                 time.sleep(POLL)
-            shards = Shards(**read_json(told, RESUME))
+            shards = Shards(**read_json(record, RESUME))
             for name in (*shards.weights, *shards.moments):
                 (self.directory(target) / name).rename(directory / name)
-            found.append(shards)
+            collected.append(shards)
         shutil.rmtree(self.directory(target), ignore_errors=True)
-        return found
+        return collected
 
-    def _told(self, target: Path, rank: int) -> Path:
+    def _record(self, target: Path, rank: int) -> Path:
         return self.directory(target) / f"rank-{rank:02d}.json"

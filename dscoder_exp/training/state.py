@@ -1,6 +1,7 @@
-"""What a run needs to go on, beside the weights: training.json in its checkpoint, and the moments (moments.py).
+"""training.json: what resuming a run needs beside a checkpoint's weights and moments (moments.py).
 
-Neither belongs to the checkpoint's record: without them it is a model still. Never imports mindspore.
+checkpoint.json lists neither this file nor the moments: without them a checkpoint is still a complete model. Never
+imports mindspore.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dscoder_exp.tracking.run import MetricValue
 STATE_FILE = "training.json"
 RESUME = "train.resume"
 START_ANEW = "output_dir=DIR for a new run; model.path=CHECKPOINT starts it from these weights"
+EARLIER = "move the checkpoint elsewhere; train.resume then takes the one before"
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,14 @@ class Progress:
     """How far a run has come.
 
     Attributes:
-        step: optimizer steps that are done. The learning rate and the place in the data follow from it.
-        skipped: those of them that changed nothing, because their loss or gradient was no number.
-        recipe: dotted name -> value of all that the curve depends on; a run that goes on has to agree.
-        run_id: of its MLflow run.
-        loss_before, answers_before: of the model before training.
-        waiting: metrics that MLflow had not taken.
-        loss_scale: its value and the steps since it was changed; None: the precision needs none.
+        step: optimizer steps done, skipped ones included; determines the learning rate and the position in the data.
+        skipped: steps that changed nothing, because their loss or gradient was NaN or infinite.
+        recipe: dotted name -> value of all that the loss curve depends on; a resumed run must have the same.
+        run_id: the MLflow run; None: not tracked.
+        loss_before: eval loss of the model before training, nats a token; None: no rows are held out.
+        answers_before: that model's answers to train.prompts.
+        waiting: metrics that were not yet logged to MLflow.
+        loss_scale: LossScale.state.
     """
 
     step: int
@@ -45,12 +48,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class TrainingState(Progress):
-    """A run's progress, and what its checkpoint adds.
+    """A run's progress, and what its checkpoint adds: the content of training.json.
 
     Attributes:
-        eval_loss: measured after the step; None: it wasn't.
-        best_loss: the lowest eval loss so far.
-        optimizer: which file holds which moments, as moments.py records it.
+        eval_loss: eval loss after the step, nats a token; None: it wasn't measured.
+        best_loss: the lowest eval loss so far; None: none was measured.
+        optimizer: record of the files that hold the moments; see moments.py.
     """
 
     eval_loss: float | None
@@ -59,7 +62,10 @@ class TrainingState(Progress):
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint of a run's directory, linked or not yet (each is whole); None where it has none."""
+    """The newest checkpoint in OUTPUT_DIR/checkpoints; None: there is none.
+
+    `last` may be older, where a run was killed before it set the link.
+    """
     found = sorted((output_dir / "checkpoints").glob("step-*"))
     return found[-1].resolve() if found else None
 
@@ -69,41 +75,43 @@ def write_state(directory: Path, state: TrainingState) -> None:
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """
+    """Read a checkpoint's training.json.
+
     Raises:
-        Refused: the checkpoint has none (saved without train.save_every), or it is damaged.
+        Refused: the checkpoint has none (saved without train.save_every), it is damaged, or a moments file is missing.
     """
     file = checkpoint / STATE_FILE
     if not file.is_file():
-        what = f"{checkpoint} holds weights alone: a run without train.save_every keeps no optimizer state at its end"
+        what = f"{checkpoint} holds weights alone: without train.save_every a finished run saves no optimizer state"
         raise refuse(RESUME, what, START_ANEW)
     values = read_json(file, RESUME)
     try:
-        lost = [name for name in values["optimizer"]["files"] if not (checkpoint / name).is_file()]
-        if lost:
-            raise refuse(RESUME, f"{checkpoint / lost[0]} is missing", "take an earlier checkpoint")
+        missing = [name for name in values["optimizer"]["files"] if not (checkpoint / name).is_file()]
+        if missing:
+            raise refuse(RESUME, f"{checkpoint / missing[0]} is missing", EARLIER)
         values["waiting"] = [MetricValue(*item) for item in values["waiting"]]
         values["loss_scale"] = values["loss_scale"] and tuple(values["loss_scale"])
         return TrainingState(**values)
     except (KeyError, TypeError) as error:
-        raise refuse(str(file), f"damaged: {error!r}", "take an earlier checkpoint") from error
+        raise refuse(str(file), f"damaged: {error!r}", EARLIER) from error
 
 
-def refuse_other(state: TrainingState, recipe: dict[str, Any], checkpoint: Path) -> None:
-    """Raise Refused, with every difference, where the run that left `state` was another than `recipe`'s.
+def refuse_changed_recipe(state: TrainingState, recipe: dict[str, Any], checkpoint: Path) -> None:
+    """Raise Refused with every difference between `recipe` and that of the run that wrote `checkpoint`.
 
-    Names that only one of them has are left out: what is known before the data are prepared is compared then.
+    Names that only one of the two has are ignored, so that the part of a recipe that is known before the data are
+    prepared can be compared early.
     """
     problems = [
-        Problem(name, f"{_shown(recipe[name])}, but {checkpoint} was trained with {_shown(state.recipe[name])}")
+        Problem(name, f"{_as_json(recipe[name])}, but {checkpoint} was trained with {_as_json(state.recipe[name])}")
         for name in recipe
         if name in state.recipe and recipe[name] != state.recipe[name]
     ]
     if problems:
         *others, final = problems
-        remedy = f"train.resume goes on with the very same run; {START_ANEW}"
+        remedy = f"a resumed run keeps these values; {START_ANEW}"
         raise Refused([*others, Problem(final.where, final.what, remedy)])
 
 
-def _shown(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The optimizer steps of a training run, with what happens between them: metrics, evaluations, checkpoints, a stop."""
+"""The training loop: optimizer steps, and between them metrics, evaluations, checkpoints and a requested stop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ from dscoder_exp.training.training_evaluation import TrainingEvaluation
 
 @dataclass(frozen=True)
 class Baseline:
-    """Of the model before training; a loss of None: no rows were held out."""
+    """The model before training.
+
+    Attributes:
+        loss: eval loss, nats a token; None: no rows are held out.
+        answers: its answers to train.prompts.
+    """
 
     loss: float | None
     answers: list[str]
@@ -32,7 +37,7 @@ class Baseline:
 
 @dataclass
 class Throughput:
-    """Means over a run's steps, less the first, which compiles."""
+    """Mean throughput over the steps of this process, without the first one, which compiles."""
 
     results: list[StepResult] = field(default_factory=list)
 
@@ -40,13 +45,13 @@ class Throughput:
         self.results.append(result)
 
     def per_second(self, name: str) -> float:
-        """`name`: a count of StepResult, such as tokens or useful_tokens."""
+        """Mean rate of a StepResult count over all ranks: `name` is tokens, useful_tokens or loss_tokens."""
         steady = self.results[1:] or self.results
         return sum(getattr(result, name) for result in steady) / sum(result.seconds for result in steady)
 
 
 class Trainer:
-    """Takes the optimizer steps that a run has left."""
+    """Takes the remaining optimizer steps of a run."""
 
     def __init__(
         self,
@@ -61,7 +66,8 @@ class Trainer:
     ) -> None:
         """
         Args:
-            recipe: all that the curve depends on, for those who go on from a checkpoint.
+            recipe: all that the loss curve depends on; each checkpoint records it, to be compared on resume.
+            before: the model before training; each checkpoint records it, too.
         """
         self._config, self._model, self._step = job.config, model, step
         self._evaluation, self._checkpoints = evaluation, checkpoints
@@ -69,14 +75,15 @@ class Trainer:
         self._recipe, self._before = recipe, before
 
     def __call__(self, batches: Iterator[Batch], steps: int) -> Throughput:
-        """
+        """Train up to step `steps`; returns the throughput of the steps taken here.
+
         Args:
-            batches: micro batches, from the first that is left.
-            steps: of the whole run.
+            batches: this data rank's micro batches, from the next step's first.
+            steps: length of the whole run, steps before a resume included.
 
         Raises:
-            NotFinite: as Step does, after a diagnosis was written.
-            SystemExit: the process was asked to stop; a checkpoint was saved.
+            NotFinite: as Step raises it, once OUTPUT_DIR/diagnosis is written.
+            SystemExit: the process was asked to stop; a resumable checkpoint is saved.
         """
         train, step, throughput = self._config.train, self._step, Throughput()
         with (
@@ -85,7 +92,7 @@ class Trainer:
             self._checkpoints,
         ):
             while step.done < steps:
-                result = self._take(batches, steps, signals)
+                result = self._take_step(batches, steps, signals)
                 self._run.metrics(metrics_of(result, self._mesh.topology.ranks), step.done)
                 throughput.add(result)
                 speed = throughput.per_second("tokens")
@@ -94,7 +101,7 @@ class Trainer:
                 if result.stop:
                     saved = self.save(None, resumable=True)
                     self._checkpoints.wait()
-                    self._screen.remark(f"asked to stop: saved as {saved}; train.resume=auto goes on")
+                    self._screen.remark(f"asked to stop: saved as {saved}; train.resume=auto resumes the run")
                     raise SystemExit(TERMINATED)
                 loss = None
                 if is_due(train.eval_every, step.done, steps):
@@ -104,11 +111,11 @@ class Trainer:
         return throughput
 
     def save(self, loss: float | None, *, resumable: bool) -> Path:
-        """Begin a checkpoint of the model as it is; returns where it will lie.
+        """Begin to save a checkpoint of the model; returns its directory. See Checkpoints.save.
 
         Args:
-            loss: its eval loss, where it was measured.
-            resumable: with what a run needs to go on from it.
+            loss: eval loss after the last step, nats a token; None: it wasn't measured.
+            resumable: save the optimizer state and the progress, too.
         """
         return self._checkpoints.save(self._model, self._step, loss, self._progress() if resumable else None)
 
@@ -125,19 +132,19 @@ class Trainer:
             loss_scale=step.loss_scale.state,
         )
 
-    def _take(self, batches: Iterator[Batch], steps: int, signals: list[int]) -> StepResult:
+    def _take_step(self, batches: Iterator[Batch], steps: int, signals: list[int]) -> StepResult:
         try:
             return take_step(self._step, batches, self._config, steps, signals)
         except NotFinite as error:
             if self._mesh.topology.rank == 0:
                 directory = write_diagnosis(Path(self._config.output_dir), self._model, error, self._step.done + 1)
                 self._run.artifact(directory, "diagnosis")
-            self._mesh.barrier()  # all came here; the first to fail has the others stopped, whatever they are writing
+            self._mesh.barrier()  # every rank gets here; the first to exit has the others killed, even while they write
             raise
 
 
 def total_steps(train: TrainConfig, sequences: int) -> int:
-    """Optimizer steps of a run over this many training sequences: `max_steps`, else as many as `epochs` takes."""
+    """Optimizer steps of a run: `max_steps`, or as many as `epochs` passes over `sequences` training sequences take."""
     if train.max_steps is not None:
         return train.max_steps
     return max(1, math.ceil(train.epochs * sequences / train.global_batch_size))
@@ -146,29 +153,33 @@ def total_steps(train: TrainConfig, sequences: int) -> int:
 def take_step(
     step: Step, batches: Iterator[Batch], config: Config, steps: int, signals: Sequence[int] = ()
 ) -> StepResult:
-    """The next of `steps` optimizer steps.
+    """Take the next of a run's `steps` optimizer steps.
 
     Args:
-        batches: micro batches, from the first that was not taken yet.
-        signals: those received so far; any asks the run to stop, which the result tells.
+        batches: this data rank's micro batches, from the step's first; config.accumulation_steps of them are consumed.
+        signals: signals received so far; if there is one on any rank, the result's `stop` is True on all.
     """
     lr = learning_rate(config.optim, step.done + 1, steps)
     return step(list(islice(batches, config.accumulation_steps)), lr, stop=lambda: bool(signals))
 
 
 def is_due(every: int | None, step: int, steps: int) -> bool:
-    """True every `every` steps, except after the last of `steps`, which has its own."""
+    """True every `every` steps, except after the last of `steps`, which evaluates and saves anyway; None: never."""
     return every is not None and step % every == 0 and step != steps
 
 
 def metrics_of(result: StepResult, ranks: int) -> dict[str, float]:
-    """A step's metrics by the names of tracking/metrics.py."""
-    now_and_then = {
+    """A step's metrics under the names of tracking/metrics.py.
+
+    Args:
+        ranks: number of ranks, for the throughput of one device.
+    """
+    if_not_zero = {
         "train/skipped_steps": result.skipped_steps,
         "train/loss_scale": result.loss_scale if result.loss_scale != 1 else 0,
         "perf/compile_time_s": result.compile_seconds,
     }
-    return {name: float(value) for name, value in now_and_then.items() if value} | {
+    return {name: float(value) for name, value in if_not_zero.items() if value} | {
         "train/loss": result.loss,
         "train/grad_norm": result.grad_norm,
         "train/lr": result.lr,

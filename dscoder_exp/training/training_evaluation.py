@@ -1,4 +1,4 @@
-"""What a training run measures of its model: the loss on held-out rows, and its answers to a few prompts."""
+"""Evaluation during a training run: the loss on held-out rows, and answers to a few prompts."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from dscoder_exp.weights.resolve import TextSetup
 
 
 class TrainingEvaluation:
-    """Measures the model as it is; results go to the run and the screen."""
+    """Evaluates the model with its current weights; logs results to the MLflow run and the screen."""
 
     def __init__(
         self,
@@ -29,7 +29,9 @@ class TrainingEvaluation:
     ) -> None:
         """
         Args:
-            template: the prompt format that the rows were rendered with.
+            text: tokenizer and special tokens.
+            template: the prompt format that the rows were rendered with; None: the default one.
+            prepared: the prepared data, whose eval split is held out.
         """
         train = job.config.train
         self._model, self._text, self._run, self._screen = model, text, job.run, job.screen
@@ -44,7 +46,12 @@ class TrainingEvaluation:
         self._prompt_tokens = train.prompt_tokens
 
     def eval_loss(self, when: str, step: int) -> float | None:
-        """Mean over the held-out rows' counted tokens, nats; None where no rows are held out. All ranks take part."""
+        """Mean loss over the held-out rows' counted labels, nats; None: no rows are held out. Call it on all ranks.
+
+        Args:
+            when: part of the progress line, such as "after step 10".
+            step: MLflow step that the loss is logged at.
+        """
         if not self._evaluator.batches:
             return None
         with self._screen.stage(f"eval loss {when}", self._evaluator.batches) as stage:
@@ -53,7 +60,7 @@ class TrainingEvaluation:
         return loss
 
     def answers(self, when: str) -> list[str]:
-        """Greedy answers to `train.prompts`; from one replica, as the others have no use for them."""
+        """Greedy answers to train.prompts, logged as predictions/WHEN.md; none on replicas other than the first."""
         if not self._prompts:
             return []
         texts: list[str] = []
@@ -75,30 +82,31 @@ class TrainingEvaluation:
 
 
 class Evaluator:
-    """Measures the same sequences each time, each counted once over all ranks."""
+    """Mean loss over the same sequences each time, divided among the data ranks; each is counted once."""
 
     def __init__(self, sequences: SequenceDataset, mesh: Mesh, *, batch_size: int, limit: int | None) -> None:
         """
         Args:
-            limit: only the first so many sequences; None: all.
+            batch_size: sequences a batch, on each data rank.
+            limit: number of sequences to use, the first ones; None: all.
         """
         self._sequences, self._mesh = sequences, mesh
         self._batch_size, self._limit = batch_size, limit
 
     @property
     def batches(self) -> int:
-        """Batches that each data rank takes."""
+        """Batches that each data rank evaluates."""
         count = min(len(self._sequences), self._limit or len(self._sequences))
         return math.ceil(count / (self._batch_size * self._mesh.topology.data))
 
     def __call__(self, model: Llama, on_batch: Callable[[], None] = lambda: None) -> float:
-        """Mean negative log-likelihood of the counted tokens, nats."""
+        """Mean negative log-likelihood of the counted labels over all ranks, nats. Call it on all ranks."""
         topology, loss, tokens = self._mesh.topology, 0.0, 0
         rank, ranks = topology.data_rank, topology.data
         for batch in eval_batches(self._sequences, self._batch_size, rank=rank, ranks=ranks, limit=self._limit):
             loss += model.loss_sum(model.inputs(batch.ids, batch.positions, batch.documents, batch.labels))
             tokens += batch.loss_tokens
             on_batch()
-        own = loss if topology.tensor_rank == 0 else 0.0, tokens if topology.counts else 0
+        own = loss if topology.tensor_rank == 0 else 0.0, tokens if topology.counts_batch else 0
         loss, counted = self._mesh.sums(*own)
         return loss / counted

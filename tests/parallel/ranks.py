@@ -1,4 +1,4 @@
-"""Trains small models in any layout: run by msrun for the ranks of a job, and called by the tests for a single one.
+"""Trains small models in any layout: a script that msrun runs on each rank, and a function for a single rank.
 
 python ranks.py OUTPUT CASE [CASE ...], each case as `Case.parse` takes it; rank 0 writes OUTPUT/CASE.npz.
 """
@@ -21,7 +21,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 STEPS, SEQUENCES, LENGTH = 10, 4, 48
 LR = {"all": 2e-4, "half": 2e-4, "lora": 4e-3, "dropout": 4e-3}
 OPTIM = OptimConfig(
-    lr=1e-3,  # the schedule's, which isn't asked here
+    lr=1e-3,  # unused: steps take their rate from LR
     betas=[0.9, 0.95],
     eps=1e-8,
     weight_decay=0.1,
@@ -37,10 +37,10 @@ OPTIM = OptimConfig(
 
 @dataclass(frozen=True)
 class Case:
-    """A model, what is trained of it, and a layout."""
+    """A model, which of its weights are trained, and a layout."""
 
     model: str  # a folder of tests/reference
-    trains: str  # all, half (all, computed in fp16), lora, or dropout (LoRA with it)
+    trains: str  # all, half (all, in fp16), lora, or dropout (LoRA with dropout)
     recompute: str
     data: int
     tensor: int
@@ -49,7 +49,7 @@ class Case:
 
     @classmethod
     def parse(cls, text: str) -> "Case":
-        """tiny_gqa-lora-none-d2-t1-c1, and -rows where residuals are cut by rows."""
+        """From a text such as tiny_gqa-lora-none-d2-t1-c1, which ends in -rows with parallel.sequence."""
         model, trains, recompute, *sizes = text.split("-")
         data, tensor, context = (int(size[1:]) for size in sizes[:3])
         return cls(model, trains, recompute, data, tensor, context, sizes[3:] == ["rows"])
@@ -60,7 +60,7 @@ class Case:
 
 
 def batch_of(number: int) -> Batch:
-    """Micro batch by number: packed documents, padding, and one sequence that counts little."""
+    """Micro batch `number`: packed documents, padding, and a sequence with few counted labels."""
     rng = np.random.default_rng(number)
     ids = rng.integers(3, 96, (SEQUENCES, LENGTH)).astype(np.int32)
     documents = np.zeros_like(ids)
@@ -75,7 +75,7 @@ def batch_of(number: int) -> Batch:
     return Batch(ids, labels, positions, documents)
 
 
-def share(batch: Batch, rank: int, ranks: int) -> Batch:
+def rows_of(batch: Batch, rank: int, ranks: int) -> Batch:
     rows = slice(rank * SEQUENCES // ranks, (rank + 1) * SEQUENCES // ranks)
     return Batch(batch.ids[rows], batch.labels[rows], batch.positions[rows], batch.documents[rows])
 
@@ -92,7 +92,7 @@ def factors_of(case: Case, config) -> Factors | None:
 
 
 def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
-    """The curve, final weights (all that is trained), and what was measured of the ranks."""
+    """Results of a training run by name: metrics of its steps, trained weights, logits, and sizes on this rank."""
     from dscoder_exp.model.build import build
     from dscoder_exp.parallel.collectives import Mesh
     from dscoder_exp.training.step import Step
@@ -105,10 +105,10 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     step, results = Step(model, OPTIM, recompute=case.recompute, seed=1), []
     for number in range(STEPS):
         micro = [batch_of((2 * number + i) % 4) for i in range(2)]
-        if case.trains == "half":  # products of the same rows on one rank and on two, since each is rounded to fp16
-            micro = [share(batch, i, 2) for batch in micro for i in range(2)][topology.data_rank :: topology.data]
+        if case.trains == "half":  # the same micro batches on one rank and on two: each product is rounded to fp16
+            micro = [rows_of(batch, i, 2) for batch in micro for i in range(2)][topology.data_rank :: topology.data]
         else:
-            micro = [share(batch, topology.data_rank, topology.data) for batch in micro]
+            micro = [rows_of(batch, topology.data_rank, topology.data) for batch in micro]
         results.append(step(micro, LR[case.trains]))
     batch = batch_of(1000)
     inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)

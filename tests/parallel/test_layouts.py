@@ -1,4 +1,4 @@
-"""Training over ranks is training on one: the same curve, gradient norms and weights, in every layout.
+"""Training in any layout of ranks equals training on one rank: the losses, gradient norms and weights.
 
 The ranks are real processes under msrun.
 """
@@ -17,10 +17,10 @@ from dscoder_exp.weights.source import open_weights
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
-HALF_UNIT = 2.0**-11  # rounding to fp16 changes a number by at most so much of itself
-FLOAT_UNIT = 2.0**-24  # to fp32
-# Roundings to fp16 one after another, on the way of a gradient of HALF's two layers: 13 a layer (norm, q, rope, scores,
-# softmax, values, out, sum, norm, gate, swiglu, down, sum), as many back, and 6 in embedding and head.
+HALF_UNIT = 2.0**-11  # largest relative error of rounding to fp16
+FLOAT_UNIT = 2.0**-24  # and to fp32
+# Consecutive roundings to fp16 in a gradient of HALF's two layers: 13 a layer (norm, q, rope, scores, softmax, values,
+# out, sum, norm, gate, swiglu, down, sum), as many in the backward pass, and 6 in embedding and head.
 ROUNDINGS = 2 * (13 + 13) + 6
 TWO = [
     "tiny_gqa-all-none-d2-t1-c1",
@@ -47,10 +47,10 @@ def alone(case: Case) -> dict[str, np.ndarray]:
 
 
 def start(directory: Path, cases: list[str], ranks: int, port: int) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Each case's results, rank by rank."""
+    """Run all cases under msrun; returns each one's results, by rank."""
     command = ["msrun", f"--worker_num={ranks}", f"--local_worker_num={ranks}", "--join=True"]
     command += [f"--master_port={port}", f"--log_dir={directory}", "python"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # msrun runs `python` by it
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where msrun looks for `python`
     environment = os.environ | {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "PATH": path}
     ended = subprocess.run([*command, str(HERE / "ranks.py"), str(directory), *cases], env=environment, check=False)
     logs = "\n".join(file.read_text()[-3000:] for file in sorted(directory.glob("worker_*.log")))
@@ -80,7 +80,7 @@ def test_a_layout_trains_as_one_rank(text, two, four, assert_learnt_alike):
 
 @pytest.mark.proof
 @pytest.mark.parametrize("text", MORE)
-def test_so_do_more_layouts(text, more, assert_learnt_alike):
+def test_more_layouts_train_as_one_rank(text, more, assert_learnt_alike):
     assert_as_one_rank(text, more[text], assert_learnt_alike)
 
 
@@ -94,7 +94,7 @@ def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]], assert_l
         np.testing.assert_array_equal(found["counts"], expected["counts"])
         np.testing.assert_allclose(found["eval"], expected["eval"], rtol=1e-5)
         names = [name for name in expected if name.startswith("weight ")]
-        first = rank < case.tensor  # replica, which gets them
+        first = rank < case.tensor  # replica, the only one that gets weights
         assert [name for name in found if name.startswith("weight ")] == (names if first else [])
         for name in names if first else ():
             assert_learnt_alike(found[name], expected[name], **steps, name=f"rank {rank}, {name}")
@@ -102,27 +102,27 @@ def assert_as_one_rank(text: str, results: list[dict[str, np.ndarray]], assert_l
         np.testing.assert_array_equal(found["computes_with"], results[rank % case.tensor]["computes_with"])
         if "logits" in found:
             np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-4)
-    assert expected["loss"][-2] < expected["loss"][0] - 0.1, "of the same batches nothing was learnt"
+    assert expected["loss"][-2] < expected["loss"][0] - 0.1, "nothing was learnt from the repeated batches"
     assert len(expected["loss"]) == STEPS
 
 
-def test_replicas_hold_fp16_weights_and_own_fp32_slices_of_them(two):
-    """They learn what one rank does, which holds them in fp32, as far as fp16's rounding lets two runs agree.
+def test_fp16_replicas_with_fp32_master_slices_train_as_one_rank(two):
+    """They learn what one rank with fp32 weights does, within the rounding of fp16.
 
-    Gradients' sums over ranks differ from one rank's in fp32's last place. So a weight can come to lie on the other
-    side of the middle between two numbers of fp16, and from there on each number on its way may be rounded otherwise.
+    Gradients summed over ranks differ from one rank's in the last bit of fp32. So a weight may be rounded to another
+    fp16 number, and from there on all results that depend on it may be rounded differently.
     """
     expected, (first, second) = alone(Case.parse(HALF).alone), two[HALF]
     names = [name for name in expected if name.startswith("weight ")]
     assert 2 * first["held"] == expected["held"]
-    assert not any(name.startswith("weight ") for name in second), "the first replica gets them"
-    # Before the first update nothing differs but the sum: two fp32 numbers, added in fp32.
+    assert not any(name.startswith("weight ") for name in second), "only the first replica gets them"
+    # Before the first update only the order of the sum differs: two fp32 numbers, added in fp32.
     np.testing.assert_allclose(first["loss"][0], expected["loss"][0], rtol=2 * FLOAT_UNIT)
-    # A loss is the logarithm of a sum over logits, less one of them; in either run these are rounded to fp16, at last.
+    # A loss is the logarithm of a sum over logits, less one of them. Both runs round the logits to fp16.
     largest = np.abs(expected["logits"]).max()
     np.testing.assert_allclose(first["loss"], expected["loss"], rtol=0, atol=2 * 2 * HALF_UNIT * largest)
-    # Two runs, each with its roundings; AdamW's quotient holds the gradient in both of its parts. Weights that are fp16
-    # themselves fail by far: an update of 1e-4 is a fraction of what lies between two of their values.
+    # Twice for two runs that round, twice for AdamW, whose numerator and denominator depend on the gradient. Weights
+    # without fp32 masters fail by far: an update of 1e-4 is a fraction of the distance between fp16 numbers.
     bound, source = 2 * 2 * ROUNDINGS * HALF_UNIT, open_weights(str(REFERENCE / Case.parse(HALF).model))
     for name in names:
         learnt = expected[name] - source.tensor(name.removeprefix("weight "))
@@ -132,11 +132,13 @@ def test_replicas_hold_fp16_weights_and_own_fp32_slices_of_them(two):
 
 
 @pytest.mark.parametrize("text", [*TWO, *FOUR])
-def test_a_rank_holds_its_part_of_moments_and_vocabulary(text, two, four):
+def test_moments_and_vocabulary_are_divided_among_ranks(text, two, four):
     case, results = Case.parse(text), (two | four)[text]
     expected = alone(case.alone)
     for found in results:
-        assert found["table"][0] * case.tensor == expected["table"][0]  # a chunk's logits have as many columns
+        assert found["table"][0] * case.tensor == expected["table"][0]  # columns of the logits
         if case.trains == "all":
             share = found["moments"] / expected["moments"] * case.data * case.tensor * case.context
-            assert share < (1.09 if case.tensor == 4 else 1.01)  # norms, and two ranks hold the same key head
+            assert share < (
+                1.09 if case.tensor == 4 else 1.01
+            )  # norms are on every rank, and two ranks hold the same key head

@@ -1,4 +1,4 @@
-"""Who is where among the ranks, and what replicas own of a group of tensors."""
+"""Ranks, the groups that they form, and the shards of a bucket that replicas own."""
 
 from itertools import chain
 
@@ -21,27 +21,27 @@ def test_ranks_are_numbered_tensor_first_then_context_then_data():
 
 
 @given(SIZES, SIZES, SIZES)
-def test_groups_part_the_ranks(data, tensor, context):
-    places = [Topology(rank, data, tensor, context) for rank in range(data * tensor * context)]
+def test_groups_of_a_kind_partition_the_ranks(data, tensor, context):
+    topologies = [Topology(rank, data, tensor, context) for rank in range(data * tensor * context)]
     for groups in (
-        {topology.tp_ranks() for topology in places},
-        {topology.cp_ranks() for topology in places},
-        {topology.replica_ranks() for topology in places},
+        {topology.tp_ranks() for topology in topologies},
+        {topology.cp_ranks() for topology in topologies},
+        {topology.replica_ranks() for topology in topologies},
     ):
-        assert sorted(chain(*groups)) == list(range(len(places)))
-    assert sum(topology.counts for topology in places) == data
-    assert all(topology.replica_ranks().index(topology.rank) == topology.replica for topology in places)
+        assert sorted(chain(*groups)) == list(range(len(topologies)))
+    assert sum(topology.counts_batch for topology in topologies) == data
+    assert all(topology.replica_ranks().index(topology.rank) == topology.replica for topology in topologies)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 9))
-def test_slices_hold_every_value_once_and_are_as_long_as_each_other(sizes, ranks):
+def test_shards_hold_every_element_once_in_slices_of_equal_length(sizes, ranks):
     names = tuple(f"tensor {index}" for index in range(len(sizes)))
     bucket = Bucket(names, tuple((size,) for size in sizes), matrices=True, copies=1, partial=1)
-    seen = {name: [False] * size for name, size in zip(names, sizes, strict=True)}
+    covered = {name: [False] * size for name, size in zip(names, sizes, strict=True)}
     for rank in range(ranks):
         shards = bucket.shards(rank, ranks)
         assert sum(shard.last - shard.first for shard in shards) <= bucket.length(ranks)
         for shard in shards:
-            assert not any(seen[shard.name][shard.first : shard.last])
-            seen[shard.name][shard.first : shard.last] = [True] * (shard.last - shard.first)
-    assert all(chain(*seen.values()))
+            assert not any(covered[shard.name][shard.first : shard.last])
+            covered[shard.name][shard.first : shard.last] = [True] * (shard.last - shard.first)
+    assert all(chain(*covered.values()))

@@ -1,4 +1,4 @@
-"""A checkpoint is written while training goes on, and is whole before anything that it holds changes."""
+"""Checkpoints are written while training goes on, and are complete before weights or moments change."""
 
 import errno
 import threading
@@ -36,7 +36,7 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Of four steps from random weights, with a checkpoint after each."""
+    """Four steps from random weights, with a checkpoint after each."""
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         recipe = ["+experiment=tiny", "tracking=off", "train.max_steps=4", "optim.lr=1e-3", "train.save_every=1"]
         own = [f"output_dir={tmp_path}/run", f"runtime.cache_dir={tmp_path}/cache", "train.keep_last=null"]
@@ -48,7 +48,7 @@ def checkpoints_of(config: Config, mesh: Mesh) -> Checkpoints:
 
 
 class Training:
-    """A model, its optimizer and its checkpoints; the next step waits where training does."""
+    """A model, its optimizer and its checkpoints; a step waits for the checkpoint as in task=train."""
 
     def __init__(
         self, config: Config, before_update: Callable[[], None] = lambda: None, model: Llama | None = None
@@ -77,7 +77,7 @@ class Training:
         return self.checkpoints.save(self.model, self.step, None, progress)
 
     def now(self) -> dict[str, np.ndarray]:
-        """Weights and moments, copied."""
+        """Copies of the current weights and moments."""
         moments = {
             f"{which}.{shard.name}": moment.copy()
             for shard, both in zip(self.model.masters.owned(), self.step.adamw.moments(), strict=True)
@@ -86,7 +86,7 @@ class Training:
         return weights(self.model) | moments
 
 
-def held(checkpoint: Path) -> dict[str, np.ndarray]:
+def read(checkpoint: Path) -> dict[str, np.ndarray]:
     return load_file(checkpoint / "model.safetensors") | load_file(checkpoint / "optimizer.safetensors")
 
 
@@ -94,22 +94,22 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
     return found.keys() == expected.keys() and all(found[name].tobytes() == expected[name].tobytes() for name in found)
 
 
-def test_a_checkpoint_is_whole_before_the_weights_change(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing begins only when the next step's gradients are there: what it writes is the state of before."""
-    gradients_are_there = threading.Event()
+def test_a_checkpoint_is_complete_before_the_weights_change(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing starts only once the next step's gradients are computed, and still writes the state before that step."""
+    gradients_computed = threading.Event()
 
     def late(*arguments) -> dict[str, str]:
-        assert gradients_are_there.wait(60)
+        assert gradients_computed.wait(60)
         return write_weights(*arguments)
 
-    training = Training(config, gradients_are_there.set)
-    gradients_are_there.clear()
+    training = Training(config, gradients_computed.set)
+    gradients_computed.clear()
     monkeypatch.setattr(module, "write_weights", late)
     before = training.now()
     saved = training.save()
     assert not saved.exists()
     training.step([sequences(1)], 1e-3)
-    assert same(held(saved), before)
+    assert same(read(saved), before)
     assert not same(training.now(), before)
     assert (saved.parent / "last").resolve() == saved
 
@@ -122,7 +122,7 @@ def test_an_error_surfaces_before_the_weights_change(config: Config, monkeypatch
     def full(*arguments, **named) -> None:
         raise NO_SPACE
 
-    monkeypatch.setattr(module, "write_state", full)  # the weights are written by then
+    monkeypatch.setattr(module, "write_state", full)  # fails after the weights are written
     before = training.now()
     training.save()
     with pytest.raises(OSError, match="No space left on device"):
@@ -130,29 +130,29 @@ def test_an_error_surfaces_before_the_weights_change(config: Config, monkeypatch
     assert same(training.now(), before)
     assert {path.name for path in good.parent.iterdir()} == {good.name, "last"}
     assert (good.parent / "last").resolve() == good
-    training.checkpoints.wait()  # told once
+    training.checkpoints.wait()  # raised once only
     monkeypatch.undo()
     assert training.save() == good.with_name("step-000002")
     training.checkpoints.wait()
-    assert same(held(good.with_name("step-000002")), before)
+    assert same(read(good.with_name("step-000002")), before)
 
 
-def leave(training: Training, error: Exception | None = None) -> None:
-    """Begin a checkpoint in a `with` that is left at once, with the error if one is given."""
+def save_in_with(training: Training, error: Exception | None = None) -> None:
+    """Begin a checkpoint in a `with` block that ends at once, with `error` if it is given."""
     with training.checkpoints:
         training.save()
         if error is not None:
             raise error
 
 
-def test_the_end_of_a_with_waits(
+def test_the_end_of_a_with_block_waits(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = Training(config)
     with pytest.raises(KeyError):
-        leave(training, KeyError())
+        save_in_with(training, KeyError())
     last = Path(config.output_dir) / "checkpoints" / "last"
-    assert same(held(last), training.now())
+    assert same(read(last), training.now())
 
     def fails(*arguments, **named) -> None:
         raise NO_SPACE
@@ -160,14 +160,16 @@ def test_the_end_of_a_with_waits(
     monkeypatch.setattr(module, "write_weights", fails)
     training.step([sequences(1)], 1e-3)
     with pytest.raises(OSError, match="No space left"):
-        leave(training)
-    with pytest.raises(KeyError):  # the first error is the one to know
-        leave(training, KeyError())
+        save_in_with(training)
+    with pytest.raises(KeyError):  # the first error is raised, not the checkpoint's
+        save_in_with(training, KeyError())
     assert "a checkpoint was not written: [Errno 28] No space left on device" in caplog.text
 
 
-def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole task, with a writer that is slower than its steps; and its order of the data is the seed's."""
+def test_a_run_delays_each_update_until_the_checkpoint_is_complete(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """task=train with a writer that is slower than a step. It also orders the data by the configured seed."""
     from dscoder_exp.tasks import train
 
     at_save: dict[Path, dict[str, np.ndarray]] = {}
@@ -193,8 +195,8 @@ def test_a_run_waits_with_each_update(config: Config, monkeypatch: pytest.Monkey
         assert same(load_file(directory / "model.safetensors"), arrays), directory
 
 
-def test_of_a_device_few_arrays_wait_in_memory(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was fetched and not yet written, as a slow writer takes one after another."""
+def test_few_arrays_of_a_device_wait_in_host_memory(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts the arrays that are fetched and not yet written, with a slow writer."""
     on_device = replace(config, runtime=replace(config.runtime, device="ascend"))
     training, waiting = Training(on_device), []
 
@@ -219,11 +221,11 @@ def test_of_a_device_few_arrays_wait_in_memory(config: Config, monkeypatch: pyte
     monkeypatch.setattr(training.model.masters, "state", counted)
     saved = training.save()
     training.checkpoints.wait()
-    assert same(held(saved), training.now())
-    assert 1 <= max(waiting) <= module.WAITING + 1 < len(waiting)
+    assert same(read(saved), training.now())
+    assert 1 <= max(waiting) <= module.MAX_WAITING + 1 < len(waiting)
 
 
-def test_a_device_is_not_waited_for_by_a_writer_that_fails(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_fails_does_not_block_save(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(replace(config, runtime=replace(config.runtime, device="ascend")))
 
     def fails(directory, config, tensors, *of_rank) -> None:
@@ -236,7 +238,7 @@ def test_a_device_is_not_waited_for_by_a_writer_that_fails(config: Config, monke
         training.checkpoints.wait()
 
 
-def test_arrays_that_cannot_be_fetched_end_the_writing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_fetching_ends_the_writer(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     training = Training(replace(config, runtime=replace(config.runtime, device="ascend")))
     state = training.model.masters.state
 
@@ -252,14 +254,14 @@ def test_arrays_that_cannot_be_fetched_end_the_writing(config: Config, monkeypat
 
 
 class SecondOfTwo(Mesh):
-    """Sees what rank 0 writes."""
+    """Rank 1 of two on shared storage."""
 
     def sums(self, *values: float) -> list[float]:
         return [2.0 for _ in values]
 
 
 def test_a_rank_that_writes_no_factors_writes_its_moments(config: Config) -> None:
-    """LoRA's factors come whole on each tensor rank, and more of them than wait in memory."""
+    """Each tensor rank gets whole factors, more than MAX_WAITING, and has to take them before its moments."""
     on_device = replace(config, runtime=replace(config.runtime, device="ascend"))
     training = Training(on_device, model=adapted(0.0))
     mesh = SecondOfTwo(Topology(1, tensor=2), "cpu")
@@ -267,11 +269,11 @@ def test_a_rank_that_writes_no_factors_writes_its_moments(config: Config) -> Non
     saved = training.save()
     training.checkpoints.wait()
     (written,) = saved.parent.glob(".step-*/optimizer-rank-01-of-02.safetensors")
-    assert len(load_file(written)) == 2 * len(training.model.trained_shapes) > 2 * module.WAITING
+    assert len(load_file(written)) == 2 * len(training.model.trained_shapes) > 2 * module.MAX_WAITING
 
 
 class Apart(Mesh):
-    """Rank 0 of two that have no storage in common."""
+    """Rank 0 of two without shared storage."""
 
     def sums(self, *values: float) -> list[float]:
         return list(values)

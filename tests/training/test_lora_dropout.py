@@ -1,4 +1,4 @@
-"""Dropout of LoRA's inputs against the formula, differentiated by finite differences and repeated by its key."""
+"""Dropout of LoRA's inputs: its rate, its keys, and its gradients against finite differences."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ REFERENCE = Path(__file__).parents[1] / "reference"
 
 
 def adapted(dropout: float):
-    """tiny_gqa with PEFT's trained adapter beside it, so that B isn't zero."""
+    """tiny_gqa with an adapter that PEFT has trained, so that its B matrices aren't zero."""
     from dataclasses import replace
 
     from dscoder_exp.device.start import start_device
@@ -36,7 +36,7 @@ def gradients_of(model, key, recompute="none"):
     return float(total.loss.asnumpy()[0]), sums
 
 
-def test_the_masks_keep_what_the_rate_says_and_follow_from_the_key():
+def test_masks_drop_at_the_rate_and_follow_from_the_key():
     from dscoder_exp.training.dropout import Dropout
 
     model = adapted(0.25)
@@ -51,7 +51,7 @@ def test_the_masks_keep_what_the_rate_says_and_follow_from_the_key():
     assert Dropout(adapted(0.0), (0,)).masks(0, 512) == []
 
 
-def test_a_step_drops_and_an_evaluation_does_not():
+def test_training_drops_and_evaluation_does_not():
     dropping, whole = adapted(0.5), adapted(0.0)
     batch = sequences(2)
     inputs = batch.ids, batch.positions, batch.documents
@@ -62,7 +62,7 @@ def test_a_step_drops_and_an_evaluation_does_not():
     assert len({first, second, expected}) == 3
 
 
-def test_gradients_are_those_of_the_loss_with_the_same_masks():
+def test_gradients_equal_finite_differences_with_the_same_masks():
     """Along a random direction of all factors, by central differences."""
     model = adapted(0.3)
     _, gradients = gradients_of(model, (3, 1))

@@ -1,4 +1,4 @@
-"""What ranks of one layout write, ranks of any other read back bit by bit: weights, LoRA's factors, and moments."""
+"""Weights, LoRA's factors and moments that one layout of ranks writes are read by any other, bit by bit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ def drawn(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray
 
 
 def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, tuple[int, ...]]) -> list[FlatShard]:
-    """All tensors as one bucket: its shards begin and end anywhere."""
+    """The rank's shards of one bucket of all tensors, so that they begin and end anywhere in a tensor."""
     parts = {name: held(name, shape, config, rank % layout.tensor, layout.tensor) for name, shape in shapes.items()}
     held_shapes = tuple(parts[name].shape(shape) for name, shape in shapes.items())
     bucket = Bucket(tuple(shapes), held_shapes, matrices=True, copies=1, partial=1)
@@ -52,7 +52,7 @@ def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, t
 def values_of(rank: int, layout: Layout, config: LlamaConfig, arrays: dict[str, np.ndarray], owned: list[FlatShard]):
     tp_size = layout.tensor
     parts = {name: held(name, array.shape, config, rank % tp_size, tp_size).of(array) for name, array in arrays.items()}
-    return [parts[piece.name].reshape(-1)[piece.first : piece.last] for piece in owned]
+    return [parts[shard.name].reshape(-1)[shard.first : shard.last] for shard in owned]
 
 
 def write(directory: Path, layout: Layout, config: LlamaConfig, moments: list[dict[str, np.ndarray]]) -> dict:
@@ -72,7 +72,7 @@ layouts = st.builds(Layout, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 3
 @given(layouts, layouts, st.sampled_from([(4, 4), (4, 2), (4, 1), (8, 2)]), st.booleans(), st.booleans())
 @example(Layout(4, 2), Layout(1, 1), (4, 1), True, False)
 @example(Layout(1, 1), Layout(4, 3), (4, 2), False, True)
-def test_any_layout_to_any_layout(before, after, heads, tied, lora):
+def test_moments_of_any_layout_are_read_by_any_other(before, after, heads, tied, lora):
     config = config_of(*heads, tied=tied)
     assert not uneven(config, before.tensor)
     shapes = factor_shapes(config, LORA) if lora else parameter_shapes(config)
@@ -81,7 +81,7 @@ def test_any_layout_to_any_layout(before, after, heads, tied, lora):
         stored = StoredMoments(Path(name), write(Path(name), before, config, moments), config, shapes)
         for rank in range(after.ranks):
             owned = owned_by(rank, after, config, shapes)
-            into = [[np.full(piece.last - piece.first, np.nan, np.float32) for piece in owned] for _ in range(2)]
+            into = [[np.full(shard.last - shard.first, np.nan, np.float32) for shard in owned] for _ in range(2)]
             stored.fill(rank % after.tensor, after.tensor, owned, into)
             for which, arrays in zip(moments, into, strict=True):
                 for found, value in zip(arrays, values_of(rank, after, config, which, owned), strict=True):
@@ -90,7 +90,7 @@ def test_any_layout_to_any_layout(before, after, heads, tied, lora):
 
 @settings(max_examples=20)
 @given(st.sampled_from([1, 2, 4]), st.sampled_from([(4, 4), (4, 2), (4, 1)]), st.booleans())
-def test_weights_that_ranks_wrote_are_whole(tp_size, heads, tied):
+def test_weights_that_tensor_ranks_wrote_are_read_whole(tp_size, heads, tied):
     config = config_of(*heads, tied=tied)
     arrays = drawn(parameter_shapes(config), 3)
 
@@ -107,7 +107,7 @@ def test_weights_that_ranks_wrote_are_whole(tp_size, heads, tied):
             assert source.tensor(tensor).tobytes() == array.tobytes()
 
 
-def test_sizes_that_ranks_cannot_share_are_named():
+def test_sizes_that_tensor_ranks_do_not_divide_are_named():
     config = config_of(4, 2, tied=False)
     assert uneven(config, 2) == []
     assert uneven(config, 3) == ["num_attention_heads 4", "num_key_value_heads 2"]
@@ -120,7 +120,7 @@ def refusal(call, *arguments: object) -> str:
     return str(caught.value)
 
 
-def test_damage_is_refused(tmp_path: Path) -> None:
+def test_damaged_and_missing_shards_are_refused(tmp_path: Path) -> None:
     config = config_of(4, 2, tied=True)
     shapes = parameter_shapes(config)
     record = write(tmp_path, Layout(2, 2), config, [drawn(shapes, seed) for seed in (1, 2)])
@@ -130,7 +130,9 @@ def test_damage_is_refused(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     stored = StoredMoments(tmp_path, record, config, shapes)
-    assert "second.model.norm.weight: its content has changed (SHA-256)" in refusal(stored.fill, 0, 1, owned, into)
+    assert "second.model.norm.weight: its content has changed since it was written (SHA-256 differs)" in refusal(
+        stored.fill, 0, 1, owned, into
+    )
     file.write_bytes(whole)
     stored = StoredMoments(tmp_path, {**record, "files": {file.name: record["files"][file.name]}}, config, shapes)
-    assert "holds no whole first.model.norm.weight of this model" in refusal(stored.fill, 0, 1, owned, into)
+    assert "lacks a part of first.model.norm.weight" in refusal(stored.fill, 0, 1, owned, into)

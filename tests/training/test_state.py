@@ -1,4 +1,4 @@
-"""What a run goes on from: written beside the weights, read back bit by bit, and held to the run that goes on."""
+"""training.json: written, read back exactly, and compared with the run that is resumed."""
 
 import json
 from dataclasses import replace
@@ -12,12 +12,12 @@ from dscoder_exp.training.state import (
     TrainingState,
     last_checkpoint,
     read_state,
-    refuse_other,
+    refuse_changed_recipe,
     write_state,
 )
 
 RECIPE = {"seed": 0, "optim.lr": 1e-3, "optim.betas": [0.9, 0.95], "model.rope_scaling": None}
-LEFT = [MetricValue("train/loss", 0.1 + 0.2, 1764000000123, 7)]
+WAITING = [MetricValue("train/loss", 0.1 + 0.2, 1764000000123, 7)]
 FILES = {"ways": 1, "files": {"optimizer.safetensors": {"rank": 0}}}
 STATE = TrainingState(
     step=7,
@@ -26,7 +26,7 @@ STATE = TrainingState(
     run_id="abc",
     loss_before=None,
     answers_before=["an answer\n"],
-    waiting=LEFT,
+    waiting=WAITING,
     loss_scale=(1024.0, 3),
     eval_loss=1.25,
     best_loss=1.0,
@@ -47,11 +47,11 @@ def written(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_all_of_it_comes_back(written: Path) -> None:
+def test_a_state_is_read_as_it_was_written(written: Path) -> None:
     assert read_state(written) == STATE
 
 
-def test_damage_is_refused(written: Path) -> None:
+def test_damaged_and_missing_files_are_refused(written: Path) -> None:
     state, moments = written / "training.json", written / "optimizer.safetensors"
     moments.unlink()
     assert f"train.resume: {moments} is missing" in refusal(read_state, written)
@@ -62,7 +62,7 @@ def test_damage_is_refused(written: Path) -> None:
 
 
 def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
-    """A kill may have come before the link was moved."""
+    """`last` may be older, where a run was killed before it moved the link."""
     assert last_checkpoint(tmp_path) is None
     for name in ("step-000002", "step-000010", ".step-000012.partial"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
@@ -71,9 +71,9 @@ def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
 
 
 def test_every_difference_is_named() -> None:
-    refuse_other(STATE, {**RECIPE, "data.loss": "all"}, Path("x"))  # what only one of them knows is no difference
-    message = refusal(refuse_other, STATE, RECIPE | {"seed": 1, "optim.lr": 2e-3}, Path("x"))
+    refuse_changed_recipe(STATE, {**RECIPE, "data.loss": "all"}, Path("x"))  # a name that only one of them has
+    message = refusal(refuse_changed_recipe, STATE, RECIPE | {"seed": 1, "optim.lr": 2e-3}, Path("x"))
     assert "refused, 2 problems" in message
     assert "  - seed: 1, but x was trained with 0\n" in message
-    assert "  - optim.lr: 0.002, but x was trained with 0.001\n      -> train.resume goes on with the very" in message
-    assert refuse_other(replace(STATE, recipe={}), RECIPE, Path("x")) is None
+    assert "  - optim.lr: 0.002, but x was trained with 0.001\n      -> a resumed run keeps these values; " in message
+    assert refuse_changed_recipe(replace(STATE, recipe={}), RECIPE, Path("x")) is None

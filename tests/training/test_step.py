@@ -1,4 +1,4 @@
-"""What a step does beyond PyTorch's numbers (tests/parity): micro batches, clipping, a loss that is not a number."""
+"""A step's micro batches, clipping and non-finite losses; tests/parity compares its numbers with PyTorch."""
 
 import json
 from pathlib import Path
@@ -40,8 +40,8 @@ def weights(model):
     return {name: array.copy() for name, array in model.masters.state()}
 
 
-def test_micro_batches_of_unequal_counts_equal_one_batch():
-    """A mean of means would weigh the tokens of a sparse micro batch more."""
+def test_micro_batches_with_unequal_label_counts_equal_one_batch():
+    """A mean of means would give the labels of a sparse micro batch more weight."""
     batch = sequences(4)
     batch.labels[2:, 5:] = IGNORE_INDEX
     whole, parts = fresh_model(), fresh_model()
@@ -56,7 +56,7 @@ def test_micro_batches_of_unequal_counts_equal_one_batch():
 
 
 def test_clipping_scales_the_gradient_to_the_limit():
-    """AdamW's first step hides a gradient's scale, so the moments are looked at: (1 - beta1) * gradient."""
+    """AdamW's first update hides the gradient's scale; the first moment shows it: (1 - beta1) * gradient."""
     steps = {}
     for clip in (None, 0.5):
         step = Step(fresh_model(), optim(clip_norm=clip), recompute="none")
@@ -68,7 +68,7 @@ def test_clipping_scales_the_gradient_to_the_limit():
     assert steps[0.5][1] == pytest.approx(0.5, rel=1e-4)
 
 
-def test_padding_counts_as_positions_only():
+def test_padding_counts_in_tokens_only():
     batch = sequences(2)
     batch.documents[:, 40:] = -1
     batch.labels[:, 39:] = IGNORE_INDEX
@@ -77,7 +77,7 @@ def test_padding_counts_as_positions_only():
     assert result.loss_tokens == (batch.labels != IGNORE_INDEX).sum()
 
 
-def test_a_step_whose_loss_is_not_a_number_changes_nothing_and_the_third_in_a_row_stops(tmp_path):
+def test_a_step_with_a_nan_loss_changes_nothing_and_the_third_in_a_row_raises(tmp_path):
     model = fresh_model()
     step = Step(model, optim(), recompute="none")
     whole = model.norm.asnumpy().copy()

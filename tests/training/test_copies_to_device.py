@@ -1,4 +1,4 @@
-"""What a step brings crosses to the device once, and nothing else does: beside tests/device, on the CPU.
+"""A training step copies its batch to the device once, and nothing else: calls of `put`, counted on the CPU.
 
 tests/ascend counts the copies themselves.
 """
@@ -12,13 +12,13 @@ from test_schedule import optim
 from test_step import fresh_model, sequences
 
 from dscoder_exp.device import memory
-from dscoder_exp.model.kernels import cpu, native  # noqa: F401  # which are imported late otherwise
+from dscoder_exp.model.kernels import cpu, native  # noqa: F401  # imported before the fixture patches modules
 from dscoder_exp.training.step import Step
 
 
 @pytest.fixture
-def crossings(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
-    """All arrays that go to the device from now on, wherever."""
+def copies(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """All arrays that any module puts on the device, in order."""
     found: list[np.ndarray] = []
 
     def watched(function):
@@ -37,13 +37,13 @@ def crossings(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("trains", ["all", "lora"])
-def test_a_step_brings_its_batch_and_no_more(crossings: list[np.ndarray], trains: str) -> None:
+def test_a_step_copies_its_batch_and_no_more(copies: list[np.ndarray], trains: str) -> None:
     model = fresh_model() if trains == "all" else adapted(0.0)
-    assert sum(array.nbytes for array in crossings) > 4 * 100_000  # the weights, and more
+    assert sum(array.nbytes for array in copies) > 4 * 100_000  # the weights, and more
     step = Step(model, optim(), recompute="full")
     step([sequences(2)], 1e-3)
-    crossings.clear()
+    copies.clear()
     step([sequences(2, seed=1), sequences(2, seed=2)], 1e-3)
-    ids_positions_mask_and_a_chunks_three = 6
-    assert len(crossings) == 2 * ids_positions_mask_and_a_chunks_three
-    assert all(array.nbytes <= 3 * sequences(2).ids.nbytes for array in crossings)
+    arrays_a_batch = 6  # ids, positions, mask, and rows, labels and counts of one chunk
+    assert len(copies) == 2 * arrays_a_batch
+    assert all(array.nbytes <= 3 * sequences(2).ids.nbytes for array in copies)
