@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dscoder_exp.data import mindrecord
 from dscoder_exp.data.batch import Batch, empty_batch
 from dscoder_exp.data.prepare import Prepared
-from dscoder_exp.schema.config import MOST_DOCUMENTS
+from dscoder_exp.schema.config import MAX_DOCUMENTS
 from dscoder_exp.schema.errors import refuse
 
 
@@ -37,9 +37,9 @@ def load(prepared: Prepared, split: str) -> SequenceDataset:
 def refuse_crowded(prepared: Prepared, batch_size: int) -> None:
     """Raise Refused where a batch may hold more documents than attention on Ascend takes in one call."""
     most = prepared.report.most_documents
-    fitting = MOST_DOCUMENTS // (most + 2)  # its padding is one, and so are keys behind a context rank's queries
+    fitting = MAX_DOCUMENTS // (most + 2)  # its padding is one, and so are keys behind a context rank's queries
     if batch_size > fitting:
-        at_once = f"of up to {most} documents; attention on NPUs takes {MOST_DOCUMENTS} at once"
+        at_once = f"of up to {most} documents; attention on NPUs takes {MAX_DOCUMENTS} at once"
         if not fitting:
             raise refuse(
                 "seq_length", f"{prepared.report.seq_length} makes sequences {at_once}", "a shorter seq_length"

@@ -85,7 +85,7 @@ def test_stopped_and_taken_up_again_it_is_the_same_bit_by_bit(room: Room, base: 
     assert "adapter.dropout: 0.0, but " in refused.err
     other = room("task=train", *RUN, "model=tiny", *own("lora-stopped"), "train.resume=auto")
     assert other.code == 2
-    assert "was trained beside other weights than those of" in other.err
+    assert "was trained on a base model other than" in other.err
 
     done(room(*command))
     found, expected = room.run("lora-stopped"), room.run("adapter")
@@ -135,10 +135,10 @@ def test_refusals(room: Room, base: str, adapter: str, tmp_path: Path) -> None:
     other = room(*ask, "model=tiny", f"adapter.path={adapter}")
     assert other.code == 2
     assert "adapter.path: " in other.err
-    assert "was trained beside other weights than those of random weights of seed 0" in other.err
+    assert "was trained on a base model other than random weights of seed 0" in other.err
     alone = room(*ask, f"model.path={adapter}")
-    assert "holds a LoRA adapter, no model of its own" in alone.err
-    assert f"model.path=BASE with the model that it was trained beside, and adapter.path={adapter}" in alone.err
+    assert "holds a LoRA adapter, not a model" in alone.err
+    assert f"model.path=BASE, the model that it was trained on, and adapter.path={adapter}" in alone.err
     copy = tmp_path / "adapter"
     shutil.copytree((room.directory / adapter).resolve(), copy)
     file = copy / "adapter_model.safetensors"
@@ -147,7 +147,7 @@ def test_refusals(room: Room, base: str, adapter: str, tmp_path: Path) -> None:
     file.write_bytes(content)
     damaged = room(*ask, f"model.path={base}", f"adapter.path={copy}")
     assert damaged.code == 2
-    assert "isn't what was written (SHA-256; " in damaged.err
+    assert "has changed since it was written (SHA-256 differs: " in damaged.err
     nothing = room(*RECIPE, "parallel=single", "adapter.r=8")
     assert nothing.code == 2
     assert "adapter.r: is given, but adapter=none trains the weights themselves" in nothing.err
