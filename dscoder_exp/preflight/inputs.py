@@ -15,7 +15,7 @@ from dscoder_exp.training.resume import resume_problems
 from dscoder_exp.weights.check import refuse_incomplete
 from dscoder_exp.weights.convert.conversion import open_conversion
 from dscoder_exp.weights.lora.setup import open_adapted
-from dscoder_exp.weights.native.layout import uneven
+from dscoder_exp.weights.native.layout import indivisible_sizes
 from dscoder_exp.weights.resolve import OpenedModel, open_text, open_tokenizer, text_setup
 from dscoder_exp.weights.tokenizer import load_tokenizer
 
@@ -86,7 +86,7 @@ def _check_data(data: DataConfig) -> None:
 def _layout_problems(config: Config, model: LlamaConfig) -> list[Problem]:
     """Why the model can't be split over the configured tensor and context ranks."""
     parallel, problems = config.parallel, []
-    if sizes := uneven(model, parallel.tensor):
+    if sizes := indivisible_sizes(model, parallel.tensor):
         what = f"the model can't be split over {parallel.tensor} ranks: {', '.join(sizes)}"
         problems.append(Problem("parallel.tensor", what, "use a number that divides all of these sizes"))
     if parallel.context > 1 and config.runtime.device == "cpu" and library().path is None:

@@ -89,7 +89,7 @@ def test_unknown_keys_and_missing_files_are_reported_together(refusing: Command,
         ("hydra.launcher.master_port=1", "hydra.launcher.master_port=1: outside 1024"),
         ("hydra.mode=RUN", "hydra.mode: RUN bypasses the launcher"),
         ("output_dir=${nowhere}", "output_dir: can't be resolved: Interpolation key 'nowhere' not found"),
-        ("tracking.run_id=abc", "tracking.run_id: is filled in at launch"),
+        ("tracking.run_id=abc", "tracking.run_id: is set at launch"),
         ("~optim.lr", "optim.lr: missing"),
     ],
 )
@@ -154,7 +154,7 @@ def test_a_tokenizer_beyond_the_models_vocabulary(refusing: Command, small: list
 
 def test_sizes_that_do_not_divide(refusing: Command, small: list[str]) -> None:
     message = refused(refusing, *small, "parallel.data=3", "train.global_batch_size=4")
-    assert "train.global_batch_size: 4 sequences are no multiple of train.micro_batch_size=1" in message
+    assert "train.global_batch_size: 4 sequences are not a multiple of train.micro_batch_size=1" in message
     assert "-> train.global_batch_size=3 or 6" in message
     message = refused(refusing, *small, "hydra.launcher.worker_num=2")
     assert "hydra.launcher.worker_num: 2 processes, but parallel.data" in message

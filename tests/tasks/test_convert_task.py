@@ -49,7 +49,7 @@ def test_to_mindspore_transformers_and_back(empty_workspace: Workspace) -> None:
     (empty_workspace.directory / "suite" / "model.ckpt").rename(alone)
     refused = empty_workspace("task=convert", "weights.source=llama.ckpt", "weights.target=back")
     assert refused.code == 2
-    assert "weights.source: llama.ckpt: such weights don't say which shape the model has" in refused.err
+    assert "weights.source: llama.ckpt: the files don't hold the model's shape" in refused.err
     config = json.loads((SOURCE / "config.json").read_text())
     names = [name for name in LlamaConfig.__dataclass_fields__ if config.get(name) is not None]
     shape = [f"model.{name}={json.dumps(config[name])}" for name in names]
@@ -70,8 +70,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "config.json").write_text(json.dumps(to_hf(config)))
     layout = safetensors_layout({name: ("F32", shape) for name, shape in parameter_shapes(config).items()})
     with (directory / "model.safetensors").open("wb") as file:
-        file.write(layout.texts[0][1])
-        file.truncate(max(run.offset + run.size for entry in layout.entries.values() for run in entry.runs))
+        file.write(layout.headers[0][1])
+        file.truncate(max(run.offset + run.size for entry in layout.entries.values() for run in entry.ranges))
     return directory
 
 
@@ -100,9 +100,9 @@ def test_all_problems_are_reported_and_nothing_is_written(empty_workspace: Works
     refused = empty_workspace("task=convert", "weights.target=x", "weights.tensor=2", "weights.max_shard_size=big")
     assert refused.code == 2
     for words in (
-        "weights.source: task=convert has no weights to read",
-        "weights.tensor: 2, but only the native format is cut over ranks, and this is hf",
-        "weights.max_shard_size: 'big' is no size",
+        "weights.source: task=convert needs weights to read",
+        "weights.tensor: 2, but only weights.format=native can be sliced over ranks, not hf",
+        "weights.max_shard_size: 'big' is not a size",
     ):
         assert words in refused.err
     assert set(empty_workspace.directory.iterdir()) == before

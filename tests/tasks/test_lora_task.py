@@ -83,7 +83,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(workspace: Workspace,
     assert "adapter.dropout: 0.0, but " in refused.err
     other = workspace("task=train", *RUN, "model=tiny", *named("lora-stopped"), "train.resume=auto")
     assert other.code == 2
-    assert "was trained beside other weights than those of" in other.err
+    assert "was trained on a base model other than" in other.err
 
     succeeded(workspace(*command))
     found, expected = workspace.run("lora-stopped"), workspace.run("adapter")
@@ -137,10 +137,10 @@ def test_refusals(workspace: Workspace, base: str, adapter: str, tmp_path: Path)
     other = workspace(*ask, "model=tiny", f"adapter.path={adapter}")
     assert other.code == 2
     assert "adapter.path: " in other.err
-    assert "was trained beside other weights than those of random weights of seed 0" in other.err
+    assert "was trained on a base model other than random weights of seed 0" in other.err
     alone = workspace(*ask, f"model.path={adapter}")
-    assert "holds a LoRA adapter, no model of its own" in alone.err
-    assert f"model.path=BASE with the model that it was trained beside, and adapter.path={adapter}" in alone.err
+    assert "holds a LoRA adapter, not a model" in alone.err
+    assert f"model.path=BASE, the model that it was trained on, and adapter.path={adapter}" in alone.err
     copy = tmp_path / "adapter"
     shutil.copytree((workspace.directory / adapter).resolve(), copy)
     file = copy / "adapter_model.safetensors"
@@ -149,7 +149,7 @@ def test_refusals(workspace: Workspace, base: str, adapter: str, tmp_path: Path)
     file.write_bytes(content)
     damaged = workspace(*ask, f"model.path={base}", f"adapter.path={copy}")
     assert damaged.code == 2
-    assert "isn't what was written (SHA-256; " in damaged.err
+    assert "has changed since it was written (SHA-256 differs: " in damaged.err
     nothing = workspace(*RECIPE, "parallel=single", "adapter.r=8")
     assert nothing.code == 2
     assert "adapter.r: is given, but adapter=none trains the weights themselves" in nothing.err
