@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dscoder_exp.data import mindrecord
 from dscoder_exp.data.batch import Batch, empty_batch
 from dscoder_exp.data.report import Prepared
-from dscoder_exp.schema.config import MOST_DOCUMENTS
+from dscoder_exp.schema.config import MAX_DOCUMENTS
 from dscoder_exp.schema.errors import refuse
 
 
@@ -38,9 +38,9 @@ def refuse_too_many_documents(prepared: Prepared, batch_size: int) -> None:
     """Raise Refused if a batch may hold more documents than attention on Ascend takes in one call."""
     most = prepared.report.most_documents
     # Two more per sequence: its padding, and the document that ends after the queries of a context-parallel rank.
-    fitting = MOST_DOCUMENTS // (most + 2)
+    fitting = MAX_DOCUMENTS // (most + 2)
     if batch_size > fitting:
-        why = f"of up to {most} documents each, but attention on an NPU takes {MOST_DOCUMENTS} documents in one call"
+        why = f"of up to {most} documents each, but attention on an NPU takes {MAX_DOCUMENTS} documents in one call"
         if not fitting:
             raise refuse("seq_length", f"{prepared.report.seq_length} gives sequences {why}", "choose a smaller one")
         remedy = f"train.micro_batch_size={fitting} or less; train.global_batch_size can stay as it is"

@@ -249,7 +249,7 @@ def test_an_error_while_fetching_ends_the_writer(config: Config, monkeypatch: py
     monkeypatch.setattr(training.model.masters, "state", breaks_off)
     with pytest.raises(MemoryError):
         training.save()
-    with pytest.raises(ValueError, match="tensors were not given"):
+    with pytest.raises(ValueError, match="tensors were not written completely"):
         training.checkpoints.wait()
 
 

@@ -27,7 +27,7 @@ from dscoder_exp.model.kernels.cpu import (  # nothing fused to call here
     linear_dweight,
     linear_dx,
 )
-from dscoder_exp.schema.config import MOST_DOCUMENTS
+from dscoder_exp.schema.config import MAX_DOCUMENTS
 
 __all__ = [
     "adapted",
@@ -93,11 +93,11 @@ def attention_mask(documents, rank=0, ranks=1):
     changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
     changes[:, first + own - 1] = True  # so that a document's last query here sees its last key here (RIGHT_DOWN)
     rows, columns = np.nonzero(changes)
-    if len(rows) > MOST_DOCUMENTS:  # of training's batches it is known before (data/loader.py)
-        raise ValueError(f"{len(rows)} documents in a batch, and attention on Ascend takes {MOST_DOCUMENTS}")
+    if len(rows) > MAX_DOCUMENTS:  # of training's batches it is known before (data/loader.py)
+        raise ValueError(f"{len(rows)} documents in a batch, and attention on Ascend takes {MAX_DOCUMENTS}")
     queries = rows * own + np.clip(columns + 1 - first, 0, own)
-    count = min(documents.size // USUAL + len(documents), MOST_DOCUMENTS)
-    room = (count if len(rows) <= count else MOST_DOCUMENTS) - len(rows)
+    count = min(documents.size // USUAL + len(documents), MAX_DOCUMENTS)
+    room = (count if len(rows) <= count else MAX_DOCUMENTS) - len(rows)
     return tuple(
         ms.Tensor.from_numpy(np.pad(ends, (0, room), mode="edge").astype(np.int64))
         for ends in (queries, rows * length + columns + 1)
