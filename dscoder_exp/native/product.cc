@@ -62,20 +62,20 @@ KERNEL(linear_dweight) {
   return product(TRANSPOSED, input<float>(params, 0), PLAIN, input<float>(params, 1), output(params, 2), out, in, rows);
 }
 
-// x, seen [N, in], weight [out, in], a [r, in], b [out, r], scale [1] -> x weight^T + scale seen a^T b^T [N, out]
-KERNEL(adapted) {
-  auto *x = input<float>(params, 0), *seen = input<float>(params, 1), *weight = input<float>(params, 2);
+// x, a_input [N, in], weight [out, in], a [r, in], b [out, r], scale [1] -> x weight^T + scale a_input a^T b^T [N, out]
+KERNEL(lora_linear) {
+  auto *x = input<float>(params, 0), *a_input = input<float>(params, 1), *weight = input<float>(params, 2);
   auto *a = input<float>(params, 3), *b = input<float>(params, 4), *scale = input<float>(params, 5);
   float* y = output(params, 6);
   const int64_t rows = shapes[0][0], in = shapes[0][1], out = shapes[2][0], r = shapes[3][0];
   std::vector<float> inner(rows * r);
   return product(PLAIN, x, TRANSPOSED, weight, y, rows, out, in) ||
-         product(PLAIN, seen, TRANSPOSED, a, inner.data(), rows, r, in) ||
+         product(PLAIN, a_input, TRANSPOSED, a, inner.data(), rows, r, in) ||
          product(PLAIN, inner.data(), TRANSPOSED, b, y, rows, out, r, *scale, 1.0f);
 }
 
 // dy [N, out], inner [N, r], weight [out, in], a [r, in] -> dy weight + inner a [N, in]
-KERNEL(adapted_dx) {
+KERNEL(lora_linear_dx) {
   auto *dy = input<float>(params, 0), *inner = input<float>(params, 1);
   auto *weight = input<float>(params, 2), *a = input<float>(params, 3);
   float* dx = output(params, 4);

@@ -114,7 +114,7 @@ class Backpropagation:
                     on_bucket(number)
 
         inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
-        stream, dropout = model.enter(inputs), Dropout(model, key)
+        stream, dropout = model.embed(inputs), Dropout(model, key)
         entering, saved, x = self._pass(inputs, stream, dropout)
         dx = mint.zeros(x.shape, dtype=x.dtype)
         first, last = total.ends or ([], [])
