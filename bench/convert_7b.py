@@ -22,7 +22,7 @@ from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE, INDEX_FILE
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
-from dscoder_exp.weights.formats.tensor_io import TensorWriter, chunks, size_of
+from dscoder_exp.weights.formats.tensor_io import TensorWriter, row_ranges, size_of
 from dscoder_exp.weights.names import parameter_shapes
 
 SHARD = 5 * 10**9
@@ -65,7 +65,7 @@ def make(target: Path) -> int:
         index |= dict.fromkeys(tensors, file)
         with TensorWriter(target / file, safetensors_layout(tensors), hashed=False) as writer:
             for name, (dtype, shape) in tensors.items():
-                for first, last in chunks(shape, dtype):
+                for first, last in row_ranges(shape, dtype):
                     drawn = generator.standard_normal((last - first, *shape[1:]), np.float32) * np.float32(0.02)
                     writer.write(name, (drawn.view(np.uint32) >> 16).astype(np.uint16))
         print(f"made {file}", flush=True)

@@ -1,6 +1,6 @@
 """Fine-tune and run DeepSeek-Coder-7B-v1.5, and smaller Llamas, on MindSpore.
 
-From Python: `from dscoder_exp import load`. The rest is typed: `python -m dscoder_exp --help`.
+From Python: `from dscoder_exp import load`. On the command line: `python -m dscoder_exp --help`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ __all__ = ["LLM", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` brings MindSpore with it, which takes seconds: imported when asked for."""
+    """Import `load` and `LLM` on first use: they import MindSpore, which takes seconds."""
     if name in __all__:
         from dscoder_exp.device.start import set_environment
 

@@ -1,4 +1,4 @@
-"""`python -m dscoder_exp`."""
+"""Entry point of `python -m dscoder_exp`."""
 
 import sys
 

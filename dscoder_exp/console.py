@@ -1,7 +1,7 @@
-"""What a user sees while a task runs: stages with a bar on stderr, results on stdout.
+"""Console output of a task: progress of its stages on stderr, results on stdout.
 
-On a terminal a stage is a live line; elsewhere (a log file, CI) it is a line at its start, at most one every few
-seconds on the way, and one at its end.
+On a terminal a stage is a live progress bar. Elsewhere (a log file, CI) it prints a line at its start, at most one line
+every SECONDS_BETWEEN_LINES in between, and one at its end.
 """
 
 import sys
@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Stage:
-    """A piece of work under way."""
+    """The displayed progress of a running piece of work, such as training."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class Stage:
             console.print(f"{title} …")
 
     def advance(self, note: str = "") -> None:
-        """One unit of the total is done; `note` says what came of it."""
+        """Count one more unit of `total` as done and show `note`, such as the step's loss."""
         self._done += 1
         self._on_advance(f"{self._title} {self._done}" + (f"/{self._total}" if self._total else ""))
         self._show(note, self._done == self._total)
 
     def note(self, note: str) -> None:
-        """Show what is going on, such as a compilation."""
+        """Show `note`, such as the name of the function being compiled, without counting a unit as done."""
         self._show(note, False)
 
     def _show(self, note: str, last: bool) -> None:
@@ -69,15 +69,15 @@ class Stage:
 
 
 class Screen:
-    """Where a task speaks; a quiet one for all ranks but the first."""
+    """The console of a task; a quiet one, for ranks other than 0, prints nothing."""
 
     def __init__(self, *, quiet: bool, on_advance: Callable[[str], None] = lambda done: None) -> None:
         """
         Args:
-            on_advance: called with each unit of work that is done, such as "training 12/36"; by a quiet one, too.
+            on_advance: called after each unit of work with the progress, such as "training 12/36"; also if quiet.
         """
         self._on_advance = on_advance
-        # As it is: neither [brackets] nor :colons: in a text mean anything.
+        # Print texts verbatim: rich would interpret [brackets] as markup and :names: as emoji.
         self._stages = Console(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
         self._results = Console(
             file=sys.stdout, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True
@@ -86,7 +86,12 @@ class Screen:
 
     @contextmanager
     def stage(self, title: str, total: int | None = None, done: int = 0) -> Iterator[Stage]:
-        """Show `title` while the body runs. total: units of work, None where they can't be counted; done: already."""
+        """Show the progress of the `with` body.
+
+        Args:
+            total: units of work; None: unknown.
+            done: units finished earlier, by the run that is resumed.
+        """
         live = self._stages.is_terminal and not self._stages.quiet
         bar = BarColumn(bar_width=24) if total else SpinnerColumn()
         count = [MofNCompleteColumn()] if total else []
@@ -111,20 +116,20 @@ class Screen:
                 progress.stop()
 
     def compiling(self, function: str) -> None:
-        """Tell that a function of the model is about to be compiled, which takes about a second."""
+        """Show in the current stage that a function of the model is being compiled, which takes about a second."""
         if self._current is not None:
             self._current.note(f"compiling {function}")
 
-    def say(self, text: str = "") -> None:
-        """A line of the results."""
+    def print(self, text: str = "") -> None:
+        """Print a line of the results to stdout."""
         self._results.print(text)
 
     def remark(self, text: str) -> None:
-        """A line beside the results, on stderr."""
+        """Print a dimmed line to stderr, for information that is no result."""
         self._stages.print(text, style="dim")
 
     def write(self, text: str) -> None:
-        """A piece of a line of the results, at once and byte for byte (rich would turn tabs into blanks)."""
+        """Write text to stdout unchanged, without a line break, and flush (rich would replace tabs by blanks)."""
         if not self._results.quiet:
             self._results.file.write(text)
             self._results.file.flush()

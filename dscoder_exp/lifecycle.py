@@ -1,6 +1,6 @@
-"""What happens around the jobs of a launch: they are checked before it, and their MLflow runs tell how they ended.
+"""Launcher callbacks: check all jobs before a launch, and create and end their MLflow runs.
 
-The launcher names this class (hydra.launcher.lifecycle) and calls it in the parent process.
+conf/ names the class `Lifecycle` as hydra.launcher.lifecycle; the launcher calls it in the parent process.
 """
 
 from collections.abc import Sequence
@@ -22,44 +22,48 @@ STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "kille
 
 
 @dataclass
-class _Tracked:
+class _TrackedJob:
     """A job that is recorded in MLflow."""
 
     config: Config
     overrides: Sequence[str]
-    run_id: str | None = None  # once it has begun
+    run_id: str | None = None  # None until before_job
 
 
 def _warm_up(first: Config) -> None:
-    """Import MindSpore in the first job's worker, 2 s, while MLflow is imported here and opens its store."""
-    threads_are_set = first.runtime.threads is not None  # MindSpore reads their number when it is imported
+    """Let the first job's worker import MindSpore (2 s) while this process imports MLflow and opens the store."""
+    threads_are_set = first.runtime.threads is not None  # MindSpore reads them at its import
     if first.tracking.enabled and not first.task.in_process and first.parallel.ranks == 1 and not threads_are_set:
         warm_up(["dscoder_exp.app", f"dscoder_exp.tasks.{first.task.name}"])
 
 
 class Lifecycle:
-    """Follows the launcher's protocol of that name."""
+    """Implements `msrun_launcher.Lifecycle`."""
 
     def __init__(self) -> None:
-        self._tracked: dict[int, _Tracked] = {}  # by job number
-        self._sweep: tuple[str, str] | None = None  # tracking URI and id of the run that holds the jobs' runs
+        self._tracked: dict[int, _TrackedJob] = {}  # by job number
+        self._sweep: tuple[str, str] | None = None  # tracking URI and id of the sweep's parent run
 
     def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
-        """Raises Refused with every problem of every job, before anything is written."""
+        """Check all jobs and open the tracking stores.
+
+        Raises:
+            Refused: every problem of every job; nothing was written.
+        """
         checked = check_jobs(configs, overrides)
         for node, config, job_overrides in zip(configs, checked, overrides, strict=True):
-            for key in PATH_KEYS:  # absolute by now, and hf:// addresses with their commit
+            for key in PATH_KEYS:  # now absolute, hf:// addresses with their commit
                 if (value := value_at(config, key)) is not None:
                     OmegaConf.update(node, key, value)
             node.tracking.uri = config.tracking.uri
-            if config.tracking.enabled and node.hydra.launcher.node_rank == 0:  # where rank 0 is, which logs
-                self._tracked[node.hydra.job.num] = _Tracked(config, job_overrides)
+            if config.tracking.enabled and node.hydra.launcher.node_rank == 0:  # the node of rank 0, which logs
+                self._tracked[node.hydra.job.num] = _TrackedJob(config, job_overrides)
         _warm_up(checked[0])
         for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked.values()):
             store.open_store(uri)
 
     def before_job(self, config: DictConfig) -> None:
-        """Starts the job's run, and tells the workers its id."""
+        """Create the job's MLflow run, or take up the run it resumes, and put its id into the workers' config."""
         job = self._tracked.get(config.hydra.job.num)
         if job is None:
             return
@@ -68,14 +72,14 @@ class Lifecycle:
         uri, resumed = job.config.tracking.uri, find_resumed(job.config)
         with uninterrupted():
             if resumed and resumed.state.run_id:
-                goes_on = store.continue_run(uri, resumed.state.run_id, resolved, resumed.state.step)
-                job.run_id = resumed.state.run_id if goes_on else None
+                exists = store.resume_run(uri, resumed.state.run_id, resolved, resumed.state.step)
+                job.run_id = resumed.state.run_id if exists else None
             if job.run_id is None:
                 job.run_id = store.create_run(uri, job.config, resolved, job.overrides, parent)
         config.tracking.run_id, config.tracking.parent_run_id = job.run_id, parent
 
     def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
-        """Ends its run with the status that is true."""
+        """Set the final status of the job's MLflow run."""
         job = self._tracked.get(config.hydra.job.num)
         if job is None or job.run_id is None:
             return
@@ -83,7 +87,7 @@ class Lifecycle:
             store.end_run(job.config.tracking.uri, job.run_id, STATUS[outcome.status], outcome.error)
 
     def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
-        """Ends the sweep's run: killed or failed if one of its jobs was."""
+        """Set the final status of the sweep's parent run: KILLED or FAILED if one of its jobs was."""
         if self._sweep is None:
             return
         statuses = [outcome.status for outcome in outcomes]
@@ -94,7 +98,7 @@ class Lifecycle:
             store.end_run(*self._sweep, STATUS[worst], error)
 
     def _sweep_run(self) -> str | None:
-        """The id of the run that holds the jobs' runs together, begun with the first; a single job needs none."""
+        """The id of the sweep's parent run, created before its first job; None for a single job."""
         jobs = list(self._tracked.values())
         if len(jobs) > 1 and self._sweep is None and len({job.config.tracking.uri for job in jobs}) == 1:
             config, overrides = jobs[0].config, sweep_overrides([job.overrides for job in jobs])

@@ -1,4 +1,4 @@
-"""The Python face: a model and its tokenizer, for notebooks and tests."""
+"""The Python API: load a model with its tokenizer, for notebooks and tests."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class LLM:
     """A loaded model.
 
     Attributes:
-        tokenizer: the tokenizers.Tokenizer that came with it, or None.
-        config: its LlamaConfig.
+        model: the network with its weights.
+        config: the model's shape.
+        tokenizer: the one stored beside the weights; None: there is none.
     """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer | None) -> None:
@@ -49,25 +50,30 @@ class LLM:
 
         Args:
             ids: int [B, T].
-            attention_mask: [B, T], 0 for padding on either side; positions count from the first token that isn't.
+            attention_mask: [B, T], 0 for padding, left or right, else 1; positions count from the first 1.
+
+        Raises:
+            ValueError: `ids` is not two-dimensional.
         """
         inputs, shape = self._inputs(ids, attention_mask)
         return self.model.logits(inputs).reshape(*shape, -1)
 
     def loss(self, ids: ArrayLike, labels: ArrayLike) -> float:
-        """Mean negative log-likelihood (nats) of the labels that count.
+        """Mean negative log-likelihood (nats) of the labels other than -100.
 
         Args:
             ids: int [B, T].
             labels: int [B, T], aligned with `ids` as in transformers: labels[t] is predicted from the ids before t.
-                -100 is not counted.
+
+        Raises:
+            ValueError: all labels are -100, or `ids` is not two-dimensional.
         """
         aligned = np.asarray(labels, np.int32)
         targets = np.full_like(aligned, IGNORE_INDEX)
         targets[:, :-1] = aligned[:, 1:]
         counted = int((targets != IGNORE_INDEX).sum())
         if not counted:
-            raise ValueError("no label counts: all are -100")
+            raise ValueError("labels: all are -100, so there is no loss")
         inputs, _ = self._inputs(ids, None, targets)
         return self.model.loss_sum(inputs) / counted
 
@@ -82,11 +88,11 @@ class LLM:
         top_p: float | None = None,
         seed: int = 0,
     ) -> list[list[int]]:
-        """New token ids of each prompt, the eos that ended it included; greedy unless a temperature is given.
+        """New token ids of each prompt, including the EOS that ended it; greedy while `temperature` is 0.
 
         Args:
-            ids: prompts, [B, T] or lists of any lengths.
-            ignore_eos: go on to `max_new_tokens` whatever comes.
+            ids: prompts, int [B, T] or lists of different lengths.
+            ignore_eos: generate `max_new_tokens` tokens even after an EOS.
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         prompts = [np.asarray(prompt, np.int32).tolist() for prompt in ids]  # type: ignore[union-attr]
@@ -95,7 +101,7 @@ class LLM:
     def stream(
         self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, *, ignore_eos: bool = False
     ) -> Iterator[int]:
-        """One prompt's new token ids, as they come."""
+        """Yield the new token ids of one prompt as they are generated."""
         stop = None if ignore_eos else self.config.eos_token_id
         return self._engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_id=stop)
 
@@ -120,18 +126,19 @@ def load(
     allow: Sequence[str] = (),
     announce: Announce = lambda name: None,
 ) -> LLM:
-    """Load a Hugging Face or native directory, or a .gguf file; what was found in it is logged (INFO).
+    """Load a model from a Hugging Face or native directory, or a .gguf file; logs which tensors were found (INFO).
 
     Args:
-        path: where it lies, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, which is downloaded if need be.
-        precision: "fp32" (on a CPU), "fp16", or "bf16" (on an NPU): each has no kernel of some operator elsewhere.
-        adapter: a LoRA adapter's directory (PEFT's format); it is merged into the weights.
-        allow: patterns of tensor names that may be missing (drawn from seed 0 then) or unexpected.
+        path: a local path, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, downloaded unless it is cached.
+        precision: "fp32" (CPU only), "fp16", or "bf16" (NPU only); the other device lacks kernels for it.
+        device: "cpu" or "ascend".
+        adapter: directory of a LoRA adapter in PEFT's format, which is merged into the weights.
+        allow: patterns of tensor names that may be missing (initialized from seed 0) or unexpected.
         announce: called with the name of each function of the model before it is compiled.
 
     Raises:
-        Refused: nothing that can be loaded lies there, or it can't be downloaded; the adapter doesn't belong to it; the
-            device doesn't compute in this precision.
+        Refused: `path` holds no model or can't be downloaded, the adapter belongs to another model, or the device lacks
+            the precision.
     """
     if device == "cpu" and precision == "bf16":
         raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")

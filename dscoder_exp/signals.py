@@ -1,4 +1,4 @@
-"""Steps that a signal must not cut in two."""
+"""Deferring signals during steps that must not be cut short."""
 
 import signal
 import threading
@@ -6,15 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-TERMINATED = 128 + signal.SIGTERM  # the customary exit status
+TERMINATED = 128 + signal.SIGTERM  # conventional exit status of a process ended by SIGTERM
 
 
 @contextmanager
 def uninterrupted() -> Iterator[list[int]]:
-    """Ctrl-C, SIGTERM or SIGHUP takes effect when the block is through; a second one at once. Yields those sent."""
+    """Defer Ctrl-C, SIGTERM and SIGHUP to the end of the block; a second signal takes effect at once.
+
+    Yields the list of the deferred signals' numbers, which grows while the block runs.
+    """
     handlers: dict[int, Any] = {}
     received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # where Python delivers no signals
+    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
         yield received
         return
 

@@ -1,4 +1,4 @@
-"""The shape that prepared data has everywhere: in a file, in a batch, in the training step."""
+"""The fields of prepared data: the same in a file, in a batch and in the training step."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,13 @@ FIELDS = ("ids", "labels", "positions", "documents")
 
 @dataclass(frozen=True)
 class Batch:
-    """B sequences of T positions, each holding one or more documents and then padding. All int32 [B, T].
+    """B sequences of T positions, each with one or more documents and then padding. All fields int32 [B, T].
 
     Attributes:
-        ids: token ids; the pad id in padding.
-        labels: the token to predict at each position (already shifted by one); -100: not counted.
+        ids: token ids; pad_token_id in padding.
+        labels: the token to predict at each position (already shifted by one); -100: not counted by the loss.
         positions: 0, 1, 2, … from the start of each document; 0 in padding.
-        documents: 0, 1, 2, … within the sequence; -1: padding. Attention stays within one number.
+        documents: number of the document in its sequence, from 0; -1: padding. Attention stays within a document.
     """
 
     ids: NDArray[np.int32]
@@ -32,17 +32,17 @@ class Batch:
 
     @property
     def useful_tokens(self) -> int:
-        """Positions that aren't padding."""
+        """Number of positions that aren't padding."""
         return int((self.documents != PADDING).sum())
 
     @property
     def loss_tokens(self) -> int:
-        """Positions that the loss counts."""
+        """Number of positions that the loss counts."""
         return int((self.labels != IGNORE_INDEX).sum())
 
 
 def empty_batch(sequences: int, seq_length: int, pad_token_id: int) -> Batch:
-    """Nothing but padding: [sequences, seq_length]."""
+    """A batch of padding only: [sequences, seq_length]."""
     shape = (sequences, seq_length)
     return Batch(
         ids=np.full(shape, pad_token_id, np.int32),

@@ -1,6 +1,4 @@
-"""The directory of prepared data: named by all that the data depend on, found whole, or left alone when it is someone
-else's.
-"""
+"""Finding prepared data on disk: the key that names them, and the check that a directory holds just these."""
 
 import json
 from collections.abc import Mapping
@@ -13,18 +11,19 @@ from dscoder_exp.data.source import digest
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.weights.tokenizer import Fingerprint
 
-FORMAT = 4  # raise it when what is written changes: older caches are then left alone
+FORMAT = 4  # of the written files; raise it when they change, and data in an older format is not reused
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """All that prepared data depends on, so that its hash names the data. Long things stand in by hashes.
+    """Everything that prepared data depends on: its hash names the data, and data.json holds it as `made_from`.
 
     Attributes:
-        source: of its content.
-        form: how the content is read (Source.form).
-        around: the ids that the tokenizer itself puts around a text.
-        template: its name, and a hash of what it writes.
+        source: hash of the source's content.
+        form: how the source is read (Source.form).
+        around: ids of the special tokens that the tokenizer adds to a text (those of an empty text).
+        template: PromptFormat.identity: the format's name, and a hash of what it writes.
+        max_document: the most tokens of a document.
     """
 
     format: int
@@ -46,11 +45,12 @@ class CacheKey:
 
     @property
     def fingerprint(self) -> str:
+        """32 hex digits: the name of the directory in the cache."""
         return digest([json.dumps(asdict(self), sort_keys=True).encode()])
 
 
-def find(directory: Path, fingerprint: str) -> DataReport | None:
-    """The report of a directory that holds just this data, every file whole; else None."""
+def find_prepared(directory: Path, fingerprint: str) -> DataReport | None:
+    """The report, if `directory` holds the data of this fingerprint and every file has its full size; else None."""
     stored = read_report(directory)
     if stored is None or stored.report.fingerprint != fingerprint:
         return None
@@ -59,9 +59,9 @@ def find(directory: Path, fingerprint: str) -> DataReport | None:
     return stored.report if sizes == stored.files else None
 
 
-def refuse_foreign(directory: Path, fingerprint: str, made_from: Mapping[str, Any]) -> None:
-    """Raise Refused for a `data.output` that holds anything but this data: that is the user's to remove."""
-    remedy = "give another directory, or remove this one"
+def refuse_occupied(directory: Path, fingerprint: str, made_from: Mapping[str, Any]) -> None:
+    """Raise Refused if `data.output` is neither empty nor this data: only the user may remove it."""
+    remedy = "choose another directory, or remove this one"
     if not directory.is_dir():
         if directory.exists():
             raise refuse("data.output", f"is a file, not a directory: {directory}", remedy)
@@ -69,17 +69,18 @@ def refuse_foreign(directory: Path, fingerprint: str, made_from: Mapping[str, An
     stored = read_report(directory)
     if stored is None:
         if any(directory.iterdir()):
-            raise refuse("data.output", f"holds something else than prepared data: {directory}", remedy)
+            raise refuse("data.output", f"holds something other than prepared data: {directory}", remedy)
     elif stored.report.fingerprint != fingerprint:
         old = stored.made_from
         changes = [_change(name, old.get(name), now) for name, now in made_from.items() if old.get(name) != now]
-        raise refuse("data.output", f"holds data prepared otherwise ({', '.join(changes)}): {directory}", remedy)
+        what = f"holds data prepared with other settings ({', '.join(changes)}): {directory}"
+        raise refuse("data.output", what, remedy)
 
 
 def _change(name: str, there: Any, now: Any) -> str:
     if name == "tokenizer" and isinstance(there, dict):
         return f"tokenizer {Fingerprint(**there)} there, {Fingerprint(**now)} now"
-    if name in ("source", "tokenizer", "format"):  # hashes say nothing to a reader
+    if name in ("source", "tokenizer", "format"):  # a hash or a number of ours would tell the user nothing
         return f"another {name}"
     if name == "template":
         before, after = (str(identity).rpartition(" ")[0] for identity in (there, now))

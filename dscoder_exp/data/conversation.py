@@ -1,4 +1,4 @@
-"""A conversation as a model meets it: what it is given and what it is to write, turn by turn."""
+"""A conversation as turns: the text given to the model, and the answer it is to write."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,8 +11,8 @@ BOS_MARK, EOS_MARK = "\ufdd0bos\ufdd1", "\ufdd0eos\ufdd1"  # code points that no
 
 
 class Turn(NamedTuple):
-    prompt: str  # all that stands between the answer before and this one
-    answer: str  # up to the model's eos, which follows as an id
+    prompt: str  # all text between the previous answer and this one
+    answer: str  # without the eos, which is appended as an id
 
 
 class Specials(NamedTuple):
@@ -22,7 +22,7 @@ class Specials(NamedTuple):
     eos: str
 
     def fill(self, text: str) -> str:
-        """The text with the tokens in the place of their marks."""
+        """Replace the marks in `text` by the special tokens' texts."""
         return text.replace(BOS_MARK, self.bos).replace(EOS_MARK, self.eos)
 
 
@@ -31,18 +31,18 @@ class UnfitConversation(ValueError):
 
 
 def specials_of(tokenizer: "Tokenizer", bos_token_id: int | None, eos_token_id: int | None) -> Specials:
-    """What the tokenizer writes for these ids."""
+    """The tokenizer's texts for these ids."""
     texts = (None if token is None else tokenizer.id_to_token(token) for token in (bos_token_id, eos_token_id))
     return Specials(*(text or "" for text in texts))
 
 
 def request_of(instruction: str, input: str) -> str:
-    """What is asked, as one text."""
+    """Instruction and input as one text."""
     return f"{instruction}\n{input}" if input.strip() else instruction
 
 
 def messages_of(row: Row | Chat) -> list[dict[str, str]]:
-    """The conversation in the shape that Hugging Face's chat templates take."""
+    """The conversation as the `messages` of Hugging Face's chat templates."""
     if isinstance(row, Chat):
         return [{"role": message.role, "content": message.content} for message in row.messages]
     request = {"role": "user", "content": request_of(row.instruction, row.input)}

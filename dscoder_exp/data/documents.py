@@ -1,4 +1,4 @@
-"""Encoded documents, laid end to end, with the target of every position."""
+"""Encoded documents, concatenated, with the label of every position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from dscoder_exp.schema.llama import IGNORE_INDEX
 
-TOKENS_AT_A_TIME = 1 << 20  # that are held before they are written
+BUFFER_TOKENS = 1 << 20  # held in memory before they are written
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Encoded rows, laid end to end.
+    """Encoded rows, concatenated.
 
     Attributes:
         ids: int32 [tokens].
-        labels: int32 [tokens]; labels[t] is the token to predict at t, already shifted: ids[t + 1], or -100 where it
-            doesn't count. The last position of a document never counts.
+        labels: int32 [tokens]; labels[t] is the token to predict at t, already shifted: ids[t + 1], or -100 if the
+            loss doesn't count it. A document's last position is always -100.
         lengths: int64 [documents].
-        rows: int64 [documents], the index of the row that a document came from.
-        loss_tokens: int64 [documents], how many of a document's labels count.
-        truncated: how many were cut to the limit.
-        split: how many rows were cut into several documents.
+        rows: int64 [documents], the index of each document's row.
+        loss_tokens: int64 [documents], the number of labels that aren't -100.
+        truncated: number of documents cut to the limit.
+        split: number of rows split into several documents.
     """
 
     ids: NDArray[np.int32]
@@ -46,70 +46,73 @@ class Documents:
         return np.cumsum(self.lengths) - self.lengths
 
 
-class Gathered:
-    """Documents while they are made. What they consist of goes to files without a name, since it may exceed memory."""
+class DocumentBuilder:
+    """Collects documents one by one. Ids and labels go to unnamed temporary files, since they may exceed memory."""
 
     def __init__(self, scratch: Path) -> None:
         """
         Args:
-            scratch: directory on whose disk there is room for 8 bytes a token.
+            scratch: directory for the temporary files, 8 bytes a token.
         """
         self.truncated = self.split = 0
-        ids, labels = (TemporaryFile(dir=scratch) for _ in range(2))  # noqa: SIM115  # gone with what maps them
+        ids, labels = (TemporaryFile(dir=scratch) for _ in range(2))  # noqa: SIM115  # mapped by Documents
         self._files = [cast(BinaryIO, ids), cast(BinaryIO, labels)]
-        self._pieces: list[NDArray[np.int32]] = []  # of the documents that aren't in the files yet
-        self._counted: list[bool] = []  # of each piece
-        self._waiting: list[int] = []  # their lengths
-        self._tokens = 0
-        self._lengths: list[int] = []  # of each document
+        self._spans: list[NDArray[np.int32]] = []  # ids of the documents that aren't in the files yet
+        self._span_in_loss: list[bool] = []
+        self._buffered_lengths: list[int] = []  # of these documents
+        self._buffered_tokens = 0
+        self._lengths: list[int] = []  # of all documents
         self._rows: list[int] = []
         self._loss_tokens: list[NDArray[np.int64]] = []
 
-    def add(self, row: int, pieces: Sequence[tuple[Sequence[int] | NDArray[np.int32], bool]]) -> None:
-        """One more document: stretches of ids, and whether the loss counts them."""
-        length = sum(len(ids) for ids, _ in pieces)
-        self._pieces += [np.asarray(ids, np.int32) for ids, _ in pieces]
-        self._counted += [counted for _, counted in pieces]
-        self._waiting.append(length)
+    def add(self, row: int, spans: Sequence[tuple[Sequence[int] | NDArray[np.int32], bool]]) -> None:
+        """Add a document: spans of ids, each with whether the loss counts its tokens."""
+        length = sum(len(ids) for ids, _ in spans)
+        self._spans += [np.asarray(ids, np.int32) for ids, _ in spans]
+        self._span_in_loss += [in_loss for _, in_loss in spans]
+        self._buffered_lengths.append(length)
         self._lengths.append(length)
         self._rows.append(row)
-        self._tokens += length
-        if self._tokens >= TOKENS_AT_A_TIME:
+        self._buffered_tokens += length
+        if self._buffered_tokens >= BUFFER_TOKENS:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._waiting:
+        if not self._buffered_lengths:
             return
-        sizes = np.array([len(piece) for piece in self._pieces], np.int64)
-        ids, lengths = np.concatenate(self._pieces), np.array(self._waiting, np.int64)
-        labels = next_tokens(ids, lengths, np.repeat(np.array(self._counted, np.bool_), sizes))
+        sizes = np.array([len(span) for span in self._spans], np.int64)
+        ids, lengths = np.concatenate(self._spans), np.array(self._buffered_lengths, np.int64)
+        labels = next_token_labels(ids, lengths, np.repeat(np.array(self._span_in_loss, np.bool_), sizes))
         counts = np.add.reduceat(labels != IGNORE_INDEX, np.cumsum(lengths) - lengths, dtype=np.int64)
         self._loss_tokens.append(counts)
         for file, array in zip(self._files, (ids, labels), strict=True):
             array.tofile(file)
-        self._pieces, self._counted, self._waiting, self._tokens = [], [], [], 0
+        self._spans, self._span_in_loss, self._buffered_lengths, self._buffered_tokens = [], [], [], 0
 
     def documents(self) -> Documents:
+        """All documents added, with `ids` and `labels` mapped from the files."""
         self._flush()
         lengths = np.array(self._lengths, np.int64)
         total = int(lengths.sum())
-        nothing = np.zeros(0, np.int32)
-        ids, labels = (np.memmap(file, np.int32, "r", shape=total) if total else nothing for file in self._files)
+        empty = np.zeros(0, np.int32)
+        ids, labels = (np.memmap(file, np.int32, "r", shape=total) if total else empty for file in self._files)
         loss_tokens = np.concatenate([np.zeros(0, np.int64), *self._loss_tokens])
         return Documents(ids, labels, lengths, np.array(self._rows, np.int64), loss_tokens, self.truncated, self.split)
 
 
-def next_tokens(ids: NDArray[np.int32], lengths: NDArray[np.int64], counted: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Targets of documents laid end to end: int32 [tokens].
+def next_token_labels(
+    ids: NDArray[np.int32], lengths: NDArray[np.int64], in_loss: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """Labels of concatenated documents, shifted by one: int32 [tokens].
 
     Args:
-        counted: bool [tokens], whether the loss is to count this token, where it is the next one.
+        in_loss: bool [tokens], whether the loss counts the prediction of each token.
     """
     last = positions_within(lengths) + 1 == np.repeat(lengths, lengths)
-    return np.where(np.roll(counted, -1) & ~last, np.roll(ids, -1), np.int32(IGNORE_INDEX))
+    return np.where(np.roll(in_loss, -1) & ~last, np.roll(ids, -1), np.int32(IGNORE_INDEX))
 
 
 def positions_within(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """0, 1, 2, … in each of the runs with these lengths, end to end: int64 [sum of lengths]."""
+    """0, 1, 2, … for each of several concatenated runs of these lengths: int64 [sum of lengths]."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(lengths.sum(), dtype=np.int64) - np.repeat(starts, lengths)

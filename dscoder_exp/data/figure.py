@@ -1,4 +1,4 @@
-"""The data report as a picture. Matplotlib, half a second to import, is imported when one is drawn and not before."""
+"""Plotting the data report. Matplotlib takes half a second to import, so only `write_figure` imports it."""
 
 import logging
 import os
@@ -8,52 +8,52 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dscoder_exp.data.report import COUNTED, DataReport
+from dscoder_exp.data.report import LOSS_MARKS, DataReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FIGURE_FILE = "data.png"
-LINES, COLUMNS = 14, 170  # of an example; more lines are left out, longer ones wrapped
-WIDTH, PANELS, LINE = 13.0, 4.6, 0.16  # inches: of the figure, of what is above the examples, of a line of these
+MAX_LINES, MAX_COLUMNS = 14, 170  # of an example; longer lines are wrapped, and more lines are left out
+WIDTH, PANEL_HEIGHT, LINE_HEIGHT = 13.0, 4.6, 0.16  # inches: figure, panels above the examples, line of text
 BLUE, GREY = "#1f5fa8", "#777777"
-MARK = re.compile(f"[{COUNTED}]")
+MARK = re.compile(f"[{LOSS_MARKS}]")
 
 
 def write_figure(report: DataReport, path: Path) -> None:
-    """Draw how long the documents are, what became of the rows, how full the sequences are, and the examples.
+    """Plot document lengths, the use of the sequences, row counts and examples, and save them as a PNG file.
 
-    The file appears whole or not at all. Takes about 1 s, half of it matplotlib's import.
+    The file is replaced atomically. Takes about 1 s, half of it matplotlib's import.
     """
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra would show that it looks for fonts
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # Hydra's logging would show its search for fonts
     from matplotlib.figure import Figure
 
     layers = [[_layer(example, counted) for counted in (False, True)] for example in report.examples]
-    height = PANELS + LINE * sum(len(layer) + 2 for layer, _ in layers)
+    height = PANEL_HEIGHT + LINE_HEIGHT * sum(len(layer) + 2 for layer, _ in layers)
     figure = Figure(figsize=(WIDTH, height), dpi=90)
     grid = figure.add_gridspec(
-        1, 3, left=0.07, right=0.97, bottom=1 - (PANELS - 0.8) / height, top=1 - 0.4 / height, wspace=0.65
+        1, 3, left=0.07, right=0.97, bottom=1 - (PANEL_HEIGHT - 0.8) / height, top=1 - 0.4 / height, wspace=0.65
     )
     for column, draw in enumerate((_lengths, _fractions, _figures)):
         draw(figure.add_subplot(grid[0, column]), report)
-    y = height - PANELS
+    y = height - PANEL_HEIGHT
     for number, (uncounted, counted) in enumerate(layers, 1):
         _line(figure, y, f"example {number} (blue: counted by the loss)", "black")
         for grey, blue in zip(uncounted, counted, strict=True):
-            y -= LINE
+            y -= LINE_HEIGHT
             _line(figure, y, grey, GREY)
             _line(figure, y, blue, BLUE)
-        y -= 2 * LINE
+        y -= 2 * LINE_HEIGHT
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # such characters are drawn as boxes
         figure.savefig(partial, format="png")
     partial.replace(path)
 
 
 def _line(figure: "Figure", y: float, text: str, colour: str) -> None:
-    """One line of an example, `y` inches above the bottom."""
+    """Draw one line of an example, `y` inches above the bottom."""
     if text.strip():
         place = 0.02, y / figure.get_figheight()
         figure.text(*place, text, color=colour, family="monospace", fontsize=8, parse_math=False)
@@ -88,14 +88,17 @@ def _figures(axes: "Axes", report: DataReport) -> None:
 
 
 def _layer(example: str, counted: bool) -> list[str]:
-    """An example's lines with blanks for what is counted, or for what isn't: two layers lie on each other."""
+    """Lines of an example with only the text that the loss counts, or only the rest; spaces replace the other.
+
+    Drawn over each other in two colours, both layers give the whole example.
+    """
     lines, inside = [""], False
-    for mark, stretch in zip(["", *MARK.findall(example)], MARK.split(example), strict=True):
-        inside = mark == COUNTED[0]
-        for number, line in enumerate(stretch.expandtabs(4).split("\n")):
+    for mark, span in zip(["", *MARK.findall(example)], MARK.split(example), strict=True):
+        inside = mark == LOSS_MARKS[0]
+        for number, line in enumerate(span.expandtabs(4).split("\n")):
             lines += [""] * bool(number)
             shown = "".join(character if character.isprintable() else "?" for character in line)
             lines[-1] += shown if inside == counted else " " * len(shown)
-    wrapped = [line[at : at + COLUMNS] for line in lines for at in range(0, max(1, len(line)), COLUMNS)]
+    wrapped = [line[at : at + MAX_COLUMNS] for line in lines for at in range(0, max(1, len(line)), MAX_COLUMNS)]
     left_out = " […]" if counted else ""
-    return wrapped if len(wrapped) <= LINES else [*wrapped[: LINES // 2], left_out, *wrapped[-LINES // 2 :]]
+    return wrapped if len(wrapped) <= MAX_LINES else [*wrapped[: MAX_LINES // 2], left_out, *wrapped[-MAX_LINES // 2 :]]

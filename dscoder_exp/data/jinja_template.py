@@ -1,4 +1,4 @@
-"""A prompt format in a file: a Jinja2 template after Hugging Face's conventions for chat templates.
+"""A prompt format read from a file: a Jinja2 template that follows Hugging Face's conventions for chat templates.
 
 It gets `messages`, `add_generation_prompt`, `bos_token` and `eos_token`, and runs in a sandbox, as it may come from
 anywhere. There is no `strftime_now`: a prompt that tells the date would make prepared data stale overnight.
@@ -111,7 +111,7 @@ def read_template(path: str, key: str) -> JinjaTemplate:
 
 
 def _refuse_silent(turn: Turn, where: str) -> None:
-    """Raise Refused for a template that leaves the request or the answer out: a document would teach nothing."""
+    """Raise Refused if the template leaves out the request or the answer: documents would teach nothing."""
     for part, text, expected in (("request", turn.prompt, TRIAL.instruction), ("answer", turn.answer, TRIAL.output)):
         if expected not in text:
             raise refuse(where, f"the {part} is not in what the template writes: {text!r}", REMEDY)
@@ -129,7 +129,7 @@ def _compiled(source: str) -> "jinja2.Template":
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:
-    """Jinja2's own writes for HTML."""
+    """Replaces Jinja2's own filter, which escapes for HTML."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
 
 

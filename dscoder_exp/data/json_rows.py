@@ -1,4 +1,4 @@
-"""JSON lists and JSON lines: their entries, and the line at which each begins."""
+"""Parsing JSON lists and JSON lines, and the line at which each entry begins."""
 
 import json
 import re
@@ -10,17 +10,17 @@ from dscoder_exp.data.rows import ALPACA, Fault, json_type
 from dscoder_exp.schema.errors import refuse
 
 SPACE = re.compile(r"[ \t\n\r]*")
-TOO_DEEP = "not JSON that can be read: nested too deeply"
-DECODER = json.JSONDecoder(parse_int=float)  # a row needs no numbers, and int refuses those of thousands of digits
-OTHER_SUFFIX = "one object a line? name the file .jsonl; plain text is a .txt or .md file, or a directory of files"
+TOO_DEEP = "JSON nested too deeply to be parsed"
+DECODER = json.JSONDecoder(parse_int=float)  # a row's numbers are ignored, and int() refuses thousands of digits
+WRONG_SUFFIX_REMEDY = "name a file of one JSON object per line .jsonl, and plain text .txt or .md"
 
 
 def parse_list(text: str, path: Path) -> list[Any]:
-    """The entries of a JSON list. Raises Refused where it is none."""
+    """The entries of a JSON list. Raises Refused, naming line and column, if `text` isn't one."""
     try:
         entries = DECODER.decode(text) if text.strip() else []
     except json.JSONDecodeError as error:
-        remedy = OTHER_SUFFIX if error.msg == "Extra data" or error.pos == 0 else "mend the file"
+        remedy = WRONG_SUFFIX_REMEDY if error.msg == "Extra data" or error.pos == 0 else "correct the file"
         raise refuse(f"{path}:{error.lineno}:{error.colno}", f"not JSON: {error.msg}", remedy) from None
     except RecursionError:
         raise refuse(str(path), TOO_DEEP, ALPACA.shape) from None
@@ -30,7 +30,7 @@ def parse_list(text: str, path: Path) -> list[Any]:
 
 
 def parse_lines(text: str) -> list[Any]:
-    """The entries of JSON lines. A line that is no JSON becomes a Fault, to be counted with the other bad rows."""
+    """The entries of JSON lines. An invalid line becomes a Fault, to be reported with the other bad rows."""
     entries: list[Any] = []
     for line in text.split("\n"):
         if line.strip():
@@ -44,12 +44,12 @@ def parse_lines(text: str) -> list[Any]:
 
 
 def line_starts(text: str) -> Iterator[int]:
-    """The line (from 1) of each entry of JSON lines."""
+    """The line, counted from 1, of each entry of JSON lines."""
     return (number for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def list_starts(text: str) -> Iterator[int]:
-    """The line (from 1) where each entry of a JSON list begins. Slower than json.loads: for error messages only."""
+    """The line, counted from 1, where each entry of a JSON list begins. Slow: for error messages only."""
     line, counted = 1, 0
     at = text.index("[") + 1
     while True:

@@ -1,4 +1,4 @@
-"""SequenceDataset in MindRecord files. MindSpore is imported when a file is touched, not before."""
+"""Reading and writing packed sequences in MindRecord files. MindSpore is imported only when a file is used."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,9 +10,9 @@ from dscoder_exp.data.batch import FIELDS, Batch
 
 
 def write(path: Path, batches: Iterable[Batch], seq_length: int) -> None:
-    """Write sequences to `path`, with MindRecord's index `path`.db beside it.
+    """Write batches of sequences to `path`, and MindRecord's index to `path`.db.
 
-    A MindRecord file holds its own name: its directory may be renamed afterwards, the file may not.
+    A MindRecord file holds its own file name: its directory may be renamed afterwards, the file may not.
     """
     from mindspore.mindrecord import FileWriter
 
@@ -24,15 +24,15 @@ def write(path: Path, batches: Iterable[Batch], seq_length: int) -> None:
 
 
 def read(path: Path, rows: NDArray[np.int64], count: int) -> Iterator[tuple[NDArray[np.int32], ...]]:
-    """Stream rows in the order asked for, repeats allowed; each is a tuple of FIELDS, int32 [seq_length].
+    """Stream sequences in the order of `rows`; each is a tuple of FIELDS, int32 [seq_length].
 
     Args:
-        rows: indices into the file.
-        count: sequences in the file.
+        rows: indices into the file; may repeat.
+        count: number of sequences in the file.
     """
     from mindspore.dataset import MindDataset, SubsetSampler
 
-    for first in range(0, len(rows), count):  # the sampler takes no more indices than the file has rows
+    for first in range(0, len(rows), count):  # SubsetSampler takes no more indices than the file has rows
         sampler = SubsetSampler(rows[first : first + count].tolist())
         data = MindDataset(str(path), columns_list=list(FIELDS), sampler=sampler, num_parallel_workers=1)
         for row in data.create_tuple_iterator(num_epochs=1, output_numpy=True):

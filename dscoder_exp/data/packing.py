@@ -1,4 +1,4 @@
-"""Documents into sequences of one length."""
+"""Packing documents into sequences of equal length."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from dscoder_exp.data.documents import Documents, positions_within
 
 
 def pack(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """Best-fit decreasing: the longest document first, each into the fullest sequence that still takes it.
+    """Best-fit decreasing bin packing: the longest document first, each into the fullest sequence with room for it.
 
     Args:
-        lengths: of each document, in tokens, from 1 to `capacity`.
-        capacity: tokens a sequence holds.
+        lengths: tokens of each document, from 1 to `capacity`.
+        capacity: tokens of a sequence.
 
     Returns:
-        For each sequence the indices of its documents. The same lengths always give the same answer.
+        The indices of each sequence's documents. Deterministic.
     """
     sizes = [int(length) for length in lengths]
     groups: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # room left -> the sequences that have just that
-    rooms = 0  # bit r is set while by_room[r] isn't empty: the smallest room that fits is one shift away
+    by_room: list[list[int]] = [[] for _ in range(capacity + 1)]  # [r]: sequences with room for exactly r tokens
+    rooms = 0  # bit r is set if by_room[r] isn't empty: a shift and the lowest bit give the best fit
     for document in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         size = sizes[document]
         fitting = rooms >> size
@@ -41,15 +41,15 @@ def pack(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list
 
 
 def assemble(documents: Documents, groups: Sequence[Sequence[int]], seq_length: int, pad_token_id: int) -> Batch:
-    """Lay the documents of each group into one sequence, in the group's order: a Batch [len(groups), seq_length]."""
+    """Concatenate and pad the documents of each group, in the group's order: a Batch [len(groups), seq_length]."""
     members = np.fromiter((member for group in groups for member in group), np.int64)
     counts = np.array([len(group) for group in groups], np.int64)
     lengths = documents.lengths[members]
-    sequence = np.repeat(np.arange(len(groups)), counts)  # per document, as are the next two
-    first = np.repeat(np.cumsum(counts) - counts, counts)  # the group's first member
+    sequence = np.repeat(np.arange(len(groups)), counts)  # one per document, as are the next two
+    first = np.repeat(np.cumsum(counts) - counts, counts)  # index in `members` of its sequence's first document
     starts = np.cumsum(lengths) - lengths
 
-    within = positions_within(lengths)  # per token, as are the next two
+    within = positions_within(lengths)  # one per token, as are the next two
     source = np.repeat(documents.starts[members], lengths) + within
     target = np.repeat(sequence * seq_length + starts - starts[first], lengths) + within
 

@@ -1,4 +1,4 @@
-"""Rows to MindRecord files: read, encode, split, pack, write, once for each set of options."""
+"""Preparing a data set: read, encode, split, pack, and write MindRecord files; or find them already written."""
 
 import shutil
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.data import mindrecord
-from dscoder_exp.data.cache import FORMAT, CacheKey, find, refuse_foreign
+from dscoder_exp.data.cache import FORMAT, CacheKey, find_prepared, refuse_occupied
 from dscoder_exp.data.documents import Documents
 from dscoder_exp.data.encode import UnfitRow, encode_rows
 from dscoder_exp.data.packing import assemble, pack
@@ -27,7 +27,7 @@ from dscoder_exp.weights.tokenizer import fingerprint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-POSITIONS_AT_A_TIME = 1 << 20  # written at once: bounds the memory
+BATCH_POSITIONS = 1 << 20  # assembled and written at once; bounds the memory
 
 
 def prepare(
@@ -41,24 +41,26 @@ def prepare(
     pad_token_id: int,
     cache_dir: Path,
 ) -> Prepared:
-    """Prepare `data.source`, or find it prepared: train.mindrecord, eval.mindrecord if rows are held out, data.json.
+    """Write train.mindrecord, eval.mindrecord (if rows are held out) and data.json, unless they are there already.
 
-    They lie in `data.output`, else in a folder of `cache_dir`/data named by the fingerprint of everything that they
-    depend on. No seed is among that: which rows are held out depends on their text alone, so runs that differ in
-    their seed, or in rows added to the source, are measured alike. The directory appears whole or not at all. Of
-    several processes that want the same one, the first prepares it and the others wait.
+    The files are in `data.output`, or else in `cache_dir`/data, in a directory named by the fingerprint of everything
+    they depend on. The seed isn't part of it: which rows are held out depends on their text alone, so runs with another
+    seed, or with rows added to the source, have comparable eval losses. The directory appears complete or not at all.
+    If several processes need the same directory, the first prepares it and the others wait.
 
     Args:
         seq_length: positions of a sequence.
-        max_document: tokens a document may have (the model's max_position_embeddings); seq_length bounds it too.
+        max_document: the most tokens of a document (the model's max_position_embeddings); seq_length bounds it too.
         cache_dir: where prepared data is kept between runs.
 
     Raises:
-        Refused: a source that is missing, malformed, empty, or has no row that can be kept; a `data.output` that holds
-            something else; a directory that can't be written.
+        Refused: the source is missing, malformed, empty, or has no row that can be kept; `data.output` holds something
+            else; the directory can't be written.
     """
     if data.source is None:
-        raise refuse("data.source", "no data set is given", "data.source=FILE.json (or .jsonl, .txt, a directory)")
+        raise refuse(
+            "data.source", "no data set is given", "data.source=FILE.json (or .jsonl, .txt, a directory of texts)"
+        )
     source = read_source(data.source)
     template = PLAIN if source.is_text else template_named(data.template)
     cache_key = CacheKey(
@@ -92,21 +94,21 @@ def _find_or_make(
 ) -> Prepared:
     fingerprint = cache_key.fingerprint
     target = (Path(output) if output else cache_dir / "data" / fingerprint).expanduser().resolve()
-    if report := find(target, fingerprint):
+    if report := find_prepared(target, fingerprint):
         return Prepared(target, report, reused=True)
     if output:
-        refuse_foreign(target, fingerprint, asdict(cache_key))
+        refuse_occupied(target, fingerprint, asdict(cache_key))
     found = source.rows()
     rows = Rows(found.kind, found.rows[: cache_key.max_rows])
     with atomic_directory(target, "data.output" if output else "runtime.cache_dir") as partial:
-        if report := find(target, fingerprint):  # another process was faster
+        if report := find_prepared(target, fingerprint):  # another process made it while this one waited
             return Prepared(target, report, reused=True)
         plan = _plan(rows.rows, cache_key, source, template, tokenizer, scratch=partial.parent)
         _write_sequences(partial, plan, cache_key)
         report = statistics_of(rows, plan, cache_key, source.skipped, tokenizer)
         write_report(partial, report, asdict(cache_key))
         if target.exists():
-            shutil.rmtree(target)  # empty, or this very data with a file missing or cut short
+            shutil.rmtree(target)  # an empty directory, or this data with a file missing or cut short
         partial.rename(target)
     return Prepared(target, report, reused=False)
 
@@ -120,6 +122,11 @@ def _plan(
     *,
     scratch: Path,
 ) -> SequencePlan:
+    """Encode the rows, choose the held-out ones, and pack each split.
+
+    Args:
+        scratch: directory for temporary files, 8 bytes a token.
+    """
     try:
         documents = encode_rows(
             rows,
@@ -133,33 +140,34 @@ def _plan(
             scratch=scratch,
         )
     except UnfitRow as error:
-        where, remedy = source.where(error.index), "mend the row, or choose another data.template"
+        where, remedy = source.where(error.index), "correct the row, or choose another data.template"
         raise refuse(where, f"data.template={cache_key.template.rpartition(' ')[0]}: {error}", remedy) from None
     if not len(documents):
         blank = sum(map(is_blank, rows))
-        why = f"of {len(rows)}, {blank} are blank and {len(rows) - blank} exceed {cache_key.max_document} tokens"
+        too_long = f"{len(rows) - blank} exceed {cache_key.max_document} tokens with their prompt"
+        why = f"no row can be kept: of {len(rows)} rows, {blank} are blank and {too_long}: {source.path}"
         remedy = "raise seq_length (model.max_position_embeddings bounds a document too)"
         remedy = "give rows with a request and an answer" if blank == len(rows) else remedy
-        raise refuse("data.source", f"no row can be kept: {why} with their prompt: {source.path}", remedy)
+        raise refuse("data.source", why, remedy)
     held_out = hold_out(document_hashes(rows, documents.rows), cache_key.eval_fraction)
     train, evaluation = (_sequences(documents, np.flatnonzero(part), cache_key) for part in (~held_out, held_out))
     return SequencePlan(documents, train, evaluation)
 
 
 def _sequences(documents: Documents, chosen: NDArray[np.int64], cache_key: CacheKey) -> list[list[int]]:
-    """The chosen documents, in groups that make up a sequence each."""
+    """Group the chosen documents into sequences: the document indices of each, in shuffled order."""
     if cache_key.packing:
         groups = [chosen[group].tolist() for group in pack(documents.lengths[chosen], cache_key.seq_length)]
     else:
         groups = [[document] for document in chosen.tolist()]
-    # Packing puts the longest documents first, and a source may be sorted too: the first few sequences, which is what
-    # train.max_eval_sequences takes, should look like all of them.
+    # Packing puts the longest documents first, and the source may be sorted too: train.max_eval_sequences takes the
+    # first sequences, and these should be a fair sample of all.
     return [groups[index] for index in np.random.default_rng(0).permutation(len(groups))]
 
 
 def _write_sequences(directory: Path, plan: SequencePlan, cache_key: CacheKey) -> None:
-    """Write each split's sequences; a split without any gets no file."""
-    at_once = max(1, POSITIONS_AT_A_TIME // cache_key.seq_length)
+    """Write each split's sequences to its file; an empty split gets no file."""
+    at_once = max(1, BATCH_POSITIONS // cache_key.seq_length)
     for name, groups in (("train", plan.train), ("eval", plan.held_out)):
         if groups:
             parts = (groups[first : first + at_once] for first in range(0, len(groups), at_once))

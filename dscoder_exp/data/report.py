@@ -1,4 +1,4 @@
-"""What a preparation comes to: data.json, and the directory it lies in."""
+"""The report on prepared data: its figures, data.json, and what MLflow records of the data set."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from typing import Any, TypedDict
 from dscoder_exp.data.batch import FIELDS
 
 REPORT_FILE = "data.json"
-COUNTED = "⟦⟧"  # around the part of an example that the loss counts
+LOSS_MARKS = "⟦⟧"  # enclose the parts of an example that the loss counts
 
 
 class Histogram(TypedDict):
-    """Bin i holds the documents of edges[i] to edges[i + 1] - 1 tokens, the last bin those of its end too."""
+    """Document lengths: bin i counts the documents of edges[i] to edges[i + 1] - 1 tokens; the last, edges[-1] too."""
 
     edges: list[int]
     documents: list[int]
@@ -23,43 +23,43 @@ class Histogram(TypedDict):
 class DataReport:
     """The figures of a prepared data set, as data.json holds them.
 
-    rows = kept + dropped; kept = train_rows + eval_rows, but for a text that is the only row: both have parts of it.
+    rows = kept + dropped; kept = train_rows + eval_rows, except that a text that is the only row may count in both.
     """
 
     kind: str  # of the rows: alpaca, prompt and response, chat, text
     rows: int  # read from the source, at most data.max_rows
-    kept: int  # became a document, or several
-    dropped: int  # blank ones, and those above the limit
-    blank: int  # no request or no answer, no text
-    truncated: int  # cut to the limit, and kept
-    split: int  # texts above the limit, cut into several documents
-    duplicates: int  # rows equal to an earlier one; kept, and always in the same split as that one
-    skipped: int  # files of the source that are no text
+    kept: int  # rows that became a document, or several
+    dropped: int  # rows left out: blank, or above the limit
+    blank: int  # rows without a request or an answer, or without text
+    truncated: int  # rows cut to the limit, and kept
+    split: int  # texts above the limit, split into several documents
+    duplicates: int  # rows equal to an earlier one; kept, in the same split
+    skipped: int  # files of the source that aren't text, or broken links
     train_rows: int
     eval_rows: int
     documents: int  # made of the kept rows
     longest: int  # tokens of the longest document
-    most_documents: int  # of a sequence, whichever its split
+    most_documents: int  # in one sequence, of either split
     seq_length: int
     pad_token_id: int
-    sequences: int  # of the training split; so are the next six
+    sequences: int  # of the training split, as are the next six
     tokens: int  # not padding
     loss_tokens: int  # counted by the loss
     useful_fraction: float  # tokens / all positions of the sequences
-    loss_fraction: float  # loss_tokens / the same
-    unpacked_useful_fraction: float  # what they would be if each document had a sequence of its own
+    loss_fraction: float  # loss_tokens / all positions of the sequences
+    unpacked_useful_fraction: float  # the same two, if each document had a sequence of its own
     unpacked_loss_fraction: float
     eval_sequences: int
     eval_tokens: int
     eval_loss_tokens: int
-    fingerprint: str  # of everything that the files depend on
+    fingerprint: str  # hash of everything that the files depend on
     lengths: Histogram  # of the documents, in tokens
-    examples: list[str]  # five documents, what the loss counts between COUNTED
+    examples: list[str]  # five documents as text; LOSS_MARKS enclose what the loss counts
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Prepared data on disk; `reused`: it was there already."""
+    """Prepared data on disk; `reused`: found there, not made by this process."""
 
     directory: Path
     report: DataReport
@@ -68,7 +68,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class StoredReport:
-    """What data.json holds: the figures, the options behind them, and each file's size in bytes."""
+    """The content of data.json: the report, the CacheKey that it was made from, and each file's size in bytes."""
 
     report: DataReport
     made_from: dict[str, Any]
@@ -76,14 +76,14 @@ class StoredReport:
 
 
 def write_report(directory: Path, report: DataReport, made_from: Mapping[str, Any]) -> None:
-    """Write data.json beside the finished files, whose sizes it notes, so that a missing part shows later."""
+    """Write data.json beside the finished files, with their sizes, so that a missing or cut file is noticed later."""
     sizes = {file.name: file.stat().st_size for file in sorted(directory.iterdir())}
     content = {**asdict(report), "made_from": dict(made_from), "files": sizes}
     (directory / REPORT_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_report(directory: Path) -> StoredReport | None:
-    """What a directory's data.json holds; None when there is none, or it isn't ours."""
+    """Read a directory's data.json; None if there is none, or if it isn't a report."""
     try:
         content = json.loads((directory / REPORT_FILE).read_text(encoding="utf-8"))
         report = DataReport(**{field.name: content[field.name] for field in fields(DataReport)})
@@ -93,12 +93,12 @@ def read_report(directory: Path) -> StoredReport | None:
 
 
 def dataset_input(prepared: Prepared, source: str) -> dict[str, str]:
-    """What MLflow is told of the data set: the arguments of its `entities.Dataset`.
+    """Arguments for MLflow's `entities.Dataset`.
 
-    The digest is of the source's content, so runs on the same rows show the same data set, whatever they make of it.
+    The digest is of the source's content, so runs on the same rows show the same data set, whatever their options.
 
     Args:
-        source: as the config names it.
+        source: `data.source`, as in the config.
     """
     stored = read_report(prepared.directory)
     digest = stored.made_from["source"] if stored else prepared.report.fingerprint

@@ -1,6 +1,6 @@
-"""What a row of a data set may be: an instruction, a conversation or a text; and what is wrong with one that isn't.
+"""The kinds of row in a data set (instruction, conversation, text), and the check that an entry is one.
 
-Which kind a data set holds is told by its first row that shows one; a row of another kind is a fault.
+The first entry with the key of a kind decides the kind of the whole data set; a row of another kind is a fault.
 """
 
 import json
@@ -28,14 +28,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Chat:
-    """A conversation: perhaps the system's message first, then the user's and the assistant's in turn."""
+    """A conversation: an optional system message, then user and assistant messages in turn, an assistant's last."""
 
     messages: tuple[Message, ...]
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text to go on training with: nobody asks and nobody answers."""
+    """A text to train on as it is, without a prompt."""
 
     text: str
 
@@ -56,10 +56,10 @@ class Kind:
     """One kind of row.
 
     Attributes:
-        key: the key that tells it.
-        shape: what such a row looks like, for a reader.
-        texts: keys whose values have to be text.
-        make: the row that a sound entry stands for.
+        key: the JSON key that identifies the kind.
+        shape: description of such a row, for error messages.
+        texts: keys whose values must be strings.
+        make: builds the row from an entry without faults.
     """
 
     name: str
@@ -96,7 +96,7 @@ KINDS = (CHAT, ALPACA, PAIRS, TEXT)  # in this order: alpaca's own files have a 
 
 
 def kind_of(entries: Iterable[Any]) -> Kind:
-    """The kind that the first entry with a key of any shows; alpaca where none does."""
+    """The kind of the first entry that has the key of one; alpaca if no entry has."""
     shown = (kind for entry in entries if isinstance(entry, dict) for kind in KINDS if kind.key in entry)
     return next(shown, ALPACA)
 
@@ -171,7 +171,7 @@ def is_blank(row: AnyRow) -> bool:
 
 
 def row_content(row: AnyRow) -> Iterator[bytes]:
-    """All that a row says: equal rows have equal content."""
+    """The row's content as bytes, for hashing: equal rows have equal content."""
     if isinstance(row, TextFile):
         yield from row.content()
     elif isinstance(row, Row):

@@ -1,4 +1,4 @@
-"""What `data.source` names: a JSON file of rows, a text, or a directory of texts; its content, rows and lines."""
+"""The data set that `data.source` names: a JSON file of rows, a text file, or a directory of text files."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -9,19 +9,19 @@ from pathlib import Path
 
 from dscoder_exp.data.json_rows import line_starts, list_starts, parse_lines, parse_list
 from dscoder_exp.data.rows import TEXT, AnyRow, Fault, Kind, fault_of, kind_of
-from dscoder_exp.data.text_files import NotUtf8, TextFile, look_at, read_pieces
+from dscoder_exp.data.text_files import NotUtf8, TextFile, read_chunks, scan_text
 from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 
 KEY = "data.source"
-GIVE = f"give {KEY} a .json or .jsonl file of rows, a .txt or .md file, or a directory of text files"
-SHOWN = 3  # bad rows that a refusal names
+REMEDY = f"set {KEY} to a .json or .jsonl file of rows, a .txt or .md file, or a directory of text files"
+MAX_PROBLEMS = 3  # bad rows, or files that aren't UTF-8, that an error message lists
 TEXT_SUFFIXES = (".txt", ".md")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A source's rows, all of one kind, in the file's order, a directory's by the names of its files."""
+    """All rows of a source, of one kind: in the order of the file, or of the sorted file names in a directory."""
 
     kind: Kind
     rows: list[AnyRow]
@@ -29,12 +29,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Source:
-    """A source's files.
+    """The files that `data.source` names.
 
     Attributes:
-        form: "lines", "list", "text" or "directory".
-        names: of a directory's files, relative to it.
-        skipped: files of a directory that were left out: links to nowhere, and what holds a NUL byte, so is no text.
+        form: "lines" (JSON lines), "list" (a JSON list), "text" or "directory".
+        names: the directory's files, relative to `path`, sorted; empty for the other forms.
+        skipped: number of files in the directory that were left out: broken links, and binary files (with a NUL byte).
     """
 
     path: Path
@@ -48,21 +48,25 @@ class Source:
 
     @property
     def is_text(self) -> bool:
-        """Whether it can be nothing but text; a JSON file may hold texts too."""
+        """True for a text file or a directory of them. A JSON file isn't, even if its rows are texts."""
         return self.form in ("text", "directory")
 
     def digest(self) -> str:
-        """A name for the content, 32 hex digits. A file's own name isn't part of it, those in a directory are."""
+        """Hash of the content, 32 hex digits; of a directory's file names too, but not of a single file's name."""
         if self.form != "directory":
-            return digest(read_pieces(self.path))
+            return digest(read_chunks(self.path))
         pairs = zip(self.names, self.files, strict=True)
-        return digest(part for name, file in pairs for part in (name.encode(), digest(read_pieces(file)).encode()))
+        return digest(part for name, file in pairs for part in (name.encode(), digest(read_chunks(file)).encode()))
 
     def rows(self) -> Rows:
-        """Raises Refused: not UTF-8, not JSON, no row in it, or bad rows (the first ones' lines, and how many)."""
+        """Read and check every row.
+
+        Raises:
+            Refused: not UTF-8, not JSON, no rows, or bad rows (names the first lines and the number of all).
+        """
         found = Rows(TEXT, _text_rows(self.files)) if self.is_text else self._json_rows(_decoded(self.path))
         if not found.rows:
-            raise refuse(KEY, f"the data set is empty: {self.path}", GIVE if self.is_text else found.kind.shape)
+            raise refuse(KEY, f"the data set is empty: {self.path}", REMEDY if self.is_text else found.kind.shape)
         return found
 
     def _json_rows(self, text: str) -> Rows:
@@ -76,14 +80,14 @@ class Source:
     def _refusal(self, faults: dict[int, Fault], count: int, kind: Kind) -> Refused:
         shown = [
             (f"{self.where(index)}:{fault.column}" if fault.column else self.where(index), fault.why)
-            for index, fault in islice(faults.items(), SHOWN)
+            for index, fault in islice(faults.items(), MAX_PROBLEMS)
         ]
         problems = [Problem(where, why) for where, why in shown[:-1]]
         where, why = shown[-1]
         return Refused([*problems, Problem(where, f"{why} ({len(faults)} of {count} rows are bad)", kind.shape)])
 
     def where(self, index: int) -> str:
-        """The file:line at which a row begins."""
+        """Where row `index` begins, as file:line. Reads the file again: for error messages only."""
         if self.form == "directory":
             return f"{self.files[index]}:1"
         if self.form == "text":
@@ -94,10 +98,10 @@ class Source:
 
 
 def read_source(source: str) -> Source:
-    """What a path, or pkg:// as in the config, leads to. A text's content is left for later.
+    """Locate `source`, a path or pkg:// URI as in the config, and list its files without parsing them.
 
     Raises:
-        Refused: nothing lies there, or it can't be read.
+        Refused: the path doesn't exist or can't be read.
     """
     path = locate(source, KEY)
     try:
@@ -107,11 +111,11 @@ def read_source(source: str) -> Source:
         form = "text" if path.suffix.lower() in TEXT_SUFFIXES else "lines" if path.suffix == ".jsonl" else "list"
         return Source(path, form)
     except OSError as error:
-        raise refuse(KEY, f"cannot be read: {error.filename} ({error.strerror})", GIVE) from None
+        raise refuse(KEY, f"cannot be read: {error.filename} ({error.strerror})", REMEDY) from None
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """32 hex digits: an MLflow dataset digest takes up to 36 characters."""
+    """BLAKE2b of the parts, 32 hex digits: an MLflow dataset digest takes up to 36 characters."""
     hashed = blake2b(digest_size=16)
     for part in parts:
         hashed.update(part)
@@ -119,13 +123,13 @@ def digest(parts: Iterable[bytes]) -> str:
 
 
 def _read_directory(path: Path) -> Source:
-    """All files below, hidden ones (.git) left alone, in the order of their names."""
+    """All text files below `path`, sorted by name; hidden files and folders (.git) are left out."""
     names: list[str] = []
     for folder, folders, files in os.walk(path, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [str((Path(folder) / name).relative_to(path)) for name in files if not name.startswith(".")]
     files = [name for name in sorted(names) if (path / name).is_file()]
-    texts = [name for name in files if not any(b"\0" in piece for piece in read_pieces(path / name))]  # as git does
+    texts = [name for name in files if not any(b"\0" in chunk for chunk in read_chunks(path / name))]  # git's rule
     return Source(path, "directory", tuple(texts), skipped=len(names) - len(texts))
 
 
@@ -134,7 +138,7 @@ def _raise(error: OSError) -> None:
 
 
 def _decoded(path: Path) -> str:
-    """A file's text, without a byte order mark. Raises Refused where it isn't UTF-8."""
+    """The file's text without a byte order mark. Raises Refused if it isn't UTF-8."""
     try:
         return "".join(TextFile(path, "", blank=False).text())
     except NotUtf8 as error:
@@ -142,18 +146,18 @@ def _decoded(path: Path) -> str:
 
 
 def _text_rows(files: Sequence[Path]) -> list[AnyRow]:
-    """Raises Refused for those that aren't UTF-8."""
+    """One row a file. Raises Refused, naming the files that aren't UTF-8."""
     rows: list[AnyRow] = []
     problems: list[Problem] = []
     for file in files:
         try:
-            rows.append(look_at(file))
+            rows.append(scan_text(file))
         except NotUtf8 as error:
             problems.append(_not_utf8(file, error))
     if problems:
-        more = len(problems) - SHOWN
-        last = Problem(KEY, f"{more} more files are not UTF-8", "save them so, or leave them out")
-        raise Refused([*problems[:SHOWN], *([last] if more > 0 else [])])
+        more = len(problems) - MAX_PROBLEMS
+        last = Problem(KEY, f"{more} more files are not UTF-8", "save them as UTF-8, or move them out of the directory")
+        raise Refused([*problems[:MAX_PROBLEMS], *([last] if more > 0 else [])])
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Which documents are kept from training, for the eval loss: chosen by their text alone."""
+"""Choosing the documents to hold out for the eval loss, by their text alone."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -9,20 +9,21 @@ from numpy.typing import NDArray
 from dscoder_exp.data.rows import AnyRow, row_content
 
 
-def document_hashes(rows: Sequence[AnyRow], sources: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """What decides a document's side, uint64 [documents]: its row's hash, so that a text's parts stay together.
+def document_hashes(rows: Sequence[AnyRow], row_indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The hash that decides each document's split: uint64 [documents].
 
-    A single text, though, has nothing to stay apart from: there each part is on its own.
+    It is the hash of the document's row, so all documents of a long text are in the same split. If all documents come
+    from a single text, each has a hash of its own: otherwise one of the splits would be empty.
 
     Args:
-        sources: of each document the index of its row, int64 [documents].
+        row_indices: int64 [documents], the index of each document's row.
     """
-    numbers, inverse = np.unique(sources, return_inverse=True)
-    if len(numbers) > 1:
-        hashes = [_hash(rows[number], size=8) for number in numbers]
+    kept, inverse = np.unique(row_indices, return_inverse=True)
+    if len(kept) > 1:
+        hashes = [_hash(rows[index], size=8) for index in kept]
         return np.array([int.from_bytes(hashed) for hashed in hashes], np.uint64)[inverse]
-    text = _hash(rows[numbers[0]], size=64)
-    parts = (blake2b(text + str(part).encode(), digest_size=8).digest() for part in range(len(sources)))
+    text = _hash(rows[kept[0]], size=64)
+    parts = (blake2b(text + str(part).encode(), digest_size=8).digest() for part in range(len(row_indices)))
     return np.array([int.from_bytes(hashed) for hashed in parts], np.uint64)
 
 
@@ -34,9 +35,10 @@ def _hash(row: AnyRow, size: int) -> bytes:
 
 
 def hold_out(hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
-    """Which documents are for evaluation: those whose hash lies in the lowest `fraction`. bool [documents].
+    """True for the documents to hold out, those with a hash in the lowest `fraction` of all uint64: bool [documents].
 
-    Equal texts always fall together. Where texts differ at all, both splits get one at least (if `fraction` isn't 0).
+    Documents with equal hashes are always in the same split. If there are two different hashes and `fraction` isn't 0,
+    neither split is empty.
     """
     if fraction == 0 or hashes.min() == hashes.max():
         return np.zeros(len(hashes), np.bool_)

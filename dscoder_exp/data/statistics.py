@@ -1,4 +1,4 @@
-"""What came of a preparation, in figures and in a few examples."""
+"""Computing the report on prepared data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dscoder_exp.data.cache import CacheKey
 from dscoder_exp.data.documents import Documents
-from dscoder_exp.data.report import COUNTED, DataReport, Histogram
+from dscoder_exp.data.report import LOSS_MARKS, DataReport, Histogram
 from dscoder_exp.data.rows import is_blank
 from dscoder_exp.data.source import Rows
 from dscoder_exp.schema.llama import IGNORE_INDEX
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 EXAMPLES = 5
-LONGEST_SHOWN = 2000  # characters of a stretch of an example; what is more is left out of its middle
+MAX_CHARACTERS = 2000  # of a span of an example; a longer one is shown without its middle
 BINS = 50
 
 
 @dataclass(frozen=True)
 class SequencePlan:
-    """Encoded documents, and which of them make up each sequence of each split."""
+    """Encoded documents, and for each split the indices of the documents in each sequence."""
 
     documents: Documents
     train: list[list[int]]
@@ -33,20 +33,20 @@ class SequencePlan:
 def statistics_of(
     rows: Rows, plan: SequencePlan, cache_key: CacheKey, skipped: int, tokenizer: "Tokenizer"
 ) -> DataReport:
-    """The report on prepared data.
+    """Compute the report on prepared data.
 
     Args:
-        rows: all that were read.
-        skipped: files that were left out of the source.
+        rows: all rows that were read, dropped ones included.
+        skipped: number of files left out of the source (Source.skipped).
     """
     documents = plan.documents
     held_out = np.zeros(len(documents), np.bool_)
     held_out[[document for group in plan.held_out for document in group]] = True
     positions = len(plan.train) * cache_key.seq_length
     unpacked = int((~held_out).sum()) * cache_key.seq_length
-    lengths, counted = documents.lengths, documents.loss_tokens
-    tokens, loss_tokens = int(lengths[~held_out].sum()), int(counted[~held_out].sum())
-    kept = _rows_of(documents.rows)
+    lengths, counts = documents.lengths, documents.loss_tokens
+    tokens, loss_tokens = int(lengths[~held_out].sum()), int(counts[~held_out].sum())
+    kept = _row_count(documents.rows)
     return DataReport(
         kind=rows.kind.name,
         rows=len(rows.rows),
@@ -57,8 +57,8 @@ def statistics_of(
         split=documents.split,
         duplicates=len(rows.rows) - len(set(rows.rows)),
         skipped=skipped,
-        train_rows=_rows_of(documents.rows[~held_out]),
-        eval_rows=_rows_of(documents.rows[held_out]),
+        train_rows=_row_count(documents.rows[~held_out]),
+        eval_rows=_row_count(documents.rows[held_out]),
         documents=len(documents),
         longest=int(documents.lengths.max()),
         most_documents=max(map(len, [*plan.train, *plan.held_out])),
@@ -73,16 +73,16 @@ def statistics_of(
         unpacked_loss_fraction=loss_tokens / unpacked,
         eval_sequences=len(plan.held_out),
         eval_tokens=int(lengths[held_out].sum()),
-        eval_loss_tokens=int(counted[held_out].sum()),
+        eval_loss_tokens=int(counts[held_out].sum()),
         fingerprint=cache_key.fingerprint,
         lengths=_histogram(documents.lengths),
         examples=_examples(documents, tokenizer),
     )
 
 
-def _rows_of(documents: NDArray[np.int64]) -> int:
-    """How many rows documents come from: a text may have become several."""
-    return len(np.unique(documents))
+def _row_count(rows: NDArray[np.int64]) -> int:
+    """Number of distinct rows, given each document's row: a text may have become several documents."""
+    return len(np.unique(rows))
 
 
 def _histogram(lengths: NDArray[np.int64]) -> Histogram:
@@ -92,7 +92,7 @@ def _histogram(lengths: NDArray[np.int64]) -> Histogram:
 
 
 def _examples(documents: Documents, tokenizer: "Tokenizer") -> list[str]:
-    """A few documents as text, from the first to the last, what the loss counts between marks."""
+    """EXAMPLES documents as text, evenly spaced from the first to the last."""
     chosen = np.unique(np.linspace(0, len(documents) - 1, EXAMPLES).astype(np.int64))
     starts, ends = documents.starts[chosen].tolist(), np.cumsum(documents.lengths)[chosen].tolist()
     return [_example(documents, start, end, tokenizer) for start, end in zip(starts, ends, strict=True)]
@@ -100,12 +100,12 @@ def _examples(documents: Documents, tokenizer: "Tokenizer") -> list[str]:
 
 def _example(documents: Documents, start: int, end: int, tokenizer: "Tokenizer") -> str:
     ids = documents.ids[start:end]
-    counted = np.zeros(len(ids), np.bool_)
-    counted[1:] = documents.labels[start : end - 1] != IGNORE_INDEX
+    in_loss = np.zeros(len(ids), np.bool_)
+    in_loss[1:] = documents.labels[start : end - 1] != IGNORE_INDEX
     shown = ""
-    for stretch in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(counted)) + 1):
-        text = tokenizer.decode(ids[stretch].tolist(), skip_special_tokens=False)
-        if len(text) > LONGEST_SHOWN:
-            text = f"{text[: LONGEST_SHOWN // 2]} […] {text[-LONGEST_SHOWN // 2 :]}"
-        shown += f"{COUNTED[0]}{text}{COUNTED[1]}" if counted[stretch[0]] else text
+    for span in np.split(np.arange(len(ids)), np.flatnonzero(np.diff(in_loss)) + 1):
+        text = tokenizer.decode(ids[span].tolist(), skip_special_tokens=False)
+        if len(text) > MAX_CHARACTERS:
+            text = f"{text[: MAX_CHARACTERS // 2]} […] {text[-MAX_CHARACTERS // 2 :]}"
+        shown += f"{LOSS_MARKS[0]}{text}{LOSS_MARKS[1]}" if in_loss[span[0]] else text
     return shown

@@ -17,37 +17,37 @@ from dscoder_exp.schema.config import TEMPLATE_FILE
 
 
 class PromptFormat(Protocol):
-    """What a format does, be it one of ours or a file's."""
+    """Interface of prompt formats, built in (Template) or read from a file (JinjaTemplate)."""
 
     @property
     def bos(self) -> bool | None:
-        """Whether the model's bos comes first; None: whatever the tokenizer itself puts there."""
+        """Whether the model's bos comes first; None: the special tokens that the tokenizer adds by itself."""
         ...
 
     @property
     def identity(self) -> str:
-        """Its name, and a hash of all that it writes."""
+        """The format's name, and a hash of what it writes."""
         ...
 
     def render_prompt(self, instruction: str, input: str = "") -> str:
-        """The text a model is given. A row's input is always in it: without it many instructions mean nothing."""
+        """The text given to the model. A row's input is always in it: many instructions mean nothing without."""
         ...
 
     def turns(self, row: Row | Chat, specials: Specials) -> list[Turn]:
-        """A conversation, turn by turn; the first prompt of a Row is `render_prompt` of it."""
+        """The conversation's turns; for a Row, the first prompt is `render_prompt` of it."""
         ...
 
 
 @dataclass(frozen=True)
 class Template:
-    """One of our formats.
+    """A built-in format.
 
     Attributes:
         opening: the text before the first request; "{system}" stands for the system's message.
         system: that message, where a conversation has none; None: then there is no opening.
         request: the text of a request; "{request}" stands for what is asked.
         answer: the text of the answer; "{output}" stands for it. The model's eos follows, as an id.
-        bos: whether the model's bos comes first; None: whatever the tokenizer itself puts there.
+        bos: whether the model's bos comes first; None: the special tokens that the tokenizer adds by itself.
         system_with_input, request_with_input: the same for a row with an input, where the format sets it apart:
             "{instruction}" and "{input}".
     """
@@ -128,13 +128,13 @@ PLAIN = Template("none", opening="{system}\n", system=None, request="{request}",
 
 
 def template_named(name: str | None, key: str = "data.template") -> PromptFormat:
-    """The format a config names: null means none; what ends in .jinja is a file.
+    """The format that a config names: None is PLAIN, and a name that ends in .jinja is a file.
 
     Args:
         key: the config key that held `name`.
 
     Raises:
-        Refused: there is no such file, or it is no template that can be trained with.
+        Refused: the file doesn't exist, or isn't a template that can be trained with.
     """
     if name is None:
         return PLAIN

@@ -1,4 +1,4 @@
-"""Texts in files of their own, read a piece at a time: one may be larger than memory."""
+"""Text files, read in chunks: a file may be larger than memory."""
 
 import codecs
 from collections.abc import Iterator
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-PIECE = 1 << 18  # bytes that are read at once
+CHUNK_BYTES = 1 << 18  # read at once
 
 
 @dataclass(frozen=True)
 class TextFile:
-    """A text to go on training with. Two are equal where their content is.
+    """A text file to train on as plain text. Two are equal if their content is, whatever their paths.
 
     Attributes:
-        digest: of the content, without a byte order mark.
-        blank: whether there is nothing to learn from it.
+        digest: hash of the content, without a byte order mark.
+        blank: the file is empty or holds nothing but white space.
     """
 
     path: Path = field(compare=False)
@@ -23,41 +23,41 @@ class TextFile:
     blank: bool = field(compare=False)
 
     def content(self) -> Iterator[bytes]:
-        """The UTF-8, without a byte order mark."""
+        """The file's bytes in chunks, without a byte order mark."""
         first = True
-        for piece in read_pieces(self.path):
-            yield piece.removeprefix(codecs.BOM_UTF8) if first else piece
+        for chunk in read_chunks(self.path):
+            yield chunk.removeprefix(codecs.BOM_UTF8) if first else chunk
             first = False
 
     def text(self) -> Iterator[str]:
-        """The content, decoded.
+        """The content, decoded, in chunks.
 
         Raises:
-            NotUtf8: it isn't.
+            NotUtf8: the file isn't UTF-8.
         """
         return _decoded(self.content())
 
 
 class NotUtf8(ValueError):
-    """A file's content isn't UTF-8, first in this line, counted from 1."""
+    """A file isn't UTF-8; `line`, counted from 1, holds the first invalid byte."""
 
     def __init__(self, line: int, reason: str) -> None:
         self.line = line
         super().__init__(reason)
 
 
-def read_pieces(path: Path) -> Iterator[bytes]:
-    """A file's bytes."""
+def read_chunks(path: Path) -> Iterator[bytes]:
+    """The file's bytes, at most CHUNK_BYTES at a time."""
     with path.open("rb") as file:
-        while piece := file.read(PIECE):
-            yield piece
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
 
 
-def look_at(path: Path) -> TextFile:
-    """What is to be known of a text before it is used, from one pass over it.
+def scan_text(path: Path) -> TextFile:
+    """Check that a file is UTF-8, hash it and look for text in it, in one pass.
 
     Raises:
-        NotUtf8: it isn't.
+        NotUtf8: the file isn't UTF-8.
     """
     hashed, blank = blake2b(), True
     for text in TextFile(path, "", blank=False).text():
@@ -69,8 +69,8 @@ def look_at(path: Path) -> TextFile:
 def _decoded(content: Iterator[bytes]) -> Iterator[str]:
     decoder, lines = codecs.getincrementaldecoder("utf-8")(), 0
     try:
-        for piece in content:
-            text = decoder.decode(piece)
+        for chunk in content:
+            text = decoder.decode(chunk)
             yield text
             lines += text.count("\n")
         decoder.decode(b"", final=True)

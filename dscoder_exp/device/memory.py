@@ -1,8 +1,9 @@
-"""Arrays between the host and the device: each crosses once.
+"""Copies between numpy arrays on the host and tensors on the device, each made once.
 
-A tensor made from numpy is the host's. MindSpore (2.10.0) uploads such a tensor at every call of a compiled function,
-and throws the copy away with all that was written into it. So what lives on the device, and what a step brings, goes
-through here; on the CPU a tensor shares its array's memory, and nothing is copied.
+MindSpore (2.10.0) keeps a tensor made from a numpy array in host memory: every call of a compiled function uploads it
+again, and discards the copy together with what the function wrote into it. So weights, optimizer states and the inputs
+of a step are put on the device with the functions of this module. On the CPU a tensor shares its array's memory, and
+nothing is copied.
 """
 
 from collections.abc import Sequence
@@ -13,39 +14,41 @@ import numpy as np
 from mindspore import mint
 from numpy.typing import NDArray
 
-# The host's side of copies that may still be under way. Each fetch waits for them, and so they are few.
-_under_way: list[ms.Tensor] = []
+# Host tensors whose asynchronous upload may not be finished, kept alive until the next fetch, which waits for them.
+_uploading: list[ms.Tensor] = []
 
 
 def _has_own_memory() -> bool:
+    """Whether the device's memory is separate from the host's: true of NPUs."""
     return ms.get_context("device_target") != "CPU"
 
 
 def put(array: NDArray) -> ms.Tensor:
-    """The array on the device, there to stay; returns when it is there. On the CPU the two share their memory."""
-    host = ms.Tensor.from_numpy(np.ascontiguousarray(array).reshape(array.shape))  # the former makes [1] of []
+    """Copy an array to the device and wait for the copy. On the CPU the tensor shares the array's memory instead."""
+    contiguous = np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray turns shape [] into [1]
+    host = ms.Tensor.from_numpy(contiguous)
     return host.move_to("Ascend") if _has_own_memory() else host
 
 
 def put_all(*arrays: NDArray) -> list[ms.Tensor]:
-    """What a step brings, arrays of one dtype: all of it crosses in one copy, which nobody waits for."""
+    """Copy arrays of one dtype, the inputs of a step, to the device in one asynchronous copy."""
     if not _has_own_memory():
         return [put(array) for array in arrays]
     host = ms.Tensor.from_numpy(np.concatenate([array.reshape(-1) for array in arrays]))
-    _under_way.append(host)
+    _uploading.append(host)
     parts = mint.split(host.move_to("Ascend", blocking=False), [array.size for array in arrays])
     return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
 def fetch(tensor: ms.Tensor) -> NDArray:
-    """The tensor's values on the host, once all that was asked of the device before is done."""
+    """Copy a tensor to the host, after waiting for all work that was queued on the device before."""
     array = tensor.asnumpy()
-    _under_way.clear()
+    _uploading.clear()
     return array
 
 
 def clear(tensor: ms.Tensor) -> None:
-    """Zeros into it."""
+    """Fill the tensor with zeros in place."""
     if _has_own_memory():
         tensor.zero_()
     else:
@@ -53,7 +56,7 @@ def clear(tensor: ms.Tensor) -> None:
 
 
 def views_of(flat: ms.Tensor, shapes: Sequence[tuple[int, ...]]) -> list[ms.Tensor]:
-    """Tensors of these shapes that lie end to end in `flat`, and share its memory; values behind the last are left."""
+    """Views of consecutive parts of `flat` with the given shapes, sharing its memory; `flat` may be longer."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     if not _has_own_memory():
         array, ends = flat.asnumpy(), accumulate(sizes)

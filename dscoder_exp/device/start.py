@@ -1,4 +1,4 @@
-"""Starting MindSpore on the device that a run asks for."""
+"""Setting up the environment and MindSpore for a device."""
 
 import os
 
@@ -6,37 +6,39 @@ TARGETS = {"cpu": "CPU", "ascend": "Ascend"}
 
 
 def set_environment(threads: int | None = None, ranks: int = 1) -> None:
-    """What MindSpore reads when it is imported, and glibc when a process starts; what the user has set stays.
+    """Set environment variables that MindSpore reads at its import and glibc at process start, unless the user has.
 
     Args:
-        threads: CPU threads that a matrix product uses; None: the cores, shared out over the ranks.
-        ranks: processes on this machine.
+        threads: CPU threads per process; None: this machine's cores divided by `ranks`.
+        ranks: number of ranks on this machine.
     """
-    os.environ.setdefault("GLOG_v", "3")  # errors only: its warnings say nothing to a user
-    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # arrays in large pages: training is 8% faster
-    # Seconds that NPUs wait for each other: one rank may read its weights much longer than another. Here, where the
-    # workers' environment begins: MindSpore sets 600 as soon as msrun imports it.
+    os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore's warnings are of no use to a user
+    os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # huge pages for arrays: training is 8% faster
+    # Seconds that NPUs wait for each other to connect: one rank may take much longer to read its weights than another.
+    # It has to be set in the parent, since MindSpore sets 600 as soon as msrun imports it.
     os.environ.setdefault("HCCL_CONNECT_TIMEOUT", "1800")
     if threads is None and ranks > 1:
-        threads = max(1, min(_cores(), _cores(os.getppid()) // ranks))  # a rank that is bound has its share already
+        share = _available_cores(os.getppid()) // ranks
+        threads = max(1, min(share, _available_cores()))  # a rank that is bound to its cores has its share already
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
-def _cores(process: int = 0) -> int:
-    """That a process may run on; 0: this one."""
+def _available_cores(process: int = 0) -> int:
+    """Number of cores that a process may run on; 0: this process."""
     return len(os.sched_getaffinity(process))
 
 
 def start_device(device: str, *, jit_level: str = "O0", deterministic: bool = False) -> None:
-    """Point MindSpore at "cpu" or "ascend". Comes before ranks meet: HCCL reads whether it is to be deterministic then.
+    """Select MindSpore's device. Call it before the process groups are created: HCCL reads `deterministic` then.
 
-    Its compile cache stays off. Entries are found by their number in the order of compilation, whatever was compiled:
-    a run that compiles in another order gets another function's graph, and wrong numbers without a word.
+    MindSpore's compile cache stays off: it looks up entries by the order of compilation, whatever was compiled, so a
+    run that compiles in another order silently gets another function's graph and computes wrong numbers.
 
     Args:
-        jit_level: "O0", or "O1", which fuses operators; of functions that are compiled from now on.
-        deterministic: the same numbers in every run; a CPU gives them anyway.
+        device: "cpu" or "ascend".
+        jit_level: of functions compiled from now on: "O0", or "O1", which fuses operators.
+        deterministic: compute the same numbers in every run; a CPU always does.
     """
     import mindspore as ms
 

@@ -1,4 +1,4 @@
-"""Text in, text out: a prompt through its template and the engine, and the answer as it comes."""
+"""Generating an answer as text, streamed while it is generated."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,12 +13,13 @@ from dscoder_exp.generation.sampling import Sampling
 
 @dataclass(frozen=True)
 class Answer:
-    """What was generated, and how fast.
+    """A generated answer and its timing.
 
     Attributes:
-        tokens: new ones, the eos included.
-        first_token_s: from the prompt to the first new token.
-        seconds: of the whole answer.
+        prompt_tokens: number of prompt tokens.
+        tokens: number of new tokens, including the EOS.
+        first_token_s: seconds until the first new token.
+        seconds: for the whole answer, prefill included.
     """
 
     text: str
@@ -29,11 +30,12 @@ class Answer:
 
     @property
     def prefill_tokens_per_s(self) -> float:
+        """Prompt tokens divided by the time to the first new token."""
         return self.prompt_tokens / self.first_token_s
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens over the whole time, prefill included."""
+        """New tokens divided by the time for the whole answer, prefill included."""
         return self.tokens / self.seconds
 
 
@@ -47,15 +49,19 @@ def answer(
     eos_token_id: int | None,
     on_text: Callable[[str], None] = lambda text: None,
 ) -> Answer:
-    """Generate an answer to the prompt's ids; `on_text` gets each piece of text as soon as its bytes are whole."""
-    pieces: list[str] = []
+    """Generate an answer to a prompt given as token ids.
+
+    Args:
+        on_text: called with each new text; a character of several tokens is held back until it is complete.
+    """
+    texts: list[str] = []
     decoding = DecodeStream(skip_special_tokens=True)
     started = time.perf_counter()
     first, count = 0.0, 0
     for token in engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_id=eos_token_id):
         count += 1
         first = first or time.perf_counter() - started
-        if token != eos_token_id and (piece := decoding.step(tokenizer, token)):
-            pieces.append(piece)
-            on_text(piece)
-    return Answer("".join(pieces), len(prompt), count, first, time.perf_counter() - started)
+        if token != eos_token_id and (text := decoding.step(tokenizer, token)):
+            texts.append(text)
+            on_text(text)
+    return Answer("".join(texts), len(prompt), count, first, time.perf_counter() - started)

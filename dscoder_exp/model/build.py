@@ -41,7 +41,7 @@ def build(
     """
     weights = random_weights(config, seed) if source is None else _read(config, source, seed)
     if adapter is not None:
-        weights = ((name, adapter.merged(name, array, 0, "F32")) for name, array in weights)
+        weights = ((name, adapter.merge_rows(name, array, 0, "F32")) for name, array in weights)
     return Llama(
         config,
         weights,

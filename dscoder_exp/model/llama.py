@@ -17,7 +17,7 @@ from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import IGNORE_INDEX, LlamaConfig
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, Factors, sha256_of
 from dscoder_exp.weights.names import EMBEDDING, HEAD, NORM, block_name, block_shapes, factor_shapes, parameter_shapes
-from dscoder_exp.weights.native.layout import held, rank_config
+from dscoder_exp.weights.native.layout import rank_config, rank_slice
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Llama:
         )
 
         def part_of(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
-            return held(name, array.shape, config, topology.tensor_rank, topology.tensor).of(array)
+            return rank_slice(name, array.shape, config, topology.tensor_rank, topology.tensor).take(array)
 
         tensors, self.base_sha256 = {}, ""
         for name, array in weights:
@@ -170,7 +170,7 @@ class Llama:
         for name, own in self.masters.state():
             whole = np.empty(self.trained_shapes[name], np.float32)
             for rank, part in enumerate(self.mesh.gathered(own.reshape(-1))):
-                place_in = whole[held(name, whole.shape, self.config, rank, topology.tensor).slices]
+                place_in = whole[rank_slice(name, whole.shape, self.config, rank, topology.tensor).slices]
                 place_in[...] = part.reshape(place_in.shape)
             yield name, whole
 

@@ -18,7 +18,7 @@ from dscoder_exp.parallel.buckets import Bucket, FlatShard
 from dscoder_exp.parallel.collectives import Handle, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.names import NORM
-from dscoder_exp.weights.native.layout import held
+from dscoder_exp.weights.native.layout import rank_slice
 
 _NOTHING = np.empty(0, np.float32)
 
@@ -187,7 +187,7 @@ def _buckets(
     found: dict[tuple[int | str | None, bool, int, int], dict[str, tuple[int, ...]]] = {}
     for number, group in enumerate(groups):
         for name in group:
-            part = held(name, shapes[name], config, topology.tensor_rank, topology.tensor)
+            part = rank_slice(name, shapes[name], config, topology.tensor_rank, topology.tensor)
             partial = part.copies if _is_partial(name, mesh) else 1
             matrix = len(shapes[name]) > 1
             shared = factors or (not matrix and name != NORM)

@@ -1,1 +1,1 @@
-"""What is wrong with a command, found in full before anything starts. Never imports mindspore."""
+"""Checks of a whole command before anything starts; all problems are reported at once. Never imports mindspore."""

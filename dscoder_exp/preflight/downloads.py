@@ -1,4 +1,4 @@
-"""What jobs take from the Hugging Face Hub: brought here before they start, and named by its commit from then on."""
+"""Downloading what jobs read from the Hugging Face Hub before they start, and pinning it to a commit."""
 
 import logging
 
@@ -9,8 +9,8 @@ from dscoder_exp.schema.paths import with_value
 from dscoder_exp.weights.resolve import fetch
 
 
-def addresses(config: Config) -> dict[str, str]:
-    """Key -> hf:// address, of those that the task reads."""
+def hub_addresses(config: Config) -> dict[str, str]:
+    """Config key -> hf:// address, for the keys that the task reads."""
     read = {"tokenizer.path": config.tokenizer.path}
     if config.task.name == "convert":
         read["weights.source"] = config.weights.source
@@ -20,9 +20,9 @@ def addresses(config: Config) -> dict[str, str]:
 
 
 def address_problems(config: Config) -> list[Problem]:
-    """The malformed ones; asks nobody."""
+    """A problem for each malformed hf:// address; sends no request."""
     problems: list[Problem] = []
-    for key, address in addresses(config).items():
+    for key, address in hub_addresses(config).items():
         try:
             parse(address, key)
         except Refused as refused:
@@ -31,26 +31,26 @@ def address_problems(config: Config) -> list[Problem]:
 
 
 class Downloads:
-    """Of all jobs of a launch: each address is looked up once, so that a sweep's jobs have the same commit."""
+    """The downloads of a launch: each address is resolved once, so that all jobs of a sweep get the same commit."""
 
     def __init__(self) -> None:
-        for library in ("huggingface_hub", "httpx2"):  # Hydra would print what they log on stdout, each request even
+        for library in ("huggingface_hub", "httpx2"):  # Hydra would print their INFO logs, one per request, on stdout
             logging.getLogger(library).propagate = False
-        self._found: dict[tuple[str, str], tuple[str, list[Problem]]] = {}
+        self._results: dict[tuple[str, str], tuple[str, list[Problem]]] = {}
 
-    def pinned(self, config: Config) -> tuple[Config, list[Problem]]:
-        """The configuration with the addresses of what is now in the cache; or what keeps it from getting there."""
+    def download(self, config: Config) -> tuple[Config, list[Problem]]:
+        """Download to the cache; returns the configuration with the commit in each address, and what went wrong."""
         problems: list[Problem] = []
-        for key, address in addresses(config).items():
-            pinned, found = self._once(address, key)
+        for key, address in hub_addresses(config).items():
+            pinned, found = self._download_once(address, key)
             problems += found
             config = with_value(config, key, pinned)
         return config, problems
 
-    def _once(self, address: str, key: str) -> tuple[str, list[Problem]]:
-        if (address, key) not in self._found:
+    def _download_once(self, address: str, key: str) -> tuple[str, list[Problem]]:
+        if (address, key) not in self._results:
             try:
-                self._found[address, key] = fetch(address, key), []
+                self._results[address, key] = fetch(address, key), []
             except Refused as refused:
-                self._found[address, key] = address, list(refused.problems)
-        return self._found[address, key]
+                self._results[address, key] = address, list(refused.problems)
+        return self._results[address, key]

@@ -1,4 +1,4 @@
-"""All jobs of a launch, checked together: every mistake of each of them in one list, or their typed configurations."""
+"""Checking all jobs of a launch: returns their typed configurations, or raises with all problems of all jobs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,52 +7,51 @@ from pathlib import Path
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from dscoder_exp.preflight.downloads import Downloads, address_problems, addresses
-from dscoder_exp.preflight.inputs import Inputs
+from dscoder_exp.preflight.downloads import Downloads, address_problems, hub_addresses
+from dscoder_exp.preflight.inputs import InputChecks
 from dscoder_exp.preflight.machine import directory_problem, npu_problem
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import WITHOUT_DEVICE, Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.paths import with_absolute_paths
-from dscoder_exp.tracking.describe import difference
+from dscoder_exp.tracking.describe import distinguishing_overrides
 from dscoder_exp.tracking.store import resolve_uri
 from msrun_launcher import BadLauncherConfig, current_job
 from msrun_launcher.settings import check_settings, local_workers, node_count, read_settings
 
-SMALL = "model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
-NAMED = 3  # jobs that a message names
+SMALL_RUN = "model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
+MAX_NAMED_JOBS = 3  # most jobs named in a message
 
 
 def check_jobs(
-    nodes: Sequence[DictConfig], overrides: Sequence[Sequence[str]], *, download: bool = True
+    composed: Sequence[DictConfig], overrides: Sequence[Sequence[str]], *, download: bool = True
 ) -> list[Config]:
-    """The jobs' typed configurations, with absolute paths, the commits of hf:// addresses, the tracking URI that holds.
+    """The jobs' typed configurations, with absolute paths, the commits of hf:// addresses, and the final tracking URI.
 
     Args:
-        nodes: each job's whole configuration as Hydra composed it.
-        overrides: each job's, for telling the jobs of a sweep apart.
-        download: what hf:// addresses name, once nothing else is wrong; False: jobs that have some are checked
-            without it.
+        composed: each job's whole configuration as composed by Hydra.
+        overrides: each job's overrides, by which messages name the jobs of a sweep.
+        download: download what hf:// addresses name, if nothing else is wrong; False: don't check those files.
 
     Raises:
-        Refused: with the problems of all jobs; nothing was started or written (but to Hugging Face's cache).
+        Refused: the problems of all jobs; nothing was started, and nothing written outside Hugging Face's cache.
     """
-    inputs = Inputs()
+    inputs = InputChecks()
     configs, problems = [], []
-    for node in nodes:
+    for cfg in composed:
         try:
-            with current_job(node):
-                config = with_absolute_paths(to_config(node))
+            with current_job(cfg):
+                config = with_absolute_paths(to_config(cfg))
         except Refused as refused:
             problems.append(list(refused.problems))
             continue
         configs.append(config)
-        problems.append([*_launch_problems(config, node), *_job_problems(config, inputs)])
+        problems.append([*_launch_problems(config, cfg), *_job_problems(config, inputs)])
     found = [*_merged(problems, overrides), *_shared_directories(configs)]
-    if download and not found:  # so each job has its configuration
+    if download and not found:  # so `configs` has all jobs
         downloads = Downloads()
-        configs, problems = zip(*(_downloaded(config, downloads, inputs) for config in configs), strict=True)
+        configs, problems = zip(*(_download_and_check(config, downloads, inputs) for config in configs), strict=True)
         found = list(_merged(problems, overrides))
     if found:
         raise Refused(found, _hint(configs, found, overrides))
@@ -60,7 +59,7 @@ def check_jobs(
 
 
 def sweep_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
-    """The jobs' overrides folded back into the sweep's: `seed=0` and `seed=1` become `seed=0,1`."""
+    """The sweep's overrides, put together from its jobs': `seed=0` and `seed=1` become `seed=0,1`."""
     values: dict[str, list[str]] = {}
     for text in dict.fromkeys(text for job in overrides for text in job):
         key, _, value = text.partition("=")
@@ -69,7 +68,7 @@ def sweep_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
 
 
 def launcher_problems(bad: BadLauncherConfig) -> list[Problem]:
-    """The launcher's own refusal, in our form."""
+    """The launcher's messages as problems."""
     return [Problem("hydra.launcher", text) for text in bad.problems]
 
 
@@ -77,12 +76,12 @@ def _with_uri(config: Config) -> Config:
     return replace(config, tracking=replace(config.tracking, uri=resolve_uri(config.tracking)))
 
 
-def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
-    """Of processes and devices. The launcher checks its options too, but only when this one is passed."""
+def _launch_problems(config: Config, cfg: DictConfig) -> list[Problem]:
+    """Problems of processes and devices; the launcher would check its options too, but only after all other checks."""
     try:
-        with current_job(node):
-            check_settings([node])
-            settings = read_settings(node)
+        with current_job(cfg):
+            check_settings([cfg])
+            settings = read_settings(cfg)
     except BadLauncherConfig as bad:
         return launcher_problems(bad)
     except OmegaConfBaseException as error:
@@ -90,28 +89,28 @@ def _launch_problems(config: Config, node: DictConfig) -> list[Problem]:
     if settings.worker_num != config.parallel.ranks:
         sizes = "parallel.data x parallel.tensor x parallel.context"
         what = f"{settings.worker_num} processes, but {sizes} is {config.parallel.ranks}"
-        return [Problem("hydra.launcher.worker_num", what, "leave it out: it follows parallel's sizes")]
-    hydras = Path(node.hydra.runtime.output_dir).absolute()
-    if node_count(settings) > 1 and Path(config.output_dir).is_relative_to(hydras):
-        what = f"{config.output_dir} is Hydra's directory, of which each of several nodes has its own"
-        return [Problem("output_dir", what, "output_dir=DIR, the same on every node and on storage that they share")]
+        return [Problem("hydra.launcher.worker_num", what, "leave it out: it is computed from these sizes")]
+    hydra_output = Path(cfg.hydra.runtime.output_dir).absolute()
+    if node_count(settings) > 1 and Path(config.output_dir).is_relative_to(hydra_output):
+        what = f"{config.output_dir} is in Hydra's output directory, which differs between nodes"
+        return [Problem("output_dir", what, "output_dir=DIR, the same path on every node, on shared storage")]
     if config.task.name in WITHOUT_DEVICE or config.runtime.device != "ascend":
         return []
     problem = npu_problem(local_workers(settings))
     return [problem] if problem else []
 
 
-def _downloaded(config: Config, downloads: Downloads, inputs: Inputs) -> tuple[Config, list[Problem]]:
-    """The job with what it takes from the hub on this machine, and what is wrong with that."""
-    if not addresses(config):
+def _download_and_check(config: Config, downloads: Downloads, inputs: InputChecks) -> tuple[Config, list[Problem]]:
+    """Download what the job reads from the hub and check it; returns the pinned configuration, and the problems."""
+    if not hub_addresses(config):
         return config, []
-    config, problems = downloads.pinned(config)
+    config, problems = downloads.download(config)
     return config, problems or inputs.problems(config)
 
 
-def _job_problems(config: Config, inputs: Inputs) -> list[Problem]:
-    """All, or where something has to be downloaded first, all but those of what reads it."""
-    if addresses(config):
+def _job_problems(config: Config, inputs: InputChecks) -> list[Problem]:
+    """All problems of the job; if it reads from the hub, without those of the files still to be downloaded."""
+    if hub_addresses(config):
         problems = [*address_problems(config), *inputs.data_problems(config)]
     else:
         problems = inputs.problems(config)
@@ -138,20 +137,20 @@ def _directory_problems(config: Config) -> Iterator[Problem]:
         if (problem := directory_problem(directory, key)) is not None:
             yield problem
     if config.task.name == "train" and config.train.resume is None and (output / "checkpoints").exists():
-        remedy = "train.resume=auto goes on with it; or output_dir=DIR with another directory, or move this one away"
-        yield Problem("output_dir", f"{output} holds checkpoints already, which would be overwritten", remedy)
+        remedy = "train.resume=auto to resume that run, output_dir=DIR for another directory, or move this one away"
+        yield Problem("output_dir", f"{output} already holds checkpoints, which would be overwritten", remedy)
 
 
 def _shared_directories(configs: Sequence[Config]) -> list[Problem]:
     directories = [config.output_dir for config in configs if config.task.name == "train"]
     if len(set(directories)) == len(directories):
         return []
-    what = "several jobs of the sweep would write into the same directory"
+    what = "several jobs of the sweep would write to the same directory"
     return [Problem("output_dir", what, "output_dir=DIR/'${hydra:job.num}', or leave it out")]
 
 
 def _merged(problems: Sequence[Sequence[Problem]], overrides: Sequence[Sequence[str]]) -> Iterator[Problem]:
-    """Each problem once; where only some jobs of a sweep have it, it says which."""
+    """Each problem once; one that not all jobs have names the jobs by their overrides."""
     jobs: dict[Problem, list[int]] = {}
     for number, found in enumerate(problems):
         for problem in dict.fromkeys(found):
@@ -161,15 +160,15 @@ def _merged(problems: Sequence[Sequence[Problem]], overrides: Sequence[Sequence[
         if len(numbers) == len(problems):
             yield problem
             continue
-        names = [difference(overrides[number], sorted(shared)) for number in numbers[:NAMED]]
-        more = [f"{len(numbers) - NAMED} more"] if len(numbers) > NAMED else []
+        names = [distinguishing_overrides(overrides[number], sorted(shared)) for number in numbers[:MAX_NAMED_JOBS]]
+        more = [f"{len(numbers) - MAX_NAMED_JOBS} more"] if len(numbers) > MAX_NAMED_JOBS else []
         yield replace(problem, what=f"{problem.what} (with {'; '.join([*names, *more])})")
 
 
 def _hint(configs: Sequence[Config], problems: Sequence[Problem], overrides: Sequence[Sequence[str]]) -> str:
-    """A command that runs here, where the device is what is missing."""
+    """If NPUs are missing: a command for a small training run on this machine; else ''."""
     trains = any(config.task.name == "train" for config in configs)
     if not trains or not any(problem.where == "runtime.device" for problem in problems):
         return ""
     experiment = [text for text in overrides[0] if text.startswith("+experiment=")]
-    return " ".join(["the same on this machine, small: python -m dscoder_exp", *experiment, SMALL])
+    return " ".join(["a small run for this machine: python -m dscoder_exp", *experiment, SMALL_RUN])

@@ -1,4 +1,4 @@
-"""A composed configuration against the schema: every mistake at once, or the typed object that tasks take."""
+"""Check a composed configuration against the schema: report all problems at once, or return the typed Config."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.suggest import dataclass_in, did_you_mean, nearest, nearest_keys, unknown_key
 
-GROUPS = ("experiment",)  # config groups that hold no key of their own
+GROUPS = ("experiment",)  # config groups without keys in the configuration
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -22,38 +22,38 @@ def to_config(cfg: DictConfig, *, launched: bool = False) -> Config:
 
     Args:
         cfg: as Hydra composed it; a `hydra` node is ignored.
-        launched: whether the keys that the app fills in may hold a value by now.
+        launched: whether keys that the app sets at launch may have a value.
 
     Raises:
-        Refused: with every mistake found.
+        Refused: the configuration has problems; all of them are listed.
     """
-    walk = _Walk(launched)
-    config = walk.group(cfg, Config, "")
-    if walk.problems:
-        raise Refused(walk.problems)
+    checker = _Checker(launched)
+    config = checker.group(cfg, Config, "")
+    if checker.problems:
+        raise Refused(checker.problems)
     return config
 
 
-class _Walk:
-    """One pass over the tree: makes the dataclasses, gathers problems."""
+class _Checker:
+    """One pass over the configuration tree that builds the dataclasses and collects problems."""
 
     def __init__(self, launched: bool) -> None:
         self.launched = launched
         self.problems: list[Problem] = []
 
     def group(self, node: DictConfig, schema: type, prefix: str) -> Any:
-        """The group as its dataclass; None once there are problems."""
+        """The group as its dataclass; None if any problem has been found so far."""
         hints = get_type_hints(schema)
         names = {item.name for item in fields(schema)}
         unknown = [str(key) for key in node if key not in names and (prefix or key != "hydra")]
         self.problems += [unknown_key(prefix + key, extra=() if prefix else GROUPS) for key in unknown]
-        meant = {key for name in unknown for key in nearest_keys(prefix + name)}
+        suggested = {key for name in unknown for key in nearest_keys(prefix + name)}
         values: dict[str, Any] = {}
         probe = OmegaConf.structured(schema)
         for item in fields(schema):
             key = prefix + item.name
             if item.name not in node:
-                if key not in meant:  # a misspelling already says so
+                if key not in suggested:  # else already reported as a misspelling
                     self.problems.append(Problem(key, "missing", f"give a value: {key}=…"))
                 continue
             try:
@@ -69,7 +69,7 @@ class _Walk:
         return None if self.problems else schema(**values)
 
     def field(self, value: Any, probe: DictConfig, item: Field, hint: Any, key: str) -> Any:
-        """The value as its type has it; `probe` is a scrap of the group that takes values of the right type only."""
+        """The value converted to the field's type; `probe` is an OmegaConf structured config that validates types."""
         inner = dataclass_in(hint)
         if inner is not None and isinstance(value, DictConfig):
             return self.group(value, inner, f"{key}.")
@@ -89,11 +89,11 @@ class _Walk:
         return value
 
     def limits(self, value: Any, bounds: Mapping[str, Any], key: str) -> Problem | None:
-        """The first limit that the value breaks; null breaks none."""
+        """The first limit that the value violates; null violates none."""
         if value is None:
             return None
-        if bounds.get("filled") and not self.launched:
-            return Problem(key, "is filled in at launch", "leave it out")
+        if bounds.get("set_at_launch") and not self.launched:
+            return Problem(key, "is set at launch", "leave it out")
         choices, file = bounds.get("choices", ()), bounds.get("file")
         for element in value if isinstance(value, list) else [value]:
             if choices and element not in choices and not (file and element.endswith(file)):
@@ -120,17 +120,19 @@ def _broken(number: Any, bounds: Mapping[str, Any]) -> str:
 
 
 def _converted(value: Any, probe: DictConfig, name: str, hint: Any) -> Any:
-    """The value in the field's type, 3 as 3.0 for a number. Raises OmegaConfBaseException for one of another type."""
+    """The value in the field's type (an int becomes a float for a float field). Raises OmegaConfBaseException if it has
+    another type.
+    """
     elements = value if isinstance(value, list) and get_origin(hint) is list else [value]
     if str in (hint, *get_args(hint)) and all(isinstance(element, str) for element in elements):
-        return value  # as it is: in the probe a "${" would mean something
+        return value  # unchanged: the probe would interpolate "${"
     probe[name] = value
     value = probe[name]
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def _describe(hint: Any) -> str:
-    """A field's type in words: Optional[int] -> "a whole number or null"."""
+    """A field's type in words: Optional[int] gives "a whole number or null"."""
     options = get_args(hint)
     if get_origin(hint) is list:
         return f"a list, each {TYPE_NAMES[options[0]]}"

@@ -1,11 +1,11 @@
-"""Keys that must agree with each other. Needs no machine, no file: only the typed configuration."""
+"""Checks of config keys against each other. They use only the typed configuration, no files or devices."""
 
-from dscoder_exp.schema.bounds import bytes_of_size
+from dscoder_exp.schema.bounds import parse_size
 from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, ModelConfig
 from dscoder_exp.schema.errors import Problem
 
 # FlashAttentionScore takes fp16 and bf16 by MindSpore's page on it (CANN's on the kernel names fp32, too); RmsNorm, its
-# gradient and RotaryPositionEmbedding take all three. Answers to a prompt are computed without flash attention.
+# gradient and RotaryPositionEmbedding take all three. task=predict computes without flash attention.
 NO_FP32 = Problem(
     "runtime.precision",
     "fp32 has no flash attention on an NPU",
@@ -14,7 +14,7 @@ NO_FP32 = Problem(
 
 
 def cross_problems(config: Config) -> list[Problem]:
-    """Every pair of keys that contradict each other; empty when all agree."""
+    """All contradictions between keys; empty if there are none."""
     return [
         *_optim(config.optim.betas),
         *_adapter(config.adapter),
@@ -34,7 +34,7 @@ def _optim(betas: list[float]) -> list[Problem]:
 
 
 def _adapter(adapter: AdapterConfig) -> list[Problem]:
-    """A key that would have no effect is a mistake."""
+    """Keys that would have no effect, and values that LoRA needs but are missing."""
     keys = {name: getattr(adapter, name) for name in ("r", "alpha", "dropout", "target_modules")}
     if adapter.type == "none":
         given = [name for name, value in keys.items() if value is not None]
@@ -49,21 +49,21 @@ def _adapter(adapter: AdapterConfig) -> list[Problem]:
 
 def _parallel(config: Config) -> list[Problem]:
     parallel, problems = config.parallel, []
-    if config.task.name in WITHOUT_DEVICE:  # one process works, however many will train on what it writes
+    if config.task.name in WITHOUT_DEVICE:  # one process runs, whatever `parallel` says
         return []
     if config.task.in_process and parallel.ranks > 1:
         what = f"true, but a job of {parallel.ranks} ranks needs processes of its own"
         problems.append(Problem("task.in_process", what, "leave it out, or parallel=single"))
-    return [*problems, *_batch(config), *_shares(config)] if config.task.name == "train" else problems
+    return [*problems, *_batch(config), *_divisibility(config)] if config.task.name == "train" else problems
 
 
 def _batch(config: Config) -> list[Problem]:
-    """The global batch has to be whole micro steps of all data-parallel ranks."""
+    """The global batch size must be a multiple of micro batch size times data-parallel ranks."""
     total, micro, data = config.train.global_batch_size, config.train.micro_batch_size, config.parallel.data
     at_once = micro * data
     if total % at_once == 0:
         return []
-    what = f"{total} sequences are no multiple of train.micro_batch_size={micro} x parallel.data={data}"
+    what = f"{total} sequences are not a multiple of train.micro_batch_size={micro} x parallel.data={data}"
     nearest = [size for size in (total // at_once * at_once, -(-total // at_once) * at_once) if size]
     remedy = f"train.global_batch_size={' or '.join(map(str, nearest))}"
     smaller = [size for size in range(1, micro) if total % (size * data) == 0]
@@ -72,26 +72,26 @@ def _batch(config: Config) -> list[Problem]:
     return [Problem("train.global_batch_size", what, remedy)]
 
 
-def _shares(config: Config) -> list[Problem]:
-    """What ranks share out has to be as many times theirs."""
+def _divisibility(config: Config) -> list[Problem]:
+    """Positions must divide by context-parallel ranks, and rows of a micro batch by tensor-parallel ranks."""
     parallel, runtime, problems = config.parallel, config.runtime, []
     if config.seq_length % parallel.context:
-        what = f"{config.seq_length} positions can't be shared out over parallel.context={parallel.context} ranks"
+        what = f"{config.seq_length} positions can't be split evenly over parallel.context={parallel.context} ranks"
         problems.append(Problem("seq_length", what, f"a multiple of {parallel.context}"))
     rows = config.train.micro_batch_size * config.seq_length // parallel.context
     if parallel.sequence and rows % parallel.tensor:
         remedy = f"parallel.sequence=false, or a seq_length that is a multiple of {parallel.tensor}"
-        what = f"{rows} rows of a micro batch can't be shared out over parallel.tensor={parallel.tensor} ranks"
+        what = f"{rows} rows of a micro batch can't be split evenly over parallel.tensor={parallel.tensor} ranks"
         problems.append(Problem("parallel.sequence", what, remedy))
     if parallel.context > 1 and runtime.device == "cpu" and runtime.precision != "fp32":
-        what = f"on a CPU positions are shared out in fp32 alone, and this is {runtime.precision}"
+        what = f"on a CPU context parallelism supports only fp32, not {runtime.precision}"
         problems.append(Problem("parallel.context", what, "runtime.precision=fp32, or parallel.context=1"))
     return problems
 
 
 def _precision(config: Config) -> list[Problem]:
-    """MindSpore has no bf16 matrix product on a CPU; fp16's is slow, but there."""
-    runtime, what = config.runtime, f"{config.runtime.precision} is not computed on a CPU"
+    """MindSpore has no bf16 matrix product on a CPU; its fp16 one is slow."""
+    runtime, what = config.runtime, f"{config.runtime.precision} is not supported on a CPU"
     if config.task.name in WITHOUT_DEVICE:
         return []
     if runtime.device == "cpu" and runtime.precision == "bf16":
@@ -117,7 +117,7 @@ def _model(model: ModelConfig) -> list[Problem]:
             Problem(
                 "model.head_dim",
                 f"must be even, got {model.head_dim}",
-                "rotary embedding turns halves against each other",
+                "rotary embedding pairs the two halves of a head",
             )
         )
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -128,9 +128,9 @@ def _model(model: ModelConfig) -> list[Problem]:
 
 
 def context_problems(config: Config, context: int | None) -> list[Problem]:
-    """A sequence that is longer than the positions the model knows (`context`; None where it isn't known yet).
+    """seq_length must not exceed the model's context (None: not known yet) without packing.
 
-    Packing bounds documents by the model's context; without it the sequence itself is the document.
+    With packing, each document is limited to the model's context; without it, a sequence is one document.
     """
     length = config.seq_length
     if config.task.name in ("predict", "convert") or config.data.packing or context is None or length <= context:
@@ -148,7 +148,7 @@ def _predict(config: Config) -> list[Problem]:
         problems.append(Problem("predict.prompt", "task=predict has no prompt", 'predict.prompt="…"'))
     for name in ("data", "context"):
         if (size := getattr(config.parallel, name)) > 1:
-            what = f"{size}, but predict shares out a model's matrices alone"
+            what = f"{size}, but task=predict supports only tensor parallelism"
             problems.append(Problem(f"parallel.{name}", what, f"parallel=tp{size}, or parallel=single"))
     return problems
 
@@ -158,16 +158,16 @@ def _convert(config: Config) -> list[Problem]:
         return []
     weights, problems = config.weights, []
     if config.adapter.path is not None:
-        problems.append(Problem("adapter.path", "task=convert doesn't read it", "weights.merge_adapter=DIR"))
+        problems.append(Problem("adapter.path", "task=convert doesn't use this key", "weights.merge_adapter=DIR"))
     if not weights.source:
         remedy = "weights.source=DIR (Hugging Face or native directory, .gguf or .ckpt file)"
-        problems.append(Problem("weights.source", "task=convert has no weights to read", remedy))
+        problems.append(Problem("weights.source", "task=convert needs weights to read", remedy))
     if not weights.target:
-        problems.append(Problem("weights.target", "task=convert has no place to write to", "weights.target=DIR"))
+        problems.append(Problem("weights.target", "task=convert needs a directory to write to", "weights.target=DIR"))
     if weights.format != "native" and weights.tensor > 1:
-        what = f"{weights.tensor}, but only the native format is cut over ranks, and this is {weights.format}"
+        what = f"{weights.tensor}, but only weights.format=native can be sliced over ranks, not {weights.format}"
         problems.append(Problem("weights.tensor", what, "weights.format=native, or weights.tensor=1"))
-    if bytes_of_size(weights.max_shard_size) is None:
-        what = f"{weights.max_shard_size!r} is no size"
+    if parse_size(weights.max_shard_size) is None:
+        what = f"{weights.max_shard_size!r} is not a size"
         problems.append(Problem("weights.max_shard_size", what, "weights.max_shard_size=5GB"))
     return problems

@@ -1,4 +1,4 @@
-"""The one exception that means "refused": the input is wrong, nothing was started, exit code 2."""
+"""Refused, the exception for wrong input: nothing was started, and the exit code is 2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: what, where (a config key or file:line), and what to do about it."""
+    """One problem: where (a config key or file:line), what is wrong, and how to fix it."""
 
     where: str
     what: str
@@ -18,7 +18,7 @@ class Problem:
 
 
 class Refused(Exception):
-    """Raised before anything starts; carries every problem found, so that a user mends them in one go."""
+    """Raised before a job starts; holds every problem found, so that a user can fix them all at once."""
 
     def __init__(self, problems: Sequence[Problem], hint: str = "") -> None:
         self.problems = tuple(problems)
@@ -31,10 +31,10 @@ class Refused(Exception):
         lines = [f"dscoder_exp: {head}"] + [f"  - {problem}" for problem in self.problems]
         return "\n".join(lines + ([self.hint] if self.hint else []))
 
-    def __reduce__(self):  # an exception with two arguments does not pickle by itself
+    def __reduce__(self):  # pickle would call the class with the message alone
         return type(self), (self.problems, self.hint)
 
 
 def refuse(where: str, what: str, remedy: str = "") -> Refused:
-    """The usual case, one problem: `raise refuse("model.path", "no such directory: x", "give …")`."""
+    """A Refused with one problem: `raise refuse("model.path", "no such directory: x", "give …")`."""
     return Refused([Problem(where, what, remedy)])

@@ -1,11 +1,11 @@
-"""The resolved shape of a Llama model, and of the LoRA factors beside it. Never imports mindspore."""
+"""The resolved shape of a Llama model and of its LoRA factors. Never imports mindspore."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from dscoder_exp.schema.config import MODULES, AdapterConfig
 
-IGNORE_INDEX = -100  # the label of a position that the loss leaves out, as PyTorch's cross_entropy has it
+IGNORE_INDEX = -100  # label of a position that the loss ignores, as in PyTorch's cross_entropy
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """Names and meanings as in Hugging Face's LlamaConfig, so that a config.json maps onto it key by key."""
+    """Fields are named as in Hugging Face's LlamaConfig, so that a config.json maps onto them one to one."""
 
     vocab_size: int
     hidden_size: int
@@ -38,7 +38,7 @@ class LlamaConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Weights in the model; a tied head counts once."""
+        """Number of parameters; tied embedding and head count once."""
         heads = (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
         block = 2 * self.hidden_size * heads + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
         tables = 1 if self.tie_word_embeddings else 2
@@ -47,13 +47,13 @@ class LlamaConfig:
 
 @dataclass(frozen=True)
 class Lora:
-    """W x becomes W x + scale * B A x, with A [r, in] and B [out, r] (Hu et al. 2021, arXiv:2106.09685).
+    """LoRA settings: W x becomes W x + scale * B A x, with A [r, in] and B [out, r] (Hu et al. 2021, arXiv:2106.09685).
 
     Attributes:
-        r: the factors' rank.
+        r: rank of the factors A and B.
         alpha: scale * r.
-        dropout: part of x's values that A doesn't see while training.
-        target_modules: which matrices of every block have factors, in the order of MODULES.
+        dropout: dropout rate of A's input in training.
+        target_modules: matrices of every block that have factors, in the order of MODULES.
     """
 
     r: int
@@ -70,8 +70,8 @@ class Lora:
 
 
 def lora_of(adapter: AdapterConfig) -> Lora | None:
-    """Of a group whose keys agree (cross.py); None with adapter=none."""
+    """The LoRA settings of the `adapter` group, which cross.py has checked; None with adapter=none."""
     if adapter.type == "none":
         return None
-    given: Any = adapter  # nothing of it is null
+    given: Any = adapter  # cross.py has refused null values
     return Lora(given.r, given.alpha, given.dropout, tuple(name for name in MODULES if name in given.target_modules))

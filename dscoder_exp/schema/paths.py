@@ -1,4 +1,4 @@
-"""Which keys hold paths, and how a job gets them: absolute, since a worker may run in another directory."""
+"""Config keys that hold paths. Jobs get them as absolute paths, since a worker may run in another directory."""
 
 from dataclasses import replace
 from operator import attrgetter
@@ -18,7 +18,7 @@ PATH_KEYS = (
     "weights.target",
     "weights.merge_adapter",
     "runtime.cache_dir",
-    # A prompt format's name, or a file
+    # The name of a prompt format, or the path of a .jinja file
     "model.template",
     "data.template",
     "predict.template",
@@ -27,12 +27,12 @@ TEMPLATE_KEYS = tuple(key for key in PATH_KEYS if key.endswith(".template"))
 
 
 def value_at(config: Config, key: str) -> Any:
-    """The value of a dotted key."""
+    """The configuration's value at a dotted key."""
     return attrgetter(key)(config)
 
 
 def with_value(config: Config, key: str, value: Any) -> Config:
-    """The configuration with another value at a key of the top level or of a group."""
+    """A copy of the configuration with `value` at a dotted key of the top level or of a group."""
     group, _, name = key.rpartition(".")
     if not group:
         return replace(config, **{name: value})
@@ -40,8 +40,8 @@ def with_value(config: Config, key: str, value: Any) -> Config:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """Relative paths seen from the current directory, and `~` as the user's: no shell expands the one in
-    `output_dir=~/runs`. Addresses such as hf://OWNER/NAME stay as they are.
+    """Resolve relative paths against the current directory, and `~` to the user's home directory: no shell expands the
+    `~` in `output_dir=~/runs`. Addresses such as hf://OWNER/NAME are unchanged.
     """
     for key in PATH_KEYS:
         value = value_at(config, key)

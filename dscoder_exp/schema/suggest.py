@@ -1,4 +1,4 @@
-"""The nearest valid name to a wrong one, over the full dotted keys of the schema."""
+"""Suggestions for a misspelt name, from all dotted keys of the schema."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +9,12 @@ from typing import get_args, get_type_hints
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem
 
-CLOSE = 0.6  # difflib's ratio from which a name counts as meant
-TIED = 0.02  # a ratio this much lower is as good
+MIN_SIMILARITY = 0.6  # least difflib ratio of a suggested name
+TIE_MARGIN = 0.02  # a ratio at most this far below the best counts as equally close
 
 
 def dataclass_in(hint: object) -> type | None:
-    """The dataclass that a field's type is, or that its Optional holds; None for a plain field."""
+    """The dataclass in a field's type `X` or `Optional[X]`; None if X is no dataclass."""
     for option in (hint, *get_args(hint)):
         if isinstance(option, type) and is_dataclass(option):
             return option
@@ -36,35 +36,35 @@ def all_keys() -> tuple[str, ...]:
 
 
 def nearest(name: str, valid: Iterable[str]) -> list[str]:
-    """At most three names that `name` may have meant, best first; empty when none is close."""
-    return difflib.get_close_matches(name, list(valid), n=3, cutoff=CLOSE)
+    """At most three valid names that are close to `name`, best first."""
+    return difflib.get_close_matches(name, list(valid), n=3, cutoff=MIN_SIMILARITY)
 
 
 def nearest_keys(key: str, extra: Sequence[str] = ()) -> list[str]:
-    """The keys that a wrong dotted key may have meant, at most three that are about as close, best first.
+    """At most three keys that are about equally close to a wrong dotted key, best first.
 
-    The same last name in another group is close; so is a close spelling, of the whole or of the last name.
+    Closeness is that of the whole key or, slightly less, of its last name alone, in whatever group.
     """
     last = key.rpartition(".")[2]
 
     def closeness(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, candidate, key).ratio()
-        # A different group is worth a little less than the right one: optim.warmup beats train.warmup for optim.warmpu.
+        # A match in another group counts a little less: for optim.warmpu, optim.warmup beats train.warmup.
         tail = difflib.SequenceMatcher(None, candidate.rpartition(".")[2], last).ratio() - 0.05
         return max(whole, tail)
 
     scores = {candidate: closeness(candidate) for candidate in (*all_keys(), *extra)}
     best = max(scores.values())
-    close = [candidate for candidate, score in scores.items() if score >= max(CLOSE, best - TIED)]
+    close = [candidate for candidate, score in scores.items() if score >= max(MIN_SIMILARITY, best - TIE_MARGIN)]
     return sorted(close, key=lambda candidate: -scores[candidate])[:3]
 
 
 def did_you_mean(names: Sequence[str]) -> str:
-    """A remedy in words; empty without names."""
+    """The remedy that suggests `names`; empty without names."""
     return f"did you mean {' or '.join(f'`{name}`' for name in names)}?" if names else ""
 
 
 def unknown_key(key: str, extra: Sequence[str] = ()) -> Problem:
-    """The problem that a key outside the schema is. `extra`: further valid names, such as groups."""
+    """The Problem for a key outside the schema. `extra`: further valid names, such as groups."""
     found = did_you_mean(nearest_keys(key, extra))
     return Problem(key, "unknown key", found or "python -m dscoder_exp --cfg job lists every key")

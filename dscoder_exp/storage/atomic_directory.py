@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all."""
+"""Create a directory atomically: it appears complete or not at all."""
 
 import fcntl
 import os
@@ -12,13 +12,13 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 
 @contextmanager
 def atomic_directory(target: Path, key: str) -> Iterator[Path]:
-    """An empty directory beside `target` for this process alone; the body renames it when it is complete.
+    """Yield an empty temporary directory next to `target`, locked by this process; the body renames it to `target`.
 
-    If it doesn't, nothing is left of it. Others that want the same `target` wait meanwhile. The lock lies on the
-    directory itself, so it ends with the process, and what a killed one left behind is swept out by the next.
+    Without the rename the directory is removed. Processes that want the same `target` wait for the lock. The lock is
+    held on the directory itself, so it ends with the process; the next process empties what a killed one left.
 
     Raises:
-        Refused: it can't be made; `key` is the config key that put it there.
+        Refused: the directory can't be created; the message names the config key `key`.
     """
     partial = target.with_name(f".{target.name}.partial")
     new_parents = [parent for parent in partial.parents if not parent.exists()]
@@ -28,26 +28,26 @@ def atomic_directory(target: Path, key: str) -> Iterator[Path]:
             left.unlink()
         yield partial
     finally:
-        if _still_at(lock, partial):  # wasn't renamed: the body failed, or found the target made by another
+        if _still_at(lock, partial):  # not renamed: the body failed, or another process had created the target
             shutil.rmtree(partial)
         os.close(lock)
         for parent in new_parents:
             try:
                 parent.rmdir()
-            except OSError:  # it holds something, or another process removed it
+            except OSError:  # not empty, or removed by another process
                 break
 
 
 @contextmanager
 def new_directory(target: Path, key: str) -> Iterator[Path]:
-    """A directory beside `target` to write into, which becomes it at the end, or is removed.
+    """Yield a temporary directory next to `target`; it is renamed to `target` at the end, or removed on an exception.
 
     Raises:
-        Refused: the target exists and isn't an empty directory, or it can't be made.
+        Refused: the target exists and isn't an empty directory, or the directory can't be created.
     """
     _refuse_existing(target, key)
     with atomic_directory(target, key) as unfinished:
-        _refuse_existing(target, key)  # another process may have been faster
+        _refuse_existing(target, key)  # another process may have created it meanwhile
         yield unfinished
         unfinished.rename(target)
 
@@ -58,22 +58,22 @@ def _refuse_existing(target: Path, key: str) -> None:
 
 
 def target_problem(target: Path, key: str) -> Problem | None:
-    """Where something lies at the target already; an empty directory doesn't count."""
+    """The problem that `target` exists already; None if it doesn't, or is an empty directory."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     return Problem(key, f"{target} exists already", f"remove it, or choose another {key}")
 
 
 def _lock(partial: Path, key: str) -> int:
-    """Make the directory and hold it: the descriptor that holds the lock. Waits for another holder to end."""
+    """Create and lock the directory, waiting for other processes; return the descriptor that holds the lock."""
     while True:
         try:
             partial.mkdir(parents=True, exist_ok=True)
             lock = os.open(partial, os.O_RDONLY)
-        except FileNotFoundError:  # its holder renamed or removed it in between
+        except FileNotFoundError:  # the lock's holder renamed or removed it in between
             continue
         except OSError as error:
-            remedy = f"give {key} a directory that can be written"
+            remedy = f"set {key} to a writable directory"
             raise refuse(key, f"cannot be written: {partial.parent} ({error.strerror})", remedy) from None
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _still_at(lock, partial):

@@ -1,20 +1,20 @@
-"""Whether what is to be written fits on the disk."""
+"""Check that files fit on the disk before they are written."""
 
 import shutil
 from pathlib import Path
 
-SPARE = 16 * 1024**2  # bytes that are left free: for what is written beside the large files
+RESERVED_BYTES = 16 * 1024**2  # kept free for the small files written beside the large ones
 
 
 def shortage(directory: Path, size: int, done: str) -> str | None:
-    """What is to be said where `size` bytes don't fit below a directory, which need not exist yet.
+    """A message if `size` bytes don't fit on the disk of `directory`, which need not exist yet; else None.
 
     Args:
-        done: what is to be done with them: written, downloaded.
+        done: the message's verb: written, downloaded.
     """
     directory = directory.absolute()
     nearest = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(nearest).free
-    if free >= size + SPARE:
+    if free >= size + RESERVED_BYTES:
         return None
-    return f"{size / 1e9:.1f} GB are to be {done}, and the disk of {nearest} has {free / 1e9:.1f} GB left"
+    return f"{size / 1e9:.1f} GB are to be {done}, and the disk of {nearest} has {free / 1e9:.1f} GB free"

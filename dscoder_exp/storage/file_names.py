@@ -1,4 +1,4 @@
-"""What the files of a model's directory are called, on a disk as on the hub."""
+"""Names of the files in a model's directory, on disk and on the hub."""
 
 CONFIG_FILE, CHECKPOINT_FILE = "config.json", "checkpoint.json"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -10,7 +10,7 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     CHAT_TEMPLATE_FILE,
 )
-# The model's own, and what belongs to its tokenizer: goes with the weights, byte for byte.
+# Files copied unchanged along with the weights.
 BESIDE_WEIGHTS = (*TOKENIZER_FILES, "generation_config.json")
 ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 ADAPTER_FILE = "adapter.json"

@@ -1,4 +1,4 @@
-"""JSON objects in files."""
+"""Read and write files that hold one JSON object."""
 
 import json
 from pathlib import Path
@@ -6,21 +6,23 @@ from typing import Any
 
 from dscoder_exp.schema.errors import refuse
 
+REMEDY = "fix the file, or copy it again"
+
 
 def read_json(path: Path, key: str) -> dict[str, Any]:
-    """A JSON object in a file.
+    """Read a file that holds one JSON object.
 
     Raises:
-        Refused: unreadable, malformed (with the line), or not an object.
+        Refused: the file is unreadable, malformed (names the line), or not an object.
     """
     try:
         value = json.loads(path.read_text("utf-8"))
     except json.JSONDecodeError as error:
-        raise refuse(f"{path}:{error.lineno}", f"malformed JSON: {error.msg}", "mend or copy the file again") from error
+        raise refuse(f"{path}:{error.lineno}", f"malformed JSON: {error.msg}", REMEDY) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise refuse(key, f"{path}: cannot be read ({error})", "mend or copy the file again") from error
+        raise refuse(key, f"{path}: cannot be read ({error})", REMEDY) from error
     if not isinstance(value, dict):
-        raise refuse(f"{path}:1", "not a JSON object", "mend or copy the file again")
+        raise refuse(f"{path}:1", "not a JSON object", REMEDY)
     return value
 
 

@@ -1,4 +1,4 @@
-"""task=convert: weights from one format to another. Needs no device; the source is only read."""
+"""task=convert: write weights in another format. Needs no device; the source isn't changed."""
 
 import time
 
@@ -10,19 +10,20 @@ from dscoder_exp.weights.convert.conversion import convert, open_conversion
 
 
 def run(config: Config) -> None:
+    """Convert `weights.source` to `weights.target`."""
     screen = Screen(quiet=False)
     conversion = open_conversion(config.weights, config.model, config.tokenizer)
     source, target, plan = conversion.source, conversion.target, conversion.plan
-    screen.say(f"source   {source.path} ({source.kind}): {conversion.report}")
+    screen.print(f"source   {source.path} ({source.kind}): {conversion.report}")
     if conversion.adapter is not None:
-        screen.say(f"merging  {conversion.adapter.path}: {conversion.adapter.lora}")
+        screen.print(f"merging  {conversion.adapter.path}: {conversion.adapter.lora}")
     started = time.monotonic()
     with open_run(config.tracking, 0) as run:
         run.text(conversion.report.text, "weights.txt")
         with screen.stage("converting", len(plan.tensors)) as stage:
             convert(conversion, on_tensor=stage.advance)
     seconds = time.monotonic() - started
-    layout = f", cut over {plan.tp_size} ranks" if plan.tp_size and plan.tp_size > 1 else ""
-    screen.say(f"target   {target} ({config.weights.format}{layout})")
-    screen.say(f"written  {plan.bytes / 1e9:.2f} GB in {seconds:.1f} s, {plan.bytes / 1e9 / seconds:.2f} GB/s")
-    screen.say(f"try it   {predict_command(f'model.path={target}')}")
+    layout = f", sharded over {plan.tp_size} ranks" if plan.tp_size and plan.tp_size > 1 else ""
+    screen.print(f"target   {target} ({config.weights.format}{layout})")
+    screen.print(f"written  {plan.bytes / 1e9:.2f} GB in {seconds:.1f} s, {plan.bytes / 1e9 / seconds:.2f} GB/s")
+    screen.print(f"try it   {predict_command(f'model.path={target}')}")

@@ -1,4 +1,4 @@
-"""The step that every task with a model begins with."""
+"""Building the model, for all tasks that compute with one."""
 
 from dscoder_exp.model.build import build
 from dscoder_exp.model.llama import Llama
@@ -11,10 +11,11 @@ from dscoder_exp.weights.resolve import OpenedModel
 def set_up_model(
     job: JobContext, opened: OpenedModel, *, factors: Factors | None = None, frozen: bool = False
 ) -> Llama:
-    """The opened model on the device, its files checked first; what was found in them is logged.
+    """Check the weights' files, log which tensors were found, and build the model on the device.
 
     Args:
-        factors: LoRA's, which are trained; without them an adapter is merged into the weights.
+        opened: shape and weights, and the adapter if there is one.
+        factors: LoRA factors to train; None: an adapter is merged into the weights.
         frozen: nothing is trained.
     """
     config = job.config

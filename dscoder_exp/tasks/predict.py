@@ -11,7 +11,7 @@ from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tasks.model_setup import set_up_model
-from dscoder_exp.tasks.summary import say_speed
+from dscoder_exp.tasks.summary import print_speed
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.context import JobContext
 from dscoder_exp.weights.lora.setup import open_adapted
@@ -19,7 +19,7 @@ from dscoder_exp.weights.resolve import open_tokenizer, text_setup
 
 
 def run(config: Config) -> float:
-    """Returns the new tokens per second. The answer alone goes to stdout."""
+    """Generate the answer, the only text on stdout; returns the number of new tokens per second."""
     predict, runtime = config.predict, config.runtime
     start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     opened = open_adapted(config)
@@ -32,7 +32,8 @@ def run(config: Config) -> float:
     (prompt,) = encode_prompts(text.tokenizer, template, [request], text.bos_token_id, text.eos_token_id)
     room = opened.config.max_position_embeddings - len(prompt)
     if room < 1:
-        what = f"the prompt has {len(prompt)} tokens, the model's context {opened.config.max_position_embeddings}"
+        context = opened.config.max_position_embeddings
+        what = f"the prompt's {len(prompt)} tokens leave no room for an answer in the model's context of {context}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
     with open_run(config.tracking, rank, mesh.topology.ranks) as run:
         model = set_up_model(JobContext(config, mesh, run, screen), opened, frozen=True)
@@ -54,6 +55,6 @@ def run(config: Config) -> float:
             step=0,
         )
         run.text(f"{predict.prompt}\n\n---\n\n{result.text}\n", "predictions/answer.md")
-    screen.say()
-    say_speed(screen, result)
+    screen.print()
+    print_speed(screen, result)
     return result.tokens_per_s

@@ -1,4 +1,4 @@
-"""task=prepare: rows or texts become packed MindRecord files and a report. Needs no device."""
+"""task=prepare: tokenize and pack rows or texts into MindRecord files, and report on them. Needs no device."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,23 +8,24 @@ from dscoder_exp.data.figure import FIGURE_FILE, write_figure
 from dscoder_exp.data.prepare import prepare
 from dscoder_exp.data.report import REPORT_FILE, Prepared, dataset_input
 from dscoder_exp.schema.config import Config
-from dscoder_exp.tasks.summary import say_data
+from dscoder_exp.tasks.summary import print_data
 from dscoder_exp.tracking.run import Run
 from dscoder_exp.weights.resolve import TextSetup, open_text
 
 
 def run(config: Config) -> None:
+    """Prepare the data, or find them prepared, and print a summary."""
     screen = Screen(quiet=False)
     text = open_text(config.model, config.tokenizer)
     with screen.stage("preparing the data"):
         prepared = prepare_data(config, text, config.data.template)
     with screen.stage("drawing the report"):
-        draw(prepared)
-    say_data(screen, prepared, config.data.template)
+        draw_report(prepared)
+    print_data(screen, prepared, config.data.template)
 
 
-def draw(prepared: Prepared) -> Path:
-    """The data report as a picture, beside the data; drawn once."""
+def draw_report(prepared: Prepared) -> Path:
+    """Draw the data report beside the data, unless that was done before; returns the picture's path."""
     figure = prepared.directory / FIGURE_FILE
     if not figure.exists():
         write_figure(prepared.report, figure)
@@ -32,19 +33,19 @@ def draw(prepared: Prepared) -> Path:
 
 
 def log_data(run: Run, config: Config, prepared: Prepared) -> None:
-    """The report, its picture and the source, in MLflow; on the rank that logs."""
+    """Log the data report, its picture and the data set in MLflow, on the rank that logs."""
     if not run.records:
         return
     run.artifact(prepared.directory / REPORT_FILE)
-    run.artifact(draw(prepared))
+    run.artifact(draw_report(prepared))
     run.dataset(dataset_input(prepared, config.data.source or ""))
 
 
 def prepare_data(config: Config, text: TextSetup, template: str | None) -> Prepared:
-    """The data as the configuration wants them, made or found.
+    """Prepare the training data, or find them prepared in the cache or in `data.output`.
 
     Args:
-        template: the prompt format, where `data.template` names none.
+        template: prompt format to use if `data.template` is null.
     """
     return prepare(
         replace(config.data, template=config.data.template or template),

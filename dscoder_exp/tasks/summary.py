@@ -1,4 +1,4 @@
-"""The words that a task ends with."""
+"""What tasks print about data, training and generation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dscoder_exp.console import Screen
 from dscoder_exp.data.report import Prepared
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, RuntimeConfig
-from dscoder_exp.tasks.commands import PROMPT, predict_command, ui_command
+from dscoder_exp.tasks.commands import EXAMPLE_PROMPT, predict_command, ui_command
 
-if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't need
+if TYPE_CHECKING:  # these import MindSpore, which task=prepare doesn't need
     from dscoder_exp.generation.answers import Answer
     from dscoder_exp.model.llama import Llama
     from dscoder_exp.training.trainer import Throughput
@@ -20,7 +20,15 @@ if TYPE_CHECKING:  # they import MindSpore, which converting weights doesn't nee
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training run comes to; a loss is None where no rows were held out."""
+    """The outcome of a training run.
+
+    Attributes:
+        steps: optimizer steps of the whole run.
+        loss_before: eval loss before training, nats; None: no rows were held out.
+        loss_after: eval loss after training, nats; None: no rows were held out.
+        answers_before: to `train.prompts`, before training.
+        answers_after: to `train.prompts`, after training.
+    """
 
     steps: int
     loss_before: float | None
@@ -32,77 +40,78 @@ class TrainingResult:
     checkpoint: Path
 
 
-def say_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
-    """One paragraph: rows, sequences, how full they are, where they lie."""
+def print_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
+    """Print how many rows and packed sequences there are, how full these are, and where they are stored."""
     report = prepared.report
     if report.kind == "text":
-        screen.say(
+        screen.print(
             f"data: {report.rows:,} texts, {report.kept:,} kept ({report.dropped:,} dropped, {report.split:,} split, "
             f"{report.duplicates:,} duplicates, {report.skipped:,} other files skipped)"
         )
     else:
-        screen.say(
+        screen.print(
             f"data: {report.rows:,} rows, {report.kept:,} kept ({report.dropped:,} dropped, "
             f"{report.truncated:,} truncated, "
             f"{report.duplicates:,} duplicates), prompt format {template or 'none (bare text)'}"
         )
-    screen.say(
+    screen.print(
         f"      {report.sequences:,} training sequences of {report.seq_length:,} tokens, "
         f"{report.useful_fraction:.1%} text, {report.loss_fraction:.1%} counted by the loss; "
         f"{report.eval_sequences:,} held out"
     )
-    screen.say(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
+    screen.print(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
 
 
-def say_kernels(screen: Screen, runtime: RuntimeConfig) -> None:
-    """What computes on a CPU, and why."""
+def print_kernels(screen: Screen, runtime: RuntimeConfig) -> None:
+    """Print whether a CPU run uses the C++ kernels or MindSpore's operators, and why."""
     if runtime.device == "cpu" and runtime.precision == "fp32":
         built = library()
         kind = "C++" if built.path else "MindSpore's operators, which take two thirds longer"
         screen.remark(f"kernels: {kind} ({built.why})")
 
 
-def say_trained(screen: Screen, model: Llama) -> None:
-    """How much of the model is trained, where it isn't all of it."""
+def print_trainable_parameters(screen: Screen, model: Llama) -> None:
+    """Print how many parameters are trained, if the model has an adapter."""
     if model.lora is not None:
         trained = sum(sum(bucket.sizes) for bucket in model.masters.buckets)
         parameters = model.config.num_parameters
-        screen.say(
-            f"adapter: {model.lora}: {trained:,} values are trained beside {parameters:,} ({trained / parameters:.2%})"
+        screen.print(
+            f"adapter: {model.lora}: {trained:,} trainable parameters beside {parameters:,} frozen ones "
+            f"({trained / parameters:.2%})"
         )
 
 
-def say_result(screen: Screen, config: Config, result: TrainingResult) -> None:
-    """What was learnt, how fast, and what to type next."""
+def print_result(screen: Screen, config: Config, result: TrainingResult) -> None:
+    """Print answers and eval loss before and after training, the speed, and commands for the next steps."""
     for prompt, before, after in zip(config.train.prompts, result.answers_before, result.answers_after, strict=True):
-        screen.say(f"\n> {prompt}\n\nbefore:\n{_indented(before)}\n\nafter {result.steps} steps:\n{_indented(after)}")
-    screen.say()
+        screen.print(f"\n> {prompt}\n\nbefore:\n{_indented(before)}\n\nafter {result.steps} steps:\n{_indented(after)}")
+    screen.print()
     if result.loss_before is not None and result.loss_after is not None:
-        screen.say(f"eval loss    {result.loss_before:.4f} -> {result.loss_after:.4f} nats a token")
+        screen.print(f"eval loss    {result.loss_before:.4f} -> {result.loss_after:.4f} nats a token")
     speed = result.throughput
-    if speed.results:  # a run that went on may have been through already
-        screen.say(
+    if speed.results:  # empty if a resumed run had no steps left
+        screen.print(
             f"speed        {speed.per_second('tokens'):.0f} tokens/s in training "
             f"({speed.per_second('useful_tokens'):.0f} of text, "
             f"{speed.per_second('loss_tokens'):.0f} counted by the loss)"
         )
-    screen.say(f"compiling    {result.compile_seconds:.1f} s in all")
-    screen.say(f"checkpoint   {result.checkpoint}")
+    screen.print(f"compiling    {result.compile_seconds:.1f} s in all")
+    screen.print(f"checkpoint   {result.checkpoint}")
     if (model := _model_of(config, result.checkpoint)) is not None:
-        screen.say(f"try it       {predict_command(*model, prompt=next(iter(config.train.prompts), PROMPT))}")
+        screen.print(f"try it       {predict_command(*model, prompt=next(iter(config.train.prompts), EXAMPLE_PROMPT))}")
     if config.tracking.enabled:
-        screen.say(f"see the run  {ui_command(config.tracking.uri)}")
+        screen.print(f"see the run  {ui_command(config.tracking.uri)}")
 
 
 def _model_of(config: Config, checkpoint: Path) -> list[str] | None:
-    """The overrides that name what was trained; None for an adapter beside random weights, which no path leads to."""
+    """The overrides that load the trained model; None for an adapter on random weights, which were never saved."""
     if config.adapter.type == "none":
         return [f"model.path={checkpoint}"]
     return [f"model.path={config.model.path}", f"adapter.path={checkpoint}"] if config.model.path else None
 
 
-def say_speed(screen: Screen, answer: Answer) -> None:
-    """Of a prediction, beside the answer and not in it."""
+def print_speed(screen: Screen, answer: Answer) -> None:
+    """Print the speed of generation, on stderr."""
     screen.remark(
         f"{answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s; first token after {answer.first_token_s:.2f} s "
         f"({answer.prefill_tokens_per_s:.0f} tokens/s of the prompt's {answer.prompt_tokens})"
@@ -110,7 +119,7 @@ def say_speed(screen: Screen, answer: Answer) -> None:
 
 
 def lineage_of(config: Config, prepared: Prepared) -> dict[str, Any]:
-    """Where a checkpoint's weights come from, for its own record."""
+    """The origin of a checkpoint's weights, to be stored in it."""
     return {
         "base": config.model.path or f"random weights of seed {config.seed}",
         "data": config.data.source,

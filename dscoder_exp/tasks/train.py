@@ -1,13 +1,20 @@
-"""task=train: fine-tune a model on instruction rows, evaluation before, on the way and after."""
+"""task=train: fine-tune a model, with evaluation before, during and after training."""
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.loader import load, refuse_crowded, train_batches
+from dscoder_exp.data.loader import load, refuse_too_many_documents, train_batches
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.prepare import log_data, prepare_data
-from dscoder_exp.tasks.summary import TrainingResult, lineage_of, say_data, say_kernels, say_result, say_trained
+from dscoder_exp.tasks.summary import (
+    TrainingResult,
+    lineage_of,
+    print_data,
+    print_kernels,
+    print_result,
+    print_trainable_parameters,
+)
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.context import JobContext
@@ -21,7 +28,7 @@ from msrun_launcher.heartbeat import beat
 
 
 def run(config: Config) -> float | None:
-    """Returns the eval loss after training, which a sweep can be ranked by; None without held-out rows."""
+    """Train; returns the eval loss afterwards, a sweep's objective, or None without held-out rows."""
     train = config.train
     runtime = config.runtime
     start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
@@ -32,19 +39,19 @@ def run(config: Config) -> float | None:
     screen = Screen(quiet=rank != 0, on_advance=beat)
     text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
     template = config.data.template or opened.template
-    with open_run(config.tracking, rank, ranks, left=resumed and resumed.state.waiting) as run:
+    with open_run(config.tracking, rank, ranks, waiting=resumed and resumed.state.waiting) as run:
         with screen.stage("preparing the data"):
             prepared = prepare_data(config, text, template)
-        say_data(screen, prepared, template)
+        print_data(screen, prepared, template)
         if config.runtime.device == "ascend":
-            refuse_crowded(prepared, train.micro_batch_size)
+            refuse_too_many_documents(prepared, train.micro_batch_size)
         recipe = same_run(config, opened.config, prepared, resumed)
         factors = factors_of(config, opened, resumed)
         weights = weights_of(config, opened, resumed)
         job = JobContext(config, mesh, run, screen)
         model = set_up_model(job, weights, factors=factors)
-        say_kernels(screen, runtime)
-        say_trained(screen, model)
+        print_kernels(screen, runtime)
+        print_trainable_parameters(screen, model)
         evaluation = TrainingEvaluation(job, model, text, template, prepared)
         lineage = lineage_of(config, prepared)
         checkpoints = Checkpoints(config, mesh, text.tokenizer, template, lineage, resumed)
@@ -61,7 +68,7 @@ def run(config: Config) -> float | None:
             before = Baseline(evaluation.eval_loss("before", 0), evaluation.answers("before"))
         else:
             before = Baseline(resumed.state.loss_before, resumed.state.answers_before)
-            screen.say(f"going on after step {step.done}, from {resumed.checkpoint}")
+            screen.print(f"resuming after step {step.done}, from {resumed.checkpoint}")
         sequences = load(prepared, "train")
         steps = total_steps(train, len(sequences))
         if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
@@ -80,5 +87,5 @@ def run(config: Config) -> float | None:
     if rank == 0:
         compiling = model.compiled.compile_seconds
         result = TrainingResult(steps, before.loss, loss, before.answers, answers, throughput, compiling, checkpoint)
-        say_result(screen, config, result)
+        print_result(screen, config, result)
     return loss

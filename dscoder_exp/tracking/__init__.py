@@ -1,1 +1,1 @@
-"""MLflow: the parent process opens the store and owns the runs' lives; rank 0 logs into a run that exists."""
+"""MLflow: the parent process opens the store, creates runs and ends them; rank 0 of the workers logs into them."""

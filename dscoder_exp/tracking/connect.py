@@ -1,4 +1,4 @@
-"""One way to an MLflow client, with MLflow's chatter off and nothing configured globally in MLflow."""
+"""Creating MLflow clients, with MLflow's log messages off and without its global tracking URI."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-BATCH_LIMIT = 100  # params that MLflow takes in one call
+PARAMS_PER_CALL = 100  # MLflow's limit
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-_DEFAULTS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # usage reports to MLflow's makers; read when mlflow is imported
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # usage reports to MLflow's developers; read when mlflow is imported
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's "View run at …" would cut through the progress bar
-    "GIT_PYTHON_REFRESH": "quiet",  # a machine without git is no news
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's "View run at …" would break the progress bar
+    "GIT_PYTHON_REFRESH": "quiet",  # no warning on a machine without git
 }
 
 
 def uri_key() -> str:
-    """What names the store, for messages: the environment variable where it is set, else the configuration's key."""
+    """Where the tracking URI comes from, for messages: the environment variable if it is set, else the config key."""
     return URI_VARIABLE if os.environ.get(URI_VARIABLE, "").strip() else "tracking.uri"
 
 
-def quiet() -> None:
-    """Turn off MLflow's telemetry and INFO messages here and in child processes; call it before mlflow's import.
+def silence_mlflow() -> None:
+    """Turn off MLflow's telemetry and INFO messages, here and in child processes; call it before importing mlflow.
 
-    What the user has set in the environment stays: `MLFLOW_LOGGING_LEVEL=INFO` brings the messages back.
+    Variables that the user has set are kept: `MLFLOW_LOGGING_LEVEL=INFO` brings the messages back.
     """
-    for name, value in _DEFAULTS.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Hydra sets the root logger to INFO, and alembic then names each of its 69 migrations.
+    # Hydra sets the root logger to INFO, at which alembic logs each of its 69 migrations.
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of one store; several stores may be used in one process. The first one imports MLflow: 2-3 s."""
-    quiet()
+    """A client of the store at `uri`; one process may use several stores. The first call imports MLflow: 2-3 s."""
+    silence_mlflow()
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
-    """Log any number of params. MLflow refuses to change one that has a value."""
+    """Log any number of params, in batches. MLflow raises where a param already has another value."""
     from mlflow.entities import Param
 
     items = (Param(key, value) for key, value in params.items())
-    while batch := list(islice(items, BATCH_LIMIT)):
+    while batch := list(islice(items, PARAMS_PER_CALL)):
         client.log_batch(run_id, params=batch)

@@ -1,4 +1,4 @@
-"""What MLflow is told about a run: its params, tags and name, within MLflow's limits."""
+"""A run's MLflow params, tags and name, within MLflow's limits."""
 
 import dataclasses
 import json
@@ -13,7 +13,8 @@ from typing import Any
 from dscoder_exp.schema.bounds import bounds_of
 from dscoder_exp.schema.config import Config
 
-PARAM_LIMIT = 6000  # characters of a param's value
+# Most characters of a value
+PARAM_LIMIT = 6000
 TAG_LIMIT = 8000
 NAME_LIMIT = 250
 
@@ -22,7 +23,7 @@ _PACKAGES = ("dscoder_exp", "mindspore", "hydra-core", "mlflow", "numpy", "token
 
 
 def shorten(text: str, limit: int) -> str:
-    """Text of at most `limit` characters; what is too long loses its middle and says so."""
+    """Shorten a text to `limit` characters by replacing its middle with a note on how much was left out."""
     if len(text) <= limit:
         return text
     mark = f"\n[… {len(text) - limit} characters and more left out …]\n"
@@ -32,13 +33,13 @@ def shorten(text: str, limit: int) -> str:
 
 
 def params_of(config: Config) -> dict[str, str]:
-    """Dotted key -> value as it is typed on the command line, for every leaf but `tracking` (it is where, not what)."""
+    """Dotted key -> value as typed on the command line, for every leaf outside the group `tracking`."""
     leaves = (item for item in _leaves(config, "") if not item[0].startswith("tracking."))
-    return {key: param(value) for key, value in leaves}
+    return {key: format_param(value) for key, value in leaves}
 
 
-def param(value: Any) -> str:
-    """A value as it is typed on the command line: text as it is, null, true, 1e-05, ["a", "b"]."""
+def format_param(value: Any) -> str:
+    """Format a value as typed on the command line: text unquoted, null, true, 1e-05, ["a", "b"]."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return shorten(text, PARAM_LIMIT)
 
@@ -53,7 +54,7 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def tags_of(overrides: Sequence[str]) -> dict[str, str]:
-    """Where a run came from: user and git commit (MLflow's own tags), host, versions, command line, overrides."""
+    """The origin of a run: user and git commit (MLflow's own tags), host, versions, command line, overrides."""
     from mlflow.tracking.context.registry import resolve_tags
 
     tags = resolve_tags() | {
@@ -65,17 +66,17 @@ def tags_of(overrides: Sequence[str]) -> dict[str, str]:
     for package in _PACKAGES:
         try:
             tags[f"version.{package}"] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a source tree that was never installed
+        except metadata.PackageNotFoundError:  # not installed: run from a source tree
             continue
     return {key: shorten(value, TAG_LIMIT) for key, value in tags.items()}
 
 
-def difference(overrides: Sequence[str], sweep_overrides: Sequence[str]) -> str:
-    """What sets a sweep's job apart, such as `seq_length=128`: its overrides that the sweep as a whole doesn't have."""
-    # Hydra prints the overrides of a job anew: quotes and blanks may differ from what was typed.
-    common = {_bare(text) for text in sweep_overrides}
-    return ", ".join(text.lstrip("+") for text in overrides if _bare(text) not in common)
+def distinguishing_overrides(overrides: Sequence[str], shared: Sequence[str]) -> str:
+    """The overrides of a sweep's job that are not among the sweep's shared ones, such as `seq_length=128, seed=1`."""
+    # Hydra formats the overrides of a job anew: quotes and blanks may differ from what was typed.
+    common = {_without_quotes(text) for text in shared}
+    return ", ".join(text.lstrip("+") for text in overrides if _without_quotes(text) not in common)
 
 
-def _bare(override: str) -> str:
+def _without_quotes(override: str) -> str:
     return override.translate(str.maketrans("", "", " '\""))

@@ -1,4 +1,4 @@
-"""The worker's side of tracking: rank 0 logs into the run that the parent created, and never waits for it."""
+"""The worker's side of tracking: rank 0 logs metrics in the background, into the run that the parent created."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dscoder_exp.schema.config import TrackingConfig
 from dscoder_exp.signals import uninterrupted
 from dscoder_exp.tracking import describe
-from dscoder_exp.tracking.connect import connect, log_params, quiet
+from dscoder_exp.tracking.connect import connect, log_params, silence_mlflow
 from dscoder_exp.tracking.metrics import check_names
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 log = logging.getLogger(__name__)
-_METRICS_A_CALL = 1000  # MLflow's limit
+_METRICS_PER_CALL = 1000  # MLflow's limit
 
 
 class LostRecords(RuntimeError):
-    """Metrics or texts that MLflow had not taken when the run ended."""
+    """Metrics or texts could not be logged before the run ended."""
 
 
 class MetricValue(NamedTuple):
-    """A metric's value at an optimizer step, and when it was measured (milliseconds since 1970)."""
+    """A metric's value at an optimizer step; time_ms: when it was measured, in milliseconds since the epoch."""
 
     name: str
     value: float
@@ -39,12 +39,12 @@ class MetricValue(NamedTuple):
 
 
 class Run:
-    """A run that records nothing: what ranks other than 0, and jobs without tracking, log into."""
+    """A run that records nothing, for ranks other than 0 and for `tracking=off`."""
 
     records = False
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log all of a step's values in one go, in the background; those of step 0 with the next ones or at the end.
+        """Log the values of one step in the background; those of step 0 only together with the next ones or at the end.
 
         Args:
             step: the optimizer step, 0 before the first.
@@ -55,22 +55,22 @@ class Run:
         check_names(values)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log what is known only in the worker, such as a model's shape. A param that has a value can't change."""
+        """Log params known only in the worker, such as a model's shape. A param's value can't be changed later."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags; the last value holds."""
+        """Set tags; a later value replaces an earlier one."""
 
     def text(self, text: str, path: str) -> None:
         """Write a text as the artifact `path`, such as `predictions/before.md`, together with the next metrics."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copy a file, or a directory with all it holds, into the artifacts' `folder`."""
+        """Copy a file, or a directory's contents, into `folder` among the run's artifacts; None: the top level."""
 
     def dataset(self, fields: Mapping[str, str]) -> None:
-        """The run's training data; fields: the arguments of MLflow's `entities.Dataset`."""
+        """Log the training data; fields: the arguments of MLflow's `entities.Dataset`."""
 
     def waiting(self) -> list[MetricValue]:
-        """Metrics that MLflow has not taken yet: what a run that goes on after a kill has to log first."""
+        """Metrics not logged yet; saved in checkpoints, so that a resumed run can log them first."""
         return []
 
     def __enter__(self) -> Run:
@@ -79,14 +79,14 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write what is left and set the run's status; the parent, where it lives, has the last word."""
+        """Log what is waiting and set the run's status, which the parent process may correct afterwards."""
 
 
 class MlflowRun(Run):
-    """An existing MLflow run. What MLflow doesn't take is tried again with the next metrics, and never forgotten.
+    """Logs into an existing MLflow run. Metrics that couldn't be logged are retried with the next ones and at the end.
 
-    Unless told to connect now, MLflow is imported with the first training step's metrics and not before: that is 2 s of
-    Python, for which loading and compiling the model would wait even if it ran in a thread.
+    Without `connect_now`, MLflow is imported only for the first training step's metrics: the import, 2 s of Python,
+    would delay loading and compiling the model even in a thread.
 
     Leaving the context sets FINISHED; FAILED on an Exception and on sys.exit with an error; KILLED on Ctrl-C and on
     SIGTERM, where its handler raises SystemExit(143) as the launcher's does.
@@ -95,25 +95,26 @@ class MlflowRun(Run):
     records = True
 
     def __init__(
-        self, uri: str, run_id: str, *, connect_now: bool = False, left: Sequence[MetricValue] | None = None
+        self, uri: str, run_id: str, *, connect_now: bool = False, waiting: Sequence[MetricValue] | None = None
     ) -> None:
         """
         Args:
-            left: what an earlier process of the run may not have logged, None: there was none. What MLflow has of a
-                step is not logged again.
+            waiting: metrics that the resumed process had not logged when it saved its checkpoint; None: a new run.
+                Values that MLflow already has for a step are not logged again.
         """
         self._run_id = run_id
         self._uri = uri
-        self._pending: list[MetricValue] = list(left or ())
-        self._texts: list[tuple[str, str]] = []  # and the artifact's path
+        self._metrics: list[MetricValue] = list(waiting or ())
+        self._texts: list[tuple[str, str]] = []  # text, path of its artifact
         self._lock = Lock()
         self._failure: Exception | None = None
-        # One thread: values arrive in order, and sqlite has one writer anyway.
+        # One thread keeps the values in order; sqlite allows one writer anyway.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        quiet()  # here: setting environment variables while other threads run is not safe
+        silence_mlflow()  # before threads run: setting environment variables isn't thread-safe
         self._connecting = Lock()
         self._connected: MlflowClient | None = None
-        self._logged: dict[str, int] | None = {} if left is None else None  # metric -> the last step that is there
+        # Metric -> last logged step; None: not read from MLflow yet
+        self._logged: dict[str, int] | None = {} if waiting is None else None
         if connect_now:
             self._writer.submit(lambda: self._client)
 
@@ -127,15 +128,15 @@ class MlflowRun(Run):
         check_names(values)
         now = time.time_ns() // 1_000_000
         with self._lock:
-            self._pending += [MetricValue(name, float(value), now, step) for name, value in values.items()]
+            self._metrics += [MetricValue(name, float(value), now, step) for name, value in values.items()]
         if step > 0:
             self._writer.submit(self._write)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        log_params(self._client, self._run_id, {key: describe.param(value) for key, value in values.items()})
+        log_params(self._client, self._run_id, {key: describe.format_param(value) for key, value in values.items()})
 
     def tags(self, values: Mapping[str, str]) -> None:
-        client = self._client  # first: MLflow's import fails in a thread if it runs in another one, too
+        client = self._client  # waits for MLflow's import, which fails if two threads run it at once
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, describe.shorten(value, describe.TAG_LIMIT)) for key, value in values.items()]
@@ -161,12 +162,13 @@ class MlflowRun(Run):
 
     def waiting(self) -> list[MetricValue]:
         with self._lock:
-            return list(self._pending)
+            return list(self._metrics)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with uninterrupted():  # another rank's failure brings it at once, and leaves the launcher's grace for this
+        # After another rank's failure SIGTERM may come now; the launcher's grace period is long enough for this.
+        with uninterrupted():
             failure: Exception | None = self._flush()
             try:
                 self._client.set_terminated(self._run_id, "FAILED" if failure and error is None else _status(error))
@@ -179,9 +181,9 @@ class MlflowRun(Run):
         log.error("the end of the run was not logged: %s", failure)  # the first error is the one to raise
 
     def _write(self) -> None:
-        """Hand over what has gathered. Runs in the writer's thread, and at the end, when that has stopped."""
+        """Log up to _METRICS_PER_CALL waiting metrics, and all texts; in the writer thread, or after it has stopped."""
         with self._lock:
-            values, texts = self._pending[:_METRICS_A_CALL], self._texts[:]
+            values, texts = self._metrics[:_METRICS_PER_CALL], self._texts[:]
         try:
             client = self._client
             for text, path in texts:
@@ -193,50 +195,52 @@ class MlflowRun(Run):
 
                 if self._logged is None:
                     self._logged = _last_steps(client, self._run_id)
-                fresh, logged = _fresh(values, self._logged)
-                client.log_batch(self._run_id, metrics=[Metric(*value) for value in fresh])
+                new, logged = _without_logged(values, self._logged)
+                client.log_batch(self._run_id, metrics=[Metric(*value) for value in new])
                 self._logged = logged
         except Exception as failure:
             if self._failure is None:
-                log.warning("MLflow did not take %s, kept for later: %s", self._waiting(), failure)
+                log.warning("MLflow did not accept %s, to be retried: %s", self._describe_waiting(), failure)
             self._failure = failure
             return
         self._failure = None
         with self._lock:
-            del self._pending[: len(values)]
+            del self._metrics[: len(values)]
 
     def _flush(self) -> LostRecords | None:
-        """Write what is left; what MLflow still doesn't take is lost, and told."""
-        self._writer.shutdown(wait=True, cancel_futures=True)  # a queued call would only try the same again
+        """Log what is waiting; returns an error that names what could not be logged."""
+        self._writer.shutdown(wait=True, cancel_futures=True)  # queued calls would only repeat the loop below
         self._failure = None
-        while (self._pending or self._texts) and self._failure is None:
+        while (self._metrics or self._texts) and self._failure is None:
             self._write()
         if self._failure is None:
             return None
-        lost = LostRecords(f"{self._waiting()} were not logged to run {self._run_id}: {self._failure}")
+        lost = LostRecords(f"{self._describe_waiting()} were not logged to run {self._run_id}: {self._failure}")
         lost.__cause__ = self._failure
         return lost
 
-    def _waiting(self) -> str:
-        """What MLflow hasn't taken yet, in words."""
+    def _describe_waiting(self) -> str:
+        """The waiting metrics and texts, for a message."""
         paths = [path for _, path in self._texts]
-        steps = sorted({value.step for value in self._pending})
-        metrics = [f"{len(self._pending)} metrics of the steps {steps[0]} to {steps[-1]}"] if steps else []
+        steps = sorted({value.step for value in self._metrics})
+        metrics = [f"{len(self._metrics)} metrics of steps {steps[0]} to {steps[-1]}"] if steps else []
         return " and ".join(metrics + paths)
 
 
-def _fresh(values: Sequence[MetricValue], logged: Mapping[str, int]) -> tuple[list[MetricValue], dict[str, int]]:
-    """The values of steps after the last that is logged, and the last steps with them; a metric's steps only grow."""
-    fresh, last = [], dict(logged)
+def _without_logged(
+    values: Sequence[MetricValue], logged: Mapping[str, int]
+) -> tuple[list[MetricValue], dict[str, int]]:
+    """The values of steps after each metric's last logged step, and the last steps once these values are logged."""
+    new, last = [], dict(logged)
     for value in values:
         if value.step > last.get(value.name, -1):
-            fresh.append(value)
+            new.append(value)
             last[value.name] = value.step
-    return fresh, last
+    return new, last
 
 
 def _last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
-    """Metric -> its last step, of a run that has some."""
+    """Metric -> its last logged step."""
     names = client.get_run(run_id).data.metrics
     return {name: max(value.step for value in client.get_metric_history(run_id, name)) for name in names}
 
@@ -248,17 +252,23 @@ def _status(error: BaseException | None) -> str:
     return "KILLED" if terminated or isinstance(error, KeyboardInterrupt) else "FAILED"
 
 
-def open_run(tracking: TrackingConfig, rank: int, ranks: int = 1, *, left: Sequence[MetricValue] | None = None) -> Run:
-    """The job's run, for use in a `with`: rank 0 logs, the others and `tracking=off` get one that records nothing.
+def open_run(
+    tracking: TrackingConfig, rank: int, ranks: int = 1, *, waiting: Sequence[MetricValue] | None = None
+) -> Run:
+    """The job's run as a context manager; on ranks other than 0, and with `tracking=off`, it records nothing.
 
     Args:
-        tracking: with `uri` resolved and `run_id` filled in by the parent.
-        rank: this process's rank, 0 for a single one.
-        ranks: of several, one that fails leaves rank 0 only seconds for its last metrics: it connects at once.
-        left: what an earlier process of this run may not have logged; None: there was none.
+        tracking: with `uri` resolved and `run_id` set by the parent.
+        rank: this process's rank.
+        ranks: number of ranks. With several, rank 0 connects at once: after another rank's failure it would have only
+            seconds to log its last metrics.
+        waiting: metrics that the resumed process had not logged when it saved its checkpoint; None: a new run.
+
+    Raises:
+        ValueError: `tracking.run_id` is None.
     """
     if not tracking.enabled or rank != 0:
         return Run()
     if tracking.run_id is None:
         raise ValueError("tracking.run_id is empty: the parent creates the run before a worker starts")
-    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1, left=left)
+    return MlflowRun(tracking.uri, tracking.run_id, connect_now=ranks > 1, waiting=waiting)

@@ -1,4 +1,4 @@
-"""Opening a sqlite tracking database: created whole or not at all, migrated with a copy kept, one process at a time."""
+"""Opening a sqlite tracking database: created atomically, backed up before a migration, one process at a time."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dscoder_exp.schema.errors import Refused, refuse
-from dscoder_exp.tracking.connect import quiet, uri_key
+from dscoder_exp.tracking.connect import silence_mlflow, uri_key
 
-_BUSY_SECONDS = 5.0  # how long another process may hold the database before we give up
+_BUSY_SECONDS = 5.0  # time to wait for another process's lock on the database
 
 
 def open_sqlite(path: Path) -> None:
-    """Make `path` an MLflow database of this MLflow's schema, and `mlartifacts/` beside it.
+    """Create the MLflow database `path`, or migrate an older one, and create `mlartifacts/` beside it.
 
     Raises:
-        Refused: it can't be written, or it is something else than an MLflow database, or a newer MLflow's.
+        Refused: `path` can't be written, is no MLflow database, or is that of a newer MLflow.
     """
     try:
         if _exists(path):
             _probe(path)
         (path.parent / "mlartifacts").mkdir(parents=True, exist_ok=True)
-        with _one_process(path.parent):
+        with _directory_lock(path.parent):
             if _exists(path):
                 _migrate(path)
             else:
@@ -49,45 +49,46 @@ def _refused(path: Path, what: str, remedy: str = "") -> Refused:
 
 
 @contextmanager
-def _one_process(directory: Path) -> Iterator[None]:
-    """MLflow's own migrations destroy each other when two processes open a new database at once."""
+def _directory_lock(directory: Path) -> Iterator[None]:
+    """Let one process at a time in: MLflow's migrations fail if two processes open a new database at once."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # goes with the descriptor, so also with the process
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # released with the descriptor, so also when the process ends
         yield
     finally:
         os.close(descriptor)
 
 
 def _probe(path: Path) -> None:
-    """Tell a foreign, read-only or locked file at once, before MLflow's import; MLflow would retry for minutes."""
+    """Refuse a foreign, read-only or locked file before MLflow is imported, which would retry for minutes."""
     with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not tables >= {"alembic_version", "experiments"}:
-            raise _refused(path, "is a database, but not one of MLflow")
+            raise _refused(path, "is a database, but not an MLflow database")
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute("CREATE TABLE dscoder_exp_probe (x)")  # a journal must fit into the directory, too
+        # This creates a journal file, so it fails, too, if the directory isn't writable.
+        connection.execute("CREATE TABLE dscoder_exp_probe (x)")
         connection.execute("ROLLBACK")
 
 
 def _create(path: Path) -> None:
-    """MLflow's migrations take about 1 s; an interrupted start must not leave a half-made database."""
-    draft = path.with_name(f".{path.name}.partial")
-    draft.unlink(missing_ok=True)  # of a start that was killed
-    draft.touch()  # says at once if it can't be written
-    quiet()
+    """Create the database under a temporary name: interrupting MLflow's migrations, which take 1 s, would break it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # left by a process that was killed
+    partial.touch()  # raises OSError at once if it can't be written
+    silence_mlflow()
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     try:
-        SqlAlchemyStore(f"sqlite:///{draft}", str(path.parent / "mlartifacts"))._dispose_engine()
-        os.replace(draft, path)
+        SqlAlchemyStore(f"sqlite:///{partial}", str(path.parent / "mlartifacts"))._dispose_engine()
+        os.replace(partial, path)
     finally:
-        draft.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _migrate(path: Path) -> None:
-    """Bring an older MLflow's schema up to date; a copy of the old one stays beside it."""
-    quiet()
+    """Upgrade an older MLflow's schema, after a backup beside the database."""
+    silence_mlflow()
     from alembic.script import ScriptDirectory
     from mlflow.store.db import utils
 
@@ -101,18 +102,18 @@ def _migrate(path: Path) -> None:
             return
         if version not in {script.revision for script in scripts.walk_revisions()}:
             raise _refused(path, f"has schema {version} of a newer MLflow", "upgrade mlflow, or name another file")
-        _keep_copy(path, path.with_name(f"{path.name}.before-{head}"))
+        _back_up(path, path.with_name(f"{path.name}.before-{head}"))
         utils._upgrade_db(engine)
     finally:
         engine.dispose()
 
 
-def _keep_copy(path: Path, copy: Path) -> None:
-    """Copy a database; one that is there already was made before a migration that didn't end, and is the true one."""
+def _back_up(path: Path, copy: Path) -> None:
+    """Copy a database, unless the copy exists: then a migration was interrupted after it, and `path` may be broken."""
     if copy.exists():
         return
-    draft = copy.with_name(f".{copy.name}.partial")
-    draft.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(draft)) as new:
-        old.backup(new)  # unlike a copied file, whole even while another process writes
-    os.replace(draft, copy)
+    partial = copy.with_name(f".{copy.name}.partial")
+    partial.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(partial)) as new:
+        old.backup(new)  # consistent even while another process writes, unlike a copy of the file
+    os.replace(partial, copy)

@@ -1,4 +1,4 @@
-"""The parent's side of tracking: find and open the store, start runs, end them with a true status."""
+"""The parent's side of tracking: open the store, create runs, set their final status."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dscoder_exp.schema.config import Config, TrackingConfig
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tracking import describe
 from dscoder_exp.tracking.connect import URI_VARIABLE, connect, log_params, uri_key
-from dscoder_exp.tracking.remote import reach
+from dscoder_exp.tracking.remote import check_server
 from dscoder_exp.tracking.sqlite import open_sqlite
 
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 
 
 def resolve_uri(tracking: TrackingConfig) -> str:
-    """The tracking URI to use everywhere: MLFLOW_TRACKING_URI, else `tracking.uri`, with sqlite paths made absolute.
+    """The tracking URI: MLFLOW_TRACKING_URI if it is set, else `tracking.uri`; sqlite paths are made absolute.
 
     Raises:
-        Refused: a directory (MLflow 3 has retired its file store), an in-memory database, a path with ? or %, or
-            an unknown scheme.
+        Refused: a directory (MLflow 3 has no file store), an in-memory database, a path with ? or %, or an unknown
+            scheme.
     """
     where = uri_key()
     value = os.environ.get(URI_VARIABLE, "").strip() or tracking.uri.strip()
@@ -42,7 +42,7 @@ def resolve_uri(tracking: TrackingConfig) -> str:
         path = value.partition(":///")[2]
         if not path or path == ":memory:":
             raise refuse(
-                where, f"{value!r} is a database in memory, which ends with the process", "sqlite:///mlflow.db"
+                where, f"{value!r} is an in-memory database, which is lost when the process ends", "sqlite:///mlflow.db"
             )
     elif scheme in ("", "file"):
         path = urlsplit(value).path if scheme else value
@@ -54,24 +54,24 @@ def resolve_uri(tracking: TrackingConfig) -> str:
         raise refuse(where, f"{value!r} has an unknown scheme", f"give sqlite:///PATH or one of: {known}")
     file = Path(path).expanduser().absolute()
     if "?" in str(file) or "%" in str(file):
-        what = f"{file}: a path with ? or % can't be used, MLflow reads them as options and escapes"
+        what = f"{file}: a path can't contain ? or %, which MLflow reads as options and escapes"
         raise refuse(where, what, f"name another file: {where}=sqlite:///PATH/mlflow.db")
     return f"sqlite:///{file}"
 
 
 def open_store(uri: str) -> None:
-    """Create or migrate the database, or reach the server, within seconds; safe in several processes at once.
+    """Create or migrate the sqlite database, or check that the server answers; safe in several processes at once.
 
     Args:
-        uri: as `resolve_uri` returns it. Artifacts of a sqlite store lie beside it, in `mlartifacts/`.
+        uri: as returned by `resolve_uri`. Artifacts of a sqlite store are put beside it, in `mlartifacts/`.
 
     Raises:
-        Refused: it can't be written or reached, or holds a schema that this MLflow can't use.
+        Refused: the store can't be written or reached, or this MLflow can't use its schema.
     """
     if uri.startswith("sqlite:"):
         open_sqlite(sqlite_path(uri))
     else:
-        reach(uri)
+        check_server(uri)
 
 
 def sqlite_path(uri: str) -> Path:
@@ -80,25 +80,25 @@ def sqlite_path(uri: str) -> Path:
 
 
 def create_sweep(uri: str, experiment: str, name: str, overrides: Sequence[str]) -> str:
-    """Start the run that a sweep's jobs hang under; returns its id. `overrides` are the sweep's, as typed."""
+    """Create the parent run of a sweep's jobs, RUNNING; returns its id. `overrides` are the sweep's, as typed."""
     client = connect(uri)
     tags = describe.tags_of(overrides) | {"sweep": "true"}
-    return _start(client, uri, experiment, name, tags)
+    return _create(client, uri, experiment, name, tags)
 
 
 def create_run(
     uri: str, config: Config, resolved_yaml: str, overrides: Sequence[str], parent_run_id: str | None
 ) -> str:
-    """Start a job's run, RUNNING, with params, tags and the artifact config.yaml; returns its id.
+    """Create a job's run, RUNNING, with params, tags and the artifact config.yaml; returns its id.
 
-    Where these can't be stored, the run is left FAILED and the error raised.
+    If these can't be stored, the run's status becomes FAILED and the error is raised.
 
     Args:
         uri: an opened store.
         config: its leaves become the params.
-        resolved_yaml: the whole configuration, interpolations resolved.
-        overrides: the job's. In a sweep, those that the sweep doesn't share name the run (`seq_length=128`).
-        parent_run_id: the sweep's run, or None.
+        resolved_yaml: the content of config.yaml: the whole configuration, interpolations resolved.
+        overrides: the job's. In a sweep, those that differ between jobs name the run (`seq_length=128`).
+        parent_run_id: the sweep's run; None: the job is no part of a sweep.
     """
     client = connect(uri)
     tags = describe.tags_of(overrides)
@@ -106,8 +106,8 @@ def create_run(
     if parent_run_id is not None:
         tags["mlflow.parentRunId"] = parent_run_id
         shared = client.get_run(parent_run_id).data.tags.get(describe.OVERRIDES_TAG, "")
-        name = describe.difference(overrides, shared.splitlines()) or name
-    run_id = _start(client, uri, config.tracking.experiment, name, tags)
+        name = describe.distinguishing_overrides(overrides, shared.splitlines()) or name
+    run_id = _create(client, uri, config.tracking.experiment, name, tags)
     try:
         log_params(client, run_id, describe.params_of(config))
         client.log_text(run_id, resolved_yaml, "config.yaml")
@@ -117,13 +117,14 @@ def create_run(
     return run_id
 
 
-def continue_run(uri: str, run_id: str, resolved_yaml: str, step: int) -> bool:
-    """Take up a run that had ended, or was left RUNNING by a killed process; False where the store has none such.
+def resume_run(uri: str, run_id: str, resolved_yaml: str, step: int) -> bool:
+    """Set an earlier run to RUNNING again; False if the store doesn't have it or it was deleted.
 
-    Its params stay; what they are now is the artifact config-after-step-N.yaml.
+    Its params can't change; the new configuration becomes the artifact config-after-step-N.yaml.
 
     Args:
-        step: that it goes on after.
+        resolved_yaml: the new configuration, interpolations resolved.
+        step: of the checkpoint that training resumes from.
     """
     from mlflow.exceptions import MlflowException
 
@@ -145,21 +146,21 @@ def continue_run(uri: str, run_id: str, resolved_yaml: str, step: int) -> bool:
 
 
 def end_run(uri: str, run_id: str, status: Status, error: str | None) -> None:
-    """Set a run's final status and, where something went wrong, its tag `error`. The last call's status holds."""
+    """Set a run's final status and, unless `error` is None, its tag `error`. A later call may change both."""
     client = connect(uri)
     if error is not None:
         client.set_tag(run_id, "error", describe.shorten(error, describe.TAG_LIMIT))
-    if client.get_run(run_id).info.status != status:  # the same once more would move the end time
+    if client.get_run(run_id).info.status != status:  # setting the same status again would move the end time
         client.set_terminated(run_id, status)
 
 
-def _start(client: MlflowClient, uri: str, experiment: str, name: str, tags: dict[str, str]) -> str:
+def _create(client: MlflowClient, uri: str, experiment: str, name: str, tags: dict[str, str]) -> str:
     experiment_id = _experiment_id(client, uri, experiment)
     return client.create_run(experiment_id, tags=tags, run_name=name[: describe.NAME_LIMIT]).info.run_id
 
 
 def _experiment_id(client: MlflowClient, uri: str, configured: str) -> str:
-    """The experiment's id; it is created where it doesn't exist. MLFLOW_EXPERIMENT_NAME wins over the configuration."""
+    """The experiment's id; creates the experiment if need be. MLFLOW_EXPERIMENT_NAME wins over the configuration."""
     from mlflow.exceptions import MlflowException
 
     chosen = os.environ.get("MLFLOW_EXPERIMENT_NAME", "").strip()
@@ -171,7 +172,7 @@ def _experiment_id(client: MlflowClient, uri: str, configured: str) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)  # another process was faster
+            found = client.get_experiment_by_name(name)  # another process has just created it
     assert found is not None
     if found.lifecycle_stage == "deleted":
         restore = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} mlflow experiments restore -x {found.experiment_id}"
@@ -180,7 +181,7 @@ def _experiment_id(client: MlflowClient, uri: str, configured: str) -> str:
 
 
 def _artifact_folder(uri: str, experiment: str) -> str | None:
-    """Beside a sqlite database whatever the working directory is; a server knows its own place."""
+    """Where the experiment's artifacts go: beside a sqlite database; None: the server chooses."""
     if not uri.startswith("sqlite:"):
         return None
     return str(sqlite_path(uri).parent / "mlartifacts" / quote(experiment, safe=""))

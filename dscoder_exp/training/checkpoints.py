@@ -187,7 +187,7 @@ class Checkpoints:
             template=self._template,
             lineage=self._lineage_of(snapshot),
             tp_size=self._topology.tensor,
-            leave_out=[name for shard in shards for name in shard.moments],
+            exclude=[name for shard in shards for name in shard.moments],
         )
 
     def _lineage_of(self, snapshot: "_Snapshot") -> dict[str, Any]:

@@ -18,8 +18,8 @@ from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.state import RESUME, START_ANEW
 from dscoder_exp.weights.formats.safetensors_file import read_header, safetensors_layout
-from dscoder_exp.weights.formats.tensor_io import Entry, TensorWriter, chunks, read_rows
-from dscoder_exp.weights.native.layout import held
+from dscoder_exp.weights.formats.tensor_io import Entry, TensorWriter, read_rows, row_ranges
+from dscoder_exp.weights.native.layout import rank_slice
 
 MOMENTS = ("first", "second")
 
@@ -81,22 +81,22 @@ class StoredMoments:
             Refused: a file is changed, or of another model.
         """
         for number, shard in enumerate(owned):
-            part = held(shard.name, self._shapes[shard.name], self._config, rank, tp_size)
+            part = rank_slice(shard.name, self._shapes[shard.name], self._config, rank, tp_size)
             for which, into in zip(MOMENTS, arrays, strict=True):
-                values = part.of(self._whole(which, shard.name)).reshape(-1)[shard.first : shard.last]
+                values = part.take(self._whole(which, shard.name)).reshape(-1)[shard.first : shard.last]
                 into[number].reshape(-1)[:] = values
 
     def _whole(self, which: str, name: str) -> NDArray[np.float32]:
         shape, tp_size, found = self._shapes[name], self._record["ways"], 0
         whole = np.empty(shape, np.float32)
         for rank in range(tp_size):
-            part = held(name, shape, self._config, rank, tp_size)
+            part = rank_slice(name, shape, self._config, rank, tp_size)
             own = np.empty(part.shape(shape), np.float32)
             for first, last, values in self._pieces(which, name, rank):
                 own.reshape(-1)[first:last] = values
                 found += last - first
             whole[part.slices] = own
-        if found != sum(held(name, shape, self._config, rank, tp_size).size(shape) for rank in range(tp_size)):
+        if found != sum(rank_slice(name, shape, self._config, rank, tp_size).size(shape) for rank in range(tp_size)):
             raise refuse(RESUME, f"{self._checkpoint} holds no whole {which}.{name} of this model", START_ANEW)
         return whole
 
@@ -113,7 +113,7 @@ class StoredMoments:
 
 def _read(file: Path, key: str, entry: Entry, sha256: str | None) -> NDArray[np.float32]:
     digest, values = hashlib.sha256(), np.empty(entry.shape, np.float32)
-    for first, last in chunks(entry.shape, entry.dtype):
+    for first, last in row_ranges(entry.shape, entry.dtype):
         values[first:last] = read_rows(file, entry, first, last)[:, 0]
         digest.update(values[first:last])  # type: ignore[arg-type]  # an array is a buffer
     if digest.hexdigest() != sha256:

@@ -1,4 +1,4 @@
-"""The names and shapes of a Llama's tensors, as Hugging Face has them: the one spelling used everywhere."""
+"""Names and shapes of a Llama's tensors, by Hugging Face's names, which are used everywhere in this package."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ def block_name(layer: int, suffix: str) -> str:
 
 
 def block_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Suffix -> shape of the nine tensors of one block, in the order of use. Matrices are [out, in]."""
+    """Suffix -> shape of the nine tensors of a block, in order of use. Matrices are [out, in]."""
     hidden, ffn = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
@@ -33,7 +33,7 @@ def block_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor, from the embedding to the head; a tied model has no head of its own."""
+    """Name -> shape of every tensor, from the embedding to the head; a tied model has no head."""
     table = (config.vocab_size, config.hidden_size)
     shapes: dict[str, tuple[int, ...]] = {EMBEDDING: table}
     for layer in range(config.num_hidden_layers):
@@ -45,19 +45,19 @@ def parameter_shapes(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
 
 
 def target_name(layer: int, module: str) -> str:
-    """Of a matrix that may have factors: `model.layers.3.mlp.up_proj.weight` for 3 and `up_proj`."""
+    """Name of a matrix that may have LoRA factors: `model.layers.3.mlp.up_proj.weight` for 3 and `up_proj`."""
     part = "self_attn" if module in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
     return block_name(layer, f"{part}.{module}.weight")
 
 
 def factor_names(target: str) -> tuple[str, str]:
-    """Of A and B beside a matrix; PEFT's names, without its prefix."""
+    """Names of a matrix's factors A and B, as PEFT has them but for its prefix."""
     stem = target.removesuffix(".weight")
     return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"
 
 
 def factor_shapes(config: LlamaConfig, lora: Lora, layers: Iterable[int] | None = None) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the factors, layer by layer (None: of all), each target's A [r, in] and B [out, r]."""
+    """Name -> shape of the LoRA factors of `layers` (None: all): each target's A [r, in] and B [out, r]."""
     matrices, shapes = parameter_shapes(config), {}
     for layer in range(config.num_hidden_layers) if layers is None else layers:
         for module in lora.target_modules:

@@ -1,4 +1,4 @@
-"""Fresh weights from a seed, distributed as Hugging Face initialises a Llama."""
+"""Initial weights from a seed, distributed as in Hugging Face's Llama."""
 
 from collections.abc import Iterator
 
@@ -11,13 +11,13 @@ STANDARD_DEVIATION = 0.02
 
 
 def random_weights(config: LlamaConfig, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, float32 array) one at a time: norms are ones, the rest normal(0, 0.02)."""
+    """Yield (name, float32 array) of each tensor: norms are ones, all others normal(0, 0.02)."""
     for name in parameter_shapes(config):
         yield name, random_tensor(config, seed, name)
 
 
 def random_tensor(config: LlamaConfig, seed: int, name: str) -> np.ndarray:
-    """One of them. Each has a stream of its own, so that a prefix of the layers is the same whatever the depth."""
+    """The float32 array of one tensor. Each has its own random stream, so that a layer doesn't depend on the depth."""
     shapes = parameter_shapes(config)
     if len(shapes[name]) == 1:
         return np.ones(shapes[name], np.float32)
@@ -26,10 +26,10 @@ def random_tensor(config: LlamaConfig, seed: int, name: str) -> np.ndarray:
 
 
 def random_factors(config: LlamaConfig, lora: Lora, seed: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yields (name, float32 array) of fresh LoRA factors, as PEFT has them: A uniform(-1, 1) / sqrt(in), B zeros."""
+    """Yield (name, float32 array) of initial LoRA factors, as in PEFT: A uniform(-1, 1) / sqrt(in), B zeros."""
     for number, (name, shape) in enumerate(factor_shapes(config, lora).items()):
         if "lora_B" in name:
             yield name, np.zeros(shape, np.float32)
             continue
-        generator = np.random.default_rng([seed, number, 1])  # another stream than the weights'
+        generator = np.random.default_rng([seed, number, 1])  # differs from the weights' streams
         yield name, (generator.random(shape, np.float32) * 2 - 1) * np.float32(shape[1] ** -0.5)

@@ -1,4 +1,4 @@
-"""From the `model` and `tokenizer` groups to a model's shape, the place of its weights, and a tokenizer that fits."""
+"""Open the model and tokenizer that the `model` and `tokenizer` groups of the configuration describe."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabular
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-CHOSEN = ("eos_token_id", "pad_token_id")  # what ends an answer is the user's choice, whatever the file says
-MAY_BE_NULL = ("head_dim", "rope_scaling", *TOKENS)
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+OVERRIDABLE = ("eos_token_id", "pad_token_id")  # may differ from the file: users choose what ends an answer
+OPTIONAL = ("head_dim", "rope_scaling", *TOKEN_IDS)
 GIVE_WEIGHTS = "model.path=DIR (Hugging Face or native directory, .gguf file); model=tiny needs none"
 GIVE_TOKENIZER = "tokenizer.path=DIR or tokenizer.path=tokenizer.json"
 
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model before any of its tensors is read.
+    """A model whose tensors haven't been read yet.
 
     Attributes:
-        config: the shape, and the special tokens that hold.
-        source: where the weights lie; None: they are drawn from the seed.
-        template: the prompt format that the model follows, None where it isn't known.
-        adapter: one that belongs to it.
+        config: the shape and the special tokens.
+        source: the weights; None: they are initialised from the seed.
+        template: the model's prompt format; None: unknown.
+        adapter: a LoRA adapter of this model.
     """
 
     config: LlamaConfig
@@ -47,10 +47,10 @@ class OpenedModel:
 
 @dataclass(frozen=True)
 class TextSetup:
-    """What turning text into token ids needs of a model; its weights are not part of it.
+    """What encoding text for a model needs: the tokenizer, special tokens and context, but no weights.
 
-    `pad_token_id` is the eos where the model has none: padding is masked by place, so any id serves. `context` is the
-    longest document in tokens, None where nothing limits it.
+    `pad_token_id` is the EOS if the model has none: padding is masked by position, so any id will do. `context` is the
+    maximum length of a document in tokens; None: unlimited.
     """
 
     tokenizer: Tokenizer
@@ -61,44 +61,44 @@ class TextSetup:
 
 
 def open_model(model: ModelConfig) -> OpenedModel:
-    """The model that the group describes; reads a config and no tensor.
+    """Open the model that the `model` group describes; reads its config, no tensor.
 
     Raises:
-        Refused: no weights are given and none may be drawn; nothing usable lies at `model.path`; keys of the group
-            that contradict what lies there (all of them at once).
+        Refused: model.path is null with model.init=pretrained; the weights there can't be opened; keys of the group
+            contradict their config (all are reported).
     """
     if model.path is not None:
         source, config = open_source(model.path, "model.path", model)
         return OpenedModel(config, source, model.template or source.template)
     if model.init == "pretrained":
-        raise refuse("model.path", "no weights are given, and model.init=pretrained needs some", GIVE_WEIGHTS)
-    return OpenedModel(_shape(model), None, model.template)
+        raise refuse("model.path", "no weights are given, but model.init=pretrained needs them", GIVE_WEIGHTS)
+    return OpenedModel(_config_from_keys(model), None, model.template)
 
 
 def open_source(path: str, key: str, model: ModelConfig) -> tuple[WeightSource, LlamaConfig]:
-    """Weights, and their shape with the group's choices.
+    """Open weights; return them and their config, updated with the `model` group's keys.
 
     Args:
         key: the config key that held `path`.
 
     Raises:
-        Refused: nothing usable lies there; keys of the group that contradict it (all of them at once).
+        Refused: the weights can't be opened; keys of the group contradict their config (all are reported).
     """
-    shape = None if _missing(model) else _shape(model)
+    shape = None if _missing_keys(model) else _config_from_keys(model)
     source = open_weights(path, key, shape)
-    return source, _agreed(model, source)
+    return source, _merged_config(model, source)
 
 
 def open_tokenizer(tokenizer: TokenizerConfig, opened: OpenedModel) -> Tokenizer:
-    """`tokenizer.path`, else the one that lies with the weights.
+    """Load the tokenizer of tokenizer.path, or else the one stored with the weights.
 
     Raises:
-        Refused: there is none, it can't be read, it doesn't fit the model, or it isn't the one the model was made with.
+        Refused: there is none, it can't be read, it doesn't fit the model, or it differs from the model's own.
     """
     source = opened.source
     if tokenizer.path is None:
         if source is None or (found := source.tokenizer()) is None:
-            without = "the model has no files" if source is None else f"none lies in {source.path}"
+            without = "the model has no files" if source is None else f"there is none in {source.path}"
             raise refuse("tokenizer.path", f"no tokenizer is given, and {without}", GIVE_TOKENIZER)
     else:
         found = load_tokenizer(tokenizer.path)
@@ -118,77 +118,78 @@ def _refuse_other_tokenizer(given: Tokenizer, path: str, source: WeightSource) -
 
 
 def text_setup(config: LlamaConfig, tokenizer: Tokenizer) -> TextSetup:
-    """Of a model that is open.
+    """The TextSetup of a model and its tokenizer.
 
     Raises:
-        Refused: the model names no token that ends an answer.
+        Refused: the model has no eos_token_id.
     """
     eos, pad = config.eos_token_id, config.pad_token_id
     if eos is None:
-        raise refuse("model.eos_token_id", "null: nothing would end an answer", "model.eos_token_id=ID")
+        raise refuse("model.eos_token_id", "is null, but an answer needs a token that ends it", "model.eos_token_id=ID")
     return TextSetup(tokenizer, config.bos_token_id, eos, eos if pad is None else pad, config.max_position_embeddings)
 
 
 def open_text(model: ModelConfig, tokenizer: TokenizerConfig) -> TextSetup:
-    """For work on text alone: no weights are needed, and without a model the tokenizer's own files name its tokens.
+    """The TextSetup of the configuration, which needs no weights: without a model, the special tokens are read from the
+    tokenizer's files.
 
     Raises:
-        Refused: as `open_model` and `open_tokenizer` do; or nothing says which token ends an answer.
+        Refused: as `open_model` and `open_tokenizer` do; or no EOS token is known.
     """
     if model.path is not None:
         opened = open_model(model)
         return text_setup(opened.config, open_tokenizer(tokenizer, opened))
-    if not _missing(model):
-        opened = OpenedModel(_shape(model), None, model.template)
+    if not _missing_keys(model):
+        opened = OpenedModel(_config_from_keys(model), None, model.template)
         return text_setup(opened.config, open_tokenizer(tokenizer, opened))
     if tokenizer.path is None:
-        raise refuse("tokenizer.path", "no tokenizer is given", f"{GIVE_TOKENIZER}, or a model.path that holds one")
+        raise refuse("tokenizer.path", "no tokenizer is given", f"{GIVE_TOKENIZER}, or a model.path with a tokenizer")
     found = load_tokenizer(tokenizer.path)
-    ids = {name: getattr(model, name) for name in TOKENS}
-    for name in TOKENS:
+    ids = {name: getattr(model, name) for name in TOKEN_IDS}
+    for name in TOKEN_IDS:
         if ids[name] is None:
-            ids[name] = _named_by_files(found, tokenizer.path, name)
+            ids[name] = _token_id_from_files(found, tokenizer.path, name)
     if (eos := ids["eos_token_id"]) is None:
-        what = f"nothing beside {tokenizer.path} says which token ends an answer"
+        what = f"no file beside {tokenizer.path} says which token ends an answer"
         raise refuse("model.eos_token_id", what, "model.eos_token_id=ID, or model.path=DIR")
     pad = ids["pad_token_id"]
     return TextSetup(found, ids["bos_token_id"], eos, eos if pad is None else pad, model.max_position_embeddings)
 
 
-def _shape(model: ModelConfig) -> LlamaConfig:
-    """The group's keys alone."""
-    if missing := _missing(model):
-        what = f"the model's shape has to be given in full, but these are null: {', '.join(missing)}"
-        raise refuse("model", what, "give them, take model=tiny, or read the shape from model.path=DIR")
-    values: dict[str, Any] = {**dict.fromkeys(MAY_BE_NULL), **_given(model)}
+def _config_from_keys(model: ModelConfig) -> LlamaConfig:
+    """The LlamaConfig of the group's keys alone. Raises Refused if any is missing."""
+    if missing := _missing_keys(model):
+        what = f"the model's shape has to be complete, but these keys are null: {', '.join(missing)}"
+        raise refuse("model", what, "set them, take model=tiny, or read the shape from model.path=DIR")
+    values: dict[str, Any] = {**dict.fromkeys(OPTIONAL), **_given_values(model)}
     if values["head_dim"] is None:
         values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
     return LlamaConfig(**values)
 
 
-def _missing(model: ModelConfig) -> list[str]:
-    return [item.name for item in fields(LlamaConfig) if item.name not in (*MAY_BE_NULL, *_given(model))]
+def _missing_keys(model: ModelConfig) -> list[str]:
+    return [item.name for item in fields(LlamaConfig) if item.name not in (*OPTIONAL, *_given_values(model))]
 
 
-def _given(model: ModelConfig) -> dict[str, Any]:
-    """LlamaConfig's fields that the group has a value for."""
+def _given_values(model: ModelConfig) -> dict[str, Any]:
+    """The group's values that are not null, by the names of LlamaConfig's fields."""
     values = {item.name: getattr(model, item.name) for item in fields(LlamaConfig)}
     if model.rope_scaling is not None:
         values["rope_scaling"] = RopeScaling(model.rope_scaling.type, model.rope_scaling.factor)
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _agreed(model: ModelConfig, source: WeightSource) -> LlamaConfig:
-    """The source's shape with the group's choices, where both don't contradict each other."""
-    given, found = _given(model), source.config
-    chosen = {n: v for n, v in given.items() if n in CHOSEN or (n in TOKENS and getattr(found, n) is None)}
+def _merged_config(model: ModelConfig, source: WeightSource) -> LlamaConfig:
+    """The source's config with the group's tokens. Raises Refused for every other key that differs."""
+    given, found = _given_values(model), source.config
+    chosen = {n: v for n, v in given.items() if n in OVERRIDABLE or (n in TOKEN_IDS and getattr(found, n) is None)}
     problems = [
         Problem(f"model.{name}", f"{_shown(value)} is given, but {source.path} has {_shown(getattr(found, name))}")
         for name, value in given.items()
         if name not in chosen and value != getattr(found, name)
     ]
     if problems:
-        remedy = "model=from_path reads the shape from model.path; or give the directory that was meant"
+        remedy = "model=from_path reads the shape from model.path; or check model.path"
         raise Refused([*problems[:-1], replace(problems[-1], remedy=remedy)])
     return replace(found, **chosen)
 
@@ -199,8 +200,8 @@ def _shown(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _named_by_files(tokenizer: Tokenizer, path: str, name: str) -> int | None:
-    """The id of the token that the tokenizer_config.json beside a tokenizer names as its bos, eos or pad."""
+def _token_id_from_files(tokenizer: Tokenizer, path: str, name: str) -> int | None:
+    """The id of the BOS, EOS or padding token named in the tokenizer_config.json beside a tokenizer; None if absent."""
     found = locate(path, "tokenizer.path")
     file = (found if found.is_dir() else found.parent) / "tokenizer_config.json"
     if not file.is_file():
@@ -211,14 +212,14 @@ def _named_by_files(tokenizer: Tokenizer, path: str, name: str) -> int | None:
 
 
 def fetch(address: str, key: str) -> str:
-    """As `download`, whose address it returns; the weights of a model that isn't a Llama are left where they are.
+    """Download as `download` does, and return its address; weights that can't be opened are not downloaded.
 
     Raises:
-        Refused: as `download` does, or the model is none that could be opened.
+        Refused: as `download` does, or the model's config.json is not supported.
     """
     return download(address, key, lambda directory: _check_config(directory / CONFIG_FILE, key))
 
 
 def _check_config(file: Path, key: str) -> None:
-    if file.is_file():  # a native checkpoint has its record
+    if file.is_file():  # a native checkpoint holds the config in checkpoint.json
         from_hf(read_json(file, key), str(file))

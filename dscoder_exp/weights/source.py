@@ -1,4 +1,4 @@
-"""Weights of any kind behind one face."""
+"""One interface to weights in any supported format."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dscoder_exp.weights.tokenizer import Fingerprint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-KINDS = "give a directory with config.json and model.safetensors, a native checkpoint, a .gguf or a .ckpt file"
+GIVE_WEIGHTS = "give a directory with config.json and model.safetensors, a native checkpoint, a .gguf or a .ckpt file"
 
 
 class WeightSource(Protocol):
-    """A model on disk: its shape at once, its tensors one at a time, by Hugging Face's names."""
+    """A model on disk: its config is read when it is opened, tensors on request, by Hugging Face's names."""
 
     @property
     def kind(self) -> str:
@@ -32,73 +32,73 @@ class WeightSource(Protocol):
 
     path: Path
     config: LlamaConfig
-    template: str | None  # the prompt format it was tuned to: chatml, deepseek_coder, or none that is known
+    template: str | None  # its prompt format: chatml, deepseek_coder, a .jinja file, or None if unknown
 
     @property
-    def beside(self) -> Path | None:
-        """The directory whose tokenizer belongs to the weights; None: they carry their own."""
+    def directory(self) -> Path | None:
+        """The directory of the weights, whose tokenizer files belong to them; None: the weights' file holds its own."""
         ...
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template that lies with it."""
+        """The Jinja text of the model's chat template, if any."""
         ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of all that is there; reads headers only."""
+        """Name -> shape of all stored tensors; reads headers only."""
         ...
 
     def dtype(self, name: str) -> str:
-        """What `pieces` gives: F64, F32, F16 or BF16 as safetensors spells them, or another that holds no weights."""
+        """Dtype of `row_chunks`, as safetensors spells it: F64, F32, F16, BF16, or one that isn't supported."""
         ...
 
-    def stored_as(self, name: str) -> str:
-        """The dtype in the file: a GGUF's may be Q4_1, say, and is dequantised."""
+    def stored_dtype(self, name: str) -> str:
+        """Dtype in the file; differs from `dtype` only for GGUF, such as Q4_1, which is dequantised."""
         ...
 
-    def pieces(self, name: str) -> Iterator[np.ndarray]:
-        """A tensor's rows from the first to the last, some at a time, in `dtype` (BF16 as uint16): [rows, values].
+    def row_chunks(self, name: str) -> Iterator[np.ndarray]:
+        """Yield a tensor's rows in order, in chunks [rows, values per row] of `dtype` (BF16 as uint16).
 
-        Raises Refused after the last one where a hash was recorded and they are others.
+        Raises Refused after the last chunk if the tensor's SHA-256 was recorded and differs.
         """
         ...
 
     def tensor(self, name: str) -> np.ndarray:
-        """One tensor as a float32 array of its own, of the shape that `shapes` gives. Raises as `pieces` does."""
+        """A tensor as a new float32 array, of the shape in `shapes`. Raises as `row_chunks` does."""
         ...
 
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer that lies with the weights, if any. Raises Refused where it can't be read."""
+        """The tokenizer stored with the weights, if any. Raises Refused if it can't be read."""
         ...
 
     def fingerprint(self) -> Fingerprint | None:
-        """Of the tokenizer that the weights were made with, where that is known."""
+        """Fingerprint of the tokenizer that the model was trained with; None: unknown."""
         ...
 
 
 def open_weights(path: str, key: str = "model.path", shape: LlamaConfig | None = None) -> WeightSource:
-    """Opens what lies at `path`, recognised by what it holds; reads the config, no tensor.
+    """Open the weights at `path`, whose format is recognised from the files; reads the config, no tensor.
 
     Args:
         path: a directory or file as `locate` takes it.
-        key: the config key that held `path`, named in a refusal.
-        shape: the model's, for weights that don't say it themselves (MindSpore Transformers').
+        key: the config key that held `path`; error messages name it.
+        shape: the model's, for weights without a config (MindSpore Transformers').
 
     Raises:
-        Refused: nothing there, no weights in it, not a Llama, or a Llama with parts that are not built.
+        Refused: nothing exists there, it holds no weights, the model isn't a Llama, or has unsupported parts.
     """
     found = locate(path, key)
     if found.is_dir():
         if (found / CHECKPOINT_FILE).is_file():
             return NativeDirectory(found, key)
         if (found / ADAPTER_CONFIG_FILE).is_file():
-            remedy = f"{key}=BASE with the model that it was trained beside, and adapter.path={path}"
-            raise refuse(key, f"{found} holds a LoRA adapter, no model of its own", remedy)
+            remedy = f"{key}=BASE, the model that it was trained on, and adapter.path={path}"
+            raise refuse(key, f"{found} holds a LoRA adapter, not a model", remedy)
         if holds_mindformers(found):
             return MindFormersWeights(found, key, shape)
         if (found / CONFIG_FILE).is_file():
             return HuggingFaceDirectory(found, key)
-        raise refuse(key, f"{found} holds no model: neither {CONFIG_FILE} nor {CHECKPOINT_FILE}", KINDS)
+        raise refuse(key, f"{found} holds no model: neither {CONFIG_FILE} nor {CHECKPOINT_FILE}", GIVE_WEIGHTS)
     kind = found.suffix.lower()
     if kind == ".gguf":
         from dscoder_exp.weights.formats.gguf_file import GGUFFile  # gguf's import costs 0.1 s
@@ -107,5 +107,5 @@ def open_weights(path: str, key: str = "model.path", shape: LlamaConfig | None =
     if kind in (".ckpt", ".safetensors"):
         return MindFormersWeights(found, key, shape)
     if kind in (".bin", ".pt", ".pth"):
-        raise refuse(key, f"{found} is a PyTorch file, a pickle, which would run code when it is read", KINDS)
-    raise refuse(key, f"{found} is a file, but none that holds weights", KINDS)
+        raise refuse(key, f"{found} is a PyTorch file, a pickle, which can run code when it is read", GIVE_WEIGHTS)
+    raise refuse(key, f"{found} is not a file of weights", GIVE_WEIGHTS)

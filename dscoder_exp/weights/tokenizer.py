@@ -1,4 +1,4 @@
-"""A tokenizer from its file, and whether it fits a model."""
+"""Load a tokenizer from its file, and check that it fits a model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dscoder_exp.schema.errors import Problem, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import TOKENIZER_FILE
 
-if TYPE_CHECKING:  # its import is left to the moment one is built
+if TYPE_CHECKING:  # imported only when a tokenizer is built
     from tokenizers import Tokenizer
 
-THE_MODELS_OWN = "give the tokenizer that came with the model"
-SHOWN = 3  # special tokens that a message names
+GIVE_MODELS_TOKENIZER = "give the tokenizer that came with the model"
+MAX_TOKENS_SHOWN = 3  # special tokens in a message
 
 
 def load_tokenizer(path: str, key: str = "tokenizer.path") -> Tokenizer:
-    """The tokenizer of a tokenizer.json, or of the directory that holds one.
+    """Load a tokenizer.json, or the one in a directory.
 
     Raises:
-        Refused: nothing there, or not such a file.
+        Refused: there is no tokenizer.json, or it can't be read.
     """
     found = locate(path, key)
     if found.is_dir():
@@ -35,10 +35,10 @@ def load_tokenizer(path: str, key: str = "tokenizer.path") -> Tokenizer:
 
 
 def read_tokenizer(file: Path, key: str) -> Tokenizer:
-    """The tokenizer of an existing tokenizer.json.
+    """Load an existing tokenizer.json.
 
     Raises:
-        Refused: not such a file.
+        Refused: the file can't be read as a tokenizer.
     """
     from tokenizers import Tokenizer
 
@@ -50,17 +50,17 @@ def read_tokenizer(file: Path, key: str) -> Tokenizer:
 
 
 def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | None:
-    """What makes this tokenizer unusable with this model, if anything.
+    """The problem that keeps this tokenizer from being used with this model; None if there is none.
 
-    An id above the model's vocabulary has no embedding. A model whose first or last token is an ordinary word of the
-    tokenizer, or lies outside it, was trained with another one, however well the sizes fit. Only where its first token
-    is the tokenizer's may the last one lie beyond it (an instruct model's end mark, beside the base model's tokenizer).
-    Padding may lie beyond the tokenizer (DeepSeek-Coder's does), but not beyond the model.
+    All ids must be below the model's vocab_size. The model's BOS and EOS must be special tokens of the tokenizer: if
+    one is an ordinary token or not in the tokenizer, the model was trained with another one, even if the sizes fit.
+    Exception: if BOS is special, EOS may be above the tokenizer's ids (an instruct model's EOS, with the base model's
+    tokenizer). Padding may be above the tokenizer's ids (as in DeepSeek-Coder), but not above the model's.
     """
     highest, size = max(tokenizer.get_vocab().values(), default=-1), config.vocab_size
     if highest >= size:
         what = f"the tokenizer has ids up to {highest}, the model's vocabulary ends at {size - 1}"
-        return Problem("tokenizer.path", what, THE_MODELS_OWN)
+        return Problem("tokenizer.path", what, GIVE_MODELS_TOKENIZER)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token = getattr(config, name)
         if token is not None and token >= size:
@@ -77,22 +77,22 @@ def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | N
             what = f"the model's {name} {token} is not in the tokenizer, whose ids end at {highest}"
         elif added:
             what = f"the model's {name} {token} is an ordinary token of the tokenizer ({text!r})"
-        else:  # a tokenizer that marks no token
+        else:  # a tokenizer without added tokens
             continue
         own = {item.content: index for index, item in added.items() if item.special}
-        return Problem("tokenizer.path", f"{what}; special there: {_shown(own)}", THE_MODELS_OWN)
+        return Problem("tokenizer.path", f"{what}; its special tokens: {_listed(own)}", GIVE_MODELS_TOKENIZER)
     return None
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What the ids of a text depend on; equal where two tokenizers give equal ids.
+    """Identifies a tokenizer by all that the ids of a text depend on.
 
     Attributes:
-        sha256: hex, of the vocabulary, the merges, the added tokens, and how text is split and normalised. How ids
-            become text again, and which ids are put around a text, are not part of it.
-        vocab_size: its entries, the added ones included.
-        special: the special tokens, text -> id.
+        sha256: hex, of vocabulary, merges, added tokens, pre-tokenizer and normalizer; not of the decoder and the
+            post-processor.
+        vocab_size: number of entries, added tokens included.
+        special: text -> id of the special tokens.
     """
 
     sha256: str
@@ -100,13 +100,13 @@ class Fingerprint:
     special: dict[str, int]
 
     def __str__(self) -> str:
-        return f"{self.vocab_size:,} entries, special {_shown(self.special)}, SHA-256 {self.sha256[:8]}…"
+        return f"{self.vocab_size:,} entries, special {_listed(self.special)}, SHA-256 {self.sha256[:8]}…"
 
 
 def fingerprint(tokenizer: Tokenizer) -> Fingerprint:
-    """Of a tokenizer, whatever file it came from."""
+    """The fingerprint of a tokenizer, which doesn't depend on the file it was loaded from."""
     text = tokenizer.to_str()
-    begin = text.index('"model":{')  # within a string its quotes would be escaped; 3 MB, left unparsed
+    begin = text.index('"model":{')  # inside a string the quotes would be escaped; the 3 MB after it aren't parsed
     parts = json.loads(text[:begin] + '"model":null}')
     added = [{name: value for name, value in token.items() if name != "special"} for token in parts["added_tokens"]]
     digest = hashlib.sha256(json.dumps([added, parts["normalizer"], parts["pre_tokenizer"]]).encode())
@@ -115,6 +115,6 @@ def fingerprint(tokenizer: Tokenizer) -> Fingerprint:
     return Fingerprint(digest.hexdigest(), tokenizer.get_vocab_size(), special)
 
 
-def _shown(special: dict[str, int]) -> str:
-    shown = ", ".join(f"{text} {index}" for text, index in list(special.items())[:SHOWN])
-    return (shown or "none") + (", …" if len(special) > SHOWN else "")
+def _listed(special: dict[str, int]) -> str:
+    shown = ", ".join(f"{text} {index}" for text, index in list(special.items())[:MAX_TOKENS_SHOWN])
+    return (shown or "none") + (", …" if len(special) > MAX_TOKENS_SHOWN else "")

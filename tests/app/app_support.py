@@ -1,5 +1,6 @@
-"""The real command, run in a directory of its own."""
+"""Running `python -m dscoder_exp` in a directory of its own."""
 
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Command:
-    """`python -m dscoder_exp` in `directory`; `path` goes before everything else on its PYTHONPATH."""
+    """`python -m dscoder_exp` in `directory`; `path` comes first on its PYTHONPATH."""
 
     directory: Path
     path: Path
@@ -21,14 +22,15 @@ class Command:
         home, printed = self.directory.parent / "home", self.directory.parent / "printed"
         for directory in (home, printed):
             directory.mkdir(exist_ok=True)
-        mine = {"PYTHONPATH": str(self.path), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+        python_path = os.pathsep.join([str(self.path), *filter(None, [os.environ.get("PYTHONPATH")])])
+        variables = {"PYTHONPATH": python_path, "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
         command = [sys.executable, "-m", "dscoder_exp", *arguments]
-        return Started(command, self.directory, printed, mine | self.environment)
+        return Started(command, self.directory, printed, variables | self.environment)
 
     def __call__(self, *arguments: str) -> Ended:
         return self.start(*arguments).wait()
 
-    def left(self) -> list[str]:
-        """What the command left behind, in its directory and in the user's home."""
+    def leftovers(self) -> list[str]:
+        """The files and directories that the command left in its directory and in the user's home."""
         roots = (self.directory, self.directory.parent / "home")
         return [str(path) for root in roots for path in root.rglob("*")]

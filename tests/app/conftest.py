@@ -1,4 +1,4 @@
-"""Commands and small inputs that fit model=tiny."""
+"""Fixtures: commands, and small inputs for model=tiny."""
 
 import json
 import shutil
@@ -15,28 +15,28 @@ from dscoder_exp.app import main
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """With the fake tasks; the working directory is empty."""
+    """The command with fake tasks, in an empty directory."""
     (tmp_path / "work").mkdir()
     return Command(tmp_path / "work", HERE / "fakes")
 
 
 @pytest.fixture
 def tracked(command: Command, empty_store: Path) -> Command:
-    """`command` where something was tracked before."""
+    """`command` in a directory with an MLflow database."""
     shutil.copy(empty_store, command.directory)
     return command
 
 
 @pytest.fixture
 def refusing(tmp_path: Path) -> Command:
-    """With modules in place of mindspore and mlflow that end the process when they are imported."""
+    """The command with fake mindspore and mlflow modules that end the process if they are imported."""
     (tmp_path / "work").mkdir()
     return Command(tmp_path / "work", HERE / "poison")
 
 
 @pytest.fixture
 def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """refusal(*arguments) -> the message; the same as `refusing`, in this process."""
+    """refusal(*arguments) -> the message on stderr; like `refusing`, but in this process."""
     for name in ("mindspore", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -56,7 +56,7 @@ def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: Any) -> Path:
-    """A directory with rows.json, and a tokenizer.json of 12 entries whose first three are model=tiny's own."""
+    """A directory with rows.json, and a tokenizer.json of 12 entries that begin with model=tiny's special tokens."""
     directory = tmp_path_factory.mktemp("inputs")
     words = ["<bos>", "<eos>", "<pad>", "<unk>", *(f"word{number}" for number in range(8))]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
@@ -69,5 +69,5 @@ def inputs(tmp_path_factory: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def small(inputs: Path) -> list[str]:
-    """Overrides with which a job can run on any machine."""
+    """Overrides for a job that runs on any machine."""
     return ["model=tiny", f"tokenizer.path={inputs}", f"data.source={inputs / 'rows.json'}"]

@@ -1,4 +1,4 @@
-"""What the command shows without running anything, and what a job gets from it."""
+"""The command's information options, and the configuration that a job receives."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from dscoder_exp import app
-from dscoder_exp.app import config_directory, quoted
+from dscoder_exp.app import config_directory, quote_prompt
 
 
 def test_the_composed_recipe_is_shown(refusing: Command) -> None:
@@ -21,7 +21,7 @@ def test_the_composed_recipe_is_shown(refusing: Command) -> None:
     shown = yaml.safe_load(result.out)
     assert (shown["model"]["num_hidden_layers"], shown["seq_length"], shown["train"]["epochs"]) == (30, 8192, 2.0)
     assert refusing("+experiment=finetune_8k", "--cfg", "job", "--resolve", "-p", "runtime").code == 0
-    assert refusing.left() == []
+    assert refusing.leftovers() == []
 
 
 def test_help_lists_every_experiment_and_group(refusing: Command) -> None:
@@ -37,11 +37,11 @@ def test_help_lists_every_experiment_and_group(refusing: Command) -> None:
 @pytest.mark.parametrize("what", ["defaults", "config", "searchpath"])
 def test_info_is_shown(refusing: Command, what: str) -> None:
     result = refusing("--info", what, "+experiment=tiny")
-    assert (result.code, refusing.left()) == (0, [])
+    assert (result.code, refusing.leftovers()) == (0, [])
     assert result.out + result.err
 
 
-def test_words_are_completed(refusing: Command) -> None:
+def test_shell_completion(refusing: Command) -> None:
     refusing.environment["COMP_LINE"] = "dscoder_exp model="
     assert "model=7b_instruct" in refusing("-sc", "query=bash").out.split()
     refusing.environment["COMP_LINE"] = "dscoder_exp optim.w"
@@ -49,13 +49,13 @@ def test_words_are_completed(refusing: Command) -> None:
     assert found == ["optim.warmup_ratio=", "optim.warmup_steps=", "optim.weight_decay="]
 
 
-def test_a_wrong_flag_is_argparses_own_error(refusing: Command) -> None:
+def test_an_unknown_flag_is_argparses_error(refusing: Command) -> None:
     result = refusing("--nope")
-    assert (result.code, refusing.left()) == (2, [])
+    assert (result.code, refusing.leftovers()) == (2, [])
     assert "unrecognized arguments: --nope" in result.err
 
 
-def test_full_tracebacks_can_be_asked_for(refusing: Command) -> None:
+def test_hydra_full_error_prints_the_traceback(refusing: Command) -> None:
     refusing.environment["HYDRA_FULL_ERROR"] = "1"
     result = refusing("optim.lrr=1")
     assert result.code == 2
@@ -66,15 +66,15 @@ def test_full_tracebacks_can_be_asked_for(refusing: Command) -> None:
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
 def test_a_prompt_arrives_as_it_was_typed(text: str) -> None:
     if text[0] in "'\"":
-        text = "x" + text  # a leading quote means that it is quoted for Hydra
-    override = OverridesParser.create().parse_overrides(quoted([f"predict.prompt={text}"]))[0]
+        text = "x" + text  # a leading quote means that the value is already quoted for Hydra
+    override = OverridesParser.create().parse_overrides(quote_prompt([f"predict.prompt={text}"]))[0]
     assert not override.is_sweep_override()
     assert OmegaConf.create({"prompt": override.value()}).prompt == text
 
 
 @pytest.mark.parametrize("arguments", [["-m", "predict.prompt=a,b"], ["predict.prompt='a, b'"], ["predict.prompt="]])
-def test_a_prompt_for_hydra_is_left_alone(arguments: list[str]) -> None:
-    assert quoted(arguments) == arguments
+def test_a_quoted_or_swept_prompt_is_unchanged(arguments: list[str]) -> None:
+    assert quote_prompt(arguments) == arguments
 
 
 def test_a_job_gets_what_was_typed(command: Command, small: list[str]) -> None:
@@ -95,11 +95,11 @@ def test_existing_checkpoints_are_not_overwritten(command: Command, small: list[
     result = command(*small, "tracking=off", "output_dir=out")
     assert result.code == 2
     assert "output_dir: " in result.err
-    assert "holds checkpoints already" in result.err
+    assert "already holds checkpoints" in result.err
     assert [path.name for path in command.directory.iterdir()] == ["out"]
 
 
-def test_a_task_in_the_parent_ends_with_its_own_code(command: Command, small: list[str]) -> None:
+def test_exit_codes_of_a_task_that_runs_in_the_parent(command: Command, small: list[str]) -> None:
     done = command("task=prepare", *small)
     assert (done.code, done.err) == (0, ""), done.err
     refused = command("task=prepare", *small, "name=refuse")
@@ -112,7 +112,7 @@ def test_a_task_in_the_parent_ends_with_its_own_code(command: Command, small: li
     assert not (command.directory / "mlflow.db").exists()
 
 
-def test_the_packaged_configuration_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_packaged_configuration_wins_over_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for directory in ("conf", "dscoder_exp/conf"):
         (tmp_path / directory).mkdir(parents=True)
     monkeypatch.setattr(app, "__file__", str(tmp_path / "dscoder_exp/app.py"))

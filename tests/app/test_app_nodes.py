@@ -1,4 +1,4 @@
-"""Two nodes of one rank each, through the real launcher: who records the run, and what both make of its end."""
+"""Two nodes of one rank each, through the real launcher: only node 0 records the run, and a stop reaches both."""
 
 import signal
 from pathlib import Path
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def nodes(tracked: Command, small: list[str], tmp_path: Path, free_port: Any) -> Any:
-    """nodes(*arguments) -> both nodes' commands at work, node 1's in another directory."""
+    """nodes(*arguments) -> both nodes' started commands, node 1's in another directory."""
     other = Command(tmp_path / "other", HERE / "fakes")
     other.directory.mkdir()
     several = ["local_worker_num=1", "master_addr=127.0.0.1", f"master_port={free_port()}"]
@@ -29,7 +29,7 @@ def nodes(tracked: Command, small: list[str], tmp_path: Path, free_port: Any) ->
     return begin
 
 
-def test_node_0_records_the_run_and_each_shares_its_cores_out(
+def test_node_0_records_the_run_and_each_rank_uses_its_nodes_cores(
     nodes: Any, tracked: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

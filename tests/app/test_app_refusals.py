@@ -1,4 +1,4 @@
-"""Bad input through the real command: exit code 2, one message that names the place, nothing written, no mindspore."""
+"""Bad input to the real command: exit code 2, one message that names key or file, nothing written, no mindspore."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ from app_support import Command
 
 
 def refused(command: Command, *arguments: str) -> str:
-    """The message, after everything that holds for any refusal was asserted."""
+    """Run the command, assert what holds for every refusal, and return the message."""
     result = command(*arguments)
     assert result.code == 2, result.err
     assert result.err.startswith("dscoder_exp: refused"), result.err
     assert "Traceback" not in result.err
     assert result.out == ""
-    assert command.left() == []
+    assert command.leftovers() == []
     return result.err
 
 
@@ -24,7 +24,7 @@ def write(path: Path, rows: object) -> Path:
     return path
 
 
-def test_a_bare_7b_recipe_names_all_that_is_missing_in_time(refusing: Command) -> None:
+def test_a_7b_recipe_without_inputs_names_all_that_is_missing_within_seconds(refusing: Command) -> None:
     result = refusing("+experiment=finetune_8k")
     assert result.code == 2
     assert result.err.startswith("dscoder_exp: refused, 3 problems\n")
@@ -34,11 +34,11 @@ def test_a_bare_7b_recipe_names_all_that_is_missing_in_time(refusing: Command) -
         "+experiment=finetune_8k model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
     )
     assert result.err.splitlines()[-1].endswith(f"python -m dscoder_exp {small}")
-    assert refusing.left() == []
-    assert result.cpu < 3  # 2 s are promised, 1 s is usual; mindspore's import alone takes 4
+    assert refusing.leftovers() == []
+    assert result.cpu < 3  # documented as 2 s, usually 1 s; mindspore's import alone takes 4 s
 
 
-def test_all_mistakes_of_a_command_line_come_at_once(refusing: Command) -> None:
+def test_all_mistakes_of_a_command_line_are_reported_at_once(refusing: Command) -> None:
     message = refused(
         refusing,
         "+experiment=finetune_8k",
@@ -67,7 +67,7 @@ def test_all_mistakes_of_a_command_line_come_at_once(refusing: Command) -> None:
         assert words in message
 
 
-def test_types_and_files_are_told_together_where_the_types_allow(refusing: Command, small: list[str]) -> None:
+def test_unknown_keys_and_missing_files_are_reported_together(refusing: Command, small: list[str]) -> None:
     message = refused(refusing, *small, "optim.lrr=1", "data.source=nowhere.json", "output_dir=/proc/nothing")
     assert "optim.lrr: unknown key" in message
     assert "data.source: no such file or directory: 'nowhere.json'" in message
@@ -87,29 +87,29 @@ def test_types_and_files_are_told_together_where_the_types_allow(refusing: Comma
         ("hydra.launcher.worker_numm=2", "did you mean `hydra.launcher.worker_num`?"),
         ("hydra.launcher.grace=soon", "hydra.launcher.grace=soon: Value 'soon'"),
         ("hydra.launcher.master_port=1", "hydra.launcher.master_port=1: outside 1024"),
-        ("hydra.mode=RUN", "hydra.mode: RUN goes past the launcher"),
+        ("hydra.mode=RUN", "hydra.mode: RUN bypasses the launcher"),
         ("output_dir=${nowhere}", "output_dir: can't be resolved: Interpolation key 'nowhere' not found"),
-        ("tracking.run_id=abc", "tracking.run_id: is filled in at launch"),
+        ("tracking.run_id=abc", "tracking.run_id: is set at launch"),
         ("~optim.lr", "optim.lr: missing"),
     ],
 )
-def test_a_mistake_is_named(refusal: Any, argument: str, words: str) -> None:
+def test_the_message_names_the_mistake(refusal: Any, argument: str, words: str) -> None:
     assert words in refusal(argument)
 
 
-def test_a_mistake_in_one_job_of_a_sweep_refuses_them_all(refusal: Any, small: list[str]) -> None:
+def test_a_mistake_in_one_job_refuses_the_whole_sweep(refusal: Any, small: list[str]) -> None:
     message = refusal("-m", *small, "seq_length=128,1", "seed=0,1", "model.init=random,randm")
     assert "seq_length: must be at least 2, got 1 (with seq_length=1, seed=0, model.init=random; " in message
     assert "model.init: must be one of pretrained, random; got 'randm' (with " in message
 
 
-def test_a_sweep_that_cannot_be_composed_leaves_nothing(refusing: Command, small: list[str]) -> None:
+def test_a_sweep_that_cannot_be_composed(refusing: Command, small: list[str]) -> None:
     message = refused(refusing, "-m", *small, "optim.lrr=1,2", "optimm.lr=1,2", "tracking=off,offf")
     for words in ("optim.lrr: unknown key", "optimm.lr: unknown key", "did you mean `tracking=off`?"):
         assert words in message
 
 
-def test_a_misspelt_key_in_yaml_is_named(refusal: Any, tmp_path: Path, small: list[str]) -> None:
+def test_mistakes_in_a_yaml_file(refusal: Any, tmp_path: Path, small: list[str]) -> None:
     own = tmp_path / "own" / "experiment"
     own.mkdir(parents=True)
     (own / "mine.yaml").write_text("# @package _global_\noptim:\n  warmup: 0.1\ntrain:\n  max_steps: many\n")
@@ -154,7 +154,7 @@ def test_a_tokenizer_beyond_the_models_vocabulary(refusing: Command, small: list
 
 def test_sizes_that_do_not_divide(refusing: Command, small: list[str]) -> None:
     message = refused(refusing, *small, "parallel.data=3", "train.global_batch_size=4")
-    assert "train.global_batch_size: 4 sequences are no multiple of train.micro_batch_size=1" in message
+    assert "train.global_batch_size: 4 sequences are not a multiple of train.micro_batch_size=1" in message
     assert "-> train.global_batch_size=3 or 6" in message
     message = refused(refusing, *small, "hydra.launcher.worker_num=2")
     assert "hydra.launcher.worker_num: 2 processes, but parallel.data" in message
@@ -172,6 +172,6 @@ def test_a_read_only_output_directory(refusing: Command, small: list[str], tmp_p
     assert f"output_dir: {closed}/run can't be written: {closed} is read-only" in message
 
 
-def test_a_working_directory_that_cannot_take_the_runs(refusing: Command, small: list[str]) -> None:
+def test_a_sweep_directory_that_cannot_be_written(refusing: Command, small: list[str]) -> None:
     message = refused(refusing, *small, "hydra.sweep.dir=/proc/runs")
     assert "hydra.sweep.dir: /proc/runs: " in message

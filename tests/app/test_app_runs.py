@@ -1,4 +1,4 @@
-"""Jobs that end in every way there is, through the real launcher: the exit code, and what MLflow says afterwards."""
+"""Jobs through the real launcher, one for each way to end: the exit code, and the MLflow run."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from app_support import Command
 from mlflow_runs import runs_in
 
 PARENT = "mlflow.parentRunId"
-CPUS = Path("/sys/fs/cgroup/cpuset/cpuset.cpus")  # where msrun looks what cores there are
+CPUS = Path("/sys/fs/cgroup/cpuset/cpuset.cpus")  # where msrun reads which cores there are
 
 
 @pytest.mark.slow
@@ -31,9 +31,9 @@ def test_a_sweep_records_how_each_job_ended(tracked: Command, small: list[str]) 
     assert "error" not in jobs[0].tags
     for job, words in zip(jobs[1:], ("ValueError: boom", "exit code 3", "killed by SIGKILL"), strict=True):
         assert f"rank 0 failed: {words}" in job.tags["error"]
-    seen = [json.loads(path.read_text())["tracking"] for path in sorted(tracked.directory.rglob("config.json"))]
-    assert [tracking["run_id"] for tracking in seen] == [job.id for job in jobs]
-    assert {tracking["uri"] for tracking in seen} == {f"sqlite:///{tracked.directory}/mlflow.db"}
+    recorded = [json.loads(path.read_text())["tracking"] for path in sorted(tracked.directory.rglob("config.json"))]
+    assert [tracking["run_id"] for tracking in recorded] == [job.id for job in jobs]
+    assert {tracking["uri"] for tracking in recorded} == {f"sqlite:///{tracked.directory}/mlflow.db"}
 
 
 @pytest.mark.slow
@@ -48,10 +48,10 @@ def test_one_job_has_one_run(command: Command, small: list[str]) -> None:
 
 
 @pytest.mark.parametrize("bound", ["false", "true"])
-def test_ranks_share_the_cores_out_once_and_wait_for_each_other(
+def test_ranks_divide_the_cores_and_inherit_the_connection_timeout(
     command: Command, small: list[str], monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    """Bound or not, and whether msrun finds what it needs to bind them, or goes on without."""
+    """With and without binding to cores, and also where msrun can't bind because taskset or CPUS is missing."""
     for name in ("OMP_NUM_THREADS", "HCCL_CONNECT_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
     job = ["name=ok", "tracking=off", "parallel=dp2", "output_dir=run", f"runtime.bind_core={bound}"]
@@ -59,8 +59,8 @@ def test_ranks_share_the_cores_out_once_and_wait_for_each_other(
     assert result.code == 0, result.err
     [log] = command.directory.rglob("msrun.log")
     cores = len(os.sched_getaffinity(0))
-    can = shutil.which("taskset") is not None and CPUS.is_file() and cores > 1
-    assert ("taskset" in log.read_text()) == (bound == "true" and can)
+    can_bind = shutil.which("taskset") is not None and CPUS.is_file() and cores > 1
+    assert ("taskset" in log.read_text()) == (bound == "true" and can_bind)
     share = str(max(1, cores // 2))
     for rank in (0, 1):
         assert (command.directory / f"run/threads-{rank}").read_text() == share
@@ -69,7 +69,9 @@ def test_ranks_share_the_cores_out_once_and_wait_for_each_other(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_sweep_is_killed(tracked: Command, small: list[str], number: signal.Signals, code: int) -> None:
+def test_runs_of_a_stopped_sweep_are_killed(
+    tracked: Command, small: list[str], number: signal.Signals, code: int
+) -> None:
     started = tracked.start("-m", *small, "name=hang,ok")
     started.wait_for(tracked.directory / "started")
     started.process.send_signal(number)
@@ -81,7 +83,7 @@ def test_a_stopped_sweep_is_killed(tracked: Command, small: list[str], number: s
     ]
 
 
-def test_a_refusal_that_only_the_worker_could_see_is_one_message(command: Command, small: list[str]) -> None:
+def test_a_refusal_in_the_worker_is_one_message(command: Command, small: list[str]) -> None:
     result = command(*small, "name=refuse", "tracking=off")
     assert result.code == 2
     assert result.err.endswith("refused\n  - data.source: no row can be kept\n      -> raise seq_length\n")

@@ -1,4 +1,4 @@
-"""All jobs of a launch checked together, against files and a machine made for the test."""
+"""Checks of all jobs of a launch, with files and a machine made for the test."""
 
 import json
 import os
@@ -24,7 +24,7 @@ NODES = ["hydra.launcher.master_addr=127.0.0.1", "hydra.launcher.local_worker_nu
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """check([overrides of a job], …) -> configurations."""
+    """check([overrides of a job], …) -> the jobs' configurations."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -44,7 +44,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def refused(check: Any) -> Any:
-    """refused([overrides of a job], …) -> {where: what} and the hint."""
+    """refused([overrides of a job], …) -> {where: what} of all problems, and the hint."""
 
     def refuse(*jobs: list[str]) -> tuple[dict[str, str], str]:
         with pytest.raises(Refused) as refused:
@@ -56,7 +56,7 @@ def refused(check: Any) -> Any:
 
 @pytest.fixture
 def npus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """npus(4): the machine has four."""
+    """npus(4): from then on the machine has four NPUs."""
 
     def have(number: int) -> None:
         devices = tmp_path / "dev"
@@ -64,7 +64,7 @@ def npus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name in ("davinci_manager", *(f"davinci{index}" for index in range(number))):
             (devices / name).touch()
         monkeypatch.setattr(machine, "DEVICES", devices)
-        monkeypatch.delenv(machine.VISIBLE, raising=False)
+        monkeypatch.delenv(machine.VISIBLE_DEVICES, raising=False)
 
     return have
 
@@ -100,27 +100,28 @@ def test_visible_npus_are_counted(
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "4,5,7")
     found, _ = refused(four)
     assert found == {
-        "runtime.device": "ascend needs 4 NPUs, one a rank, and ASCEND_RT_VISIBLE_DEVICES=4,5,7 leaves 3 of this "
-        "machine's 8"
+        "runtime.device": "ascend needs 4 NPUs, one per rank, and ASCEND_RT_VISIBLE_DEVICES=4,5,7 makes 3 of this "
+        "machine's 8 visible"
     }
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "2,4,5,7")
     check(four)
-    check([*small, "parallel=dp4"])  # on the CPU nobody asks
+    check([*small, "parallel=dp4"])  # irrelevant on the CPU
 
 
 @pytest.mark.parametrize(
     ("listed", "words"),
     [
-        ("0-3", "is no list of numbers"),  # as Docker's variable of a similar name would take it
-        ("0, 1,2,3", "is no list of numbers"),
-        ("0,1,2,-1", "is no list of numbers"),
-        ("", "is no list of numbers"),
-        ("3,2,1,0", "isn't in ascending order"),
-        ("0,1,1,2", "isn't in ascending order"),
-        ("0,1,2,8", "names NPU 8, and this machine has 0 to 7"),
+        # Ascend Docker Runtime's variable ASCEND_VISIBLE_DEVICES may contain ranges.
+        ("0-3", "is not a comma-separated list of numbers"),
+        ("0, 1,2,3", "is not a comma-separated list of numbers"),
+        ("0,1,2,-1", "is not a comma-separated list of numbers"),
+        ("", "is not a comma-separated list of numbers"),
+        ("3,2,1,0", "is not in strictly ascending order"),
+        ("0,1,1,2", "is not in strictly ascending order"),
+        ("0,1,2,8", "names NPU 8, but this machine has 0 to 7"),
     ],
 )
-def test_a_list_of_visible_npus_that_cann_would_cut_short_is_refused(
+def test_a_list_of_visible_npus_that_cann_would_not_read_whole_is_refused(
     refused: Any, npus: Any, small: list[str], monkeypatch: pytest.MonkeyPatch, listed: str, words: str
 ) -> None:
     npus(8)
@@ -130,10 +131,10 @@ def test_a_list_of_visible_npus_that_cann_would_cut_short_is_refused(
     assert f"{listed!r} {words}" in found["ASCEND_RT_VISIBLE_DEVICES"]
 
 
-def test_a_list_of_visible_npus_makes_none(
+def test_without_npus_the_list_of_visible_ones_is_irrelevant(
     refused: Any, npus: Any, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    npus(0)  # a container may have the manager alone
+    npus(0)  # a container may have davinci_manager without NPUs
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0,1")
     found, _ = refused([*small, "runtime=ascend", "parallel=dp2"])
     assert "this machine has none" in found["runtime.device"]
@@ -145,13 +146,13 @@ def test_preparing_data_needs_neither_npus_nor_weights(check: Any, inputs: Path)
     check([*base, "model=from_path", "model.eos_token_id=1"])
 
 
-def test_the_7b_shape_does_not_take_another_tokenizer(refused: Any, inputs: Path) -> None:
+def test_a_tokenizer_without_the_7b_models_special_tokens_is_refused(refused: Any, inputs: Path) -> None:
     base = ["task=prepare", "model=7b", f"data.source={inputs}/rows.json", f"tokenizer.path={inputs}"]
     found, _ = refused(base)
     assert "the model's bos_token_id 100000 is not in the tokenizer" in found["tokenizer.path"]
 
 
-def test_a_model_from_a_path_brings_its_context(refused: Any, check: Any, inputs: Path) -> None:
+def test_the_context_comes_from_the_models_path(refused: Any, check: Any, inputs: Path) -> None:
     model = [f"model.path={REFERENCE}/tiny_gqa", f"data.source={inputs}/rows.json", f"tokenizer.path={inputs}"]
     context = json.loads((REFERENCE / "tiny_gqa/config.json").read_text())["max_position_embeddings"]
     check([*model, f"seq_length={context}", "data.packing=false"])
@@ -174,7 +175,7 @@ def test_incomplete_weights_are_found_in_the_headers(refused: Any, inputs: Path,
     assert "9 missing" in found["model.path"]
 
 
-def test_without_a_model_the_named_tokenizer_is_looked_at_all_the_same(refused: Any, tmp_path: Path) -> None:
+def test_without_a_model_the_tokenizer_is_checked_anyway(refused: Any, tmp_path: Path) -> None:
     found, _ = refused(["task=predict", "predict.prompt=hi", f"tokenizer.path={tmp_path}"])
     assert set(found) == {"model.path", "tokenizer.path"}
 
@@ -192,7 +193,7 @@ def test_a_sweep_reads_each_file_once(check: Any, small: list[str], monkeypatch:
     assert [Path(source).name for source in read] == ["a", "b"]
 
 
-def test_a_problem_of_some_jobs_says_which(refused: Any, small: list[str]) -> None:
+def test_a_problem_of_some_jobs_names_them(refused: Any, small: list[str]) -> None:
     jobs = [[*small, f"seq_length={length}", "data.packing=false"] for length in (128, 5000, 6000)]
     found, _ = refused(*jobs)
     assert found["seq_length"].endswith("(with seq_length=6000)")
@@ -205,7 +206,7 @@ def test_a_problem_of_some_jobs_says_which(refused: Any, small: list[str]) -> No
     )
 
 
-def test_jobs_do_not_write_over_each_other(refused: Any, check: Any, small: list[str]) -> None:
+def test_jobs_with_the_same_output_directory_are_refused(refused: Any, check: Any, small: list[str]) -> None:
     found, _ = refused(*[[*small, "output_dir=same", f"seed={seed}"] for seed in (0, 1)])
     assert list(found) == ["output_dir"]
     own = [[*small, "output_dir=same/${hydra:job.num}", f"seed={seed}"] for seed in (0, 1)]
@@ -214,24 +215,24 @@ def test_jobs_do_not_write_over_each_other(refused: Any, check: Any, small: list
 
 @pytest.mark.parametrize("key", ["output_dir", "data.output", "runtime.cache_dir"])
 @pytest.mark.parametrize("how", ["a file", "read-only"])
-def test_a_directory_has_to_be_writable(refused: Any, small: list[str], tmp_path: Path, key: str, how: str) -> None:
-    place = tmp_path / "place"
+def test_an_unwritable_directory_is_refused(refused: Any, small: list[str], tmp_path: Path, key: str, how: str) -> None:
+    blocked = tmp_path / "blocked"
     if how == "a file":
-        place.touch()
+        blocked.touch()
     else:
-        place.mkdir(mode=0o555)
-    found, _ = refused([*small, f"{key}={place}/deep/down"])
+        blocked.mkdir(mode=0o555)
+    found, _ = refused([*small, f"{key}={blocked}/deep/down"])
     assert list(found) == [key]
     assert how in found[key]
-    assert f"{place}/deep/down can't be written" in found[key]
+    assert f"{blocked}/deep/down can't be written" in found[key]
 
 
-def test_unused_directories_do_not_matter(check: Any, small: list[str]) -> None:
+def test_unused_directories_are_not_checked(check: Any, small: list[str]) -> None:
     check([*small, "data.output=here", "runtime.cache_dir=/proc/cache"])
     check([*small, "task=predict", "predict.prompt=hi", "runtime.cache_dir=/proc/cache"])
 
 
-def test_the_launchers_options_are_checked_in_the_same_list(refused: Any, small: list[str]) -> None:
+def test_problems_of_launcher_options_are_reported_with_the_others(refused: Any, small: list[str]) -> None:
     found, _ = refused([*small, "hydra.launcher.local_worker_num=4", "data.source=none.json"])
     assert set(found) == {"hydra.launcher", "data.source"}
     assert "local_worker_num=4 exceeds worker_num=1" in found["hydra.launcher"]
@@ -239,26 +240,26 @@ def test_the_launchers_options_are_checked_in_the_same_list(refused: Any, small:
     assert set(found) == {"hydra.launcher"}
 
 
-def test_several_nodes_have_one_output_directory(refused: Any, check: Any, small: list[str]) -> None:
+def test_several_nodes_need_a_common_output_directory(refused: Any, check: Any, small: list[str]) -> None:
     two = [*small, "parallel=dp2", *NODES]
     for own in ([], ["output_dir=${hydra:runtime.output_dir}/mine"]):
         found, _ = refused([*two, *own])
         assert list(found) == ["output_dir"]
-        assert "is Hydra's directory, of which each of several nodes has its own" in found["output_dir"]
+        assert "is in Hydra's output directory, which differs between nodes" in found["output_dir"]
     check([*two, "output_dir=runs/${name}"])
     check([*two, "output_dir=run", "hydra.launcher.node_rank=1"])
     found, _ = refused([*two, "output_dir=run", "hydra.launcher.node_rank=2"])
     assert "node_rank=2: there are 2 nodes, 1 of 2 processes on each" in found["hydra.launcher"]
 
 
-def test_a_retired_store_is_refused_unless_tracking_is_off(refused: Any, check: Any, small: list[str]) -> None:
+def test_a_file_store_is_refused_unless_tracking_is_off(refused: Any, check: Any, small: list[str]) -> None:
     found, _ = refused([*small, "tracking.uri=./mlruns"])
     assert list(found) == ["tracking.uri"]
     [config] = check([*small, "tracking.uri=./mlruns", "tracking=off"])
     assert not config.tracking.enabled
 
 
-def test_a_sweeps_overrides_are_put_together_again() -> None:
+def test_the_sweeps_overrides_are_recovered_from_its_jobs() -> None:
     jobs = [["+experiment=tiny", f"seed={seed}", f"seq_length={length}"] for seed in (0, 1) for length in (128, 256)]
     assert sweep_overrides(jobs) == ["+experiment=tiny", "seed=0,1", "seq_length=128,256"]
     assert sweep_overrides([["a=1"]]) == ["a=1"]

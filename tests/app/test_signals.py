@@ -1,4 +1,4 @@
-"""Steps that a signal must not cut in two."""
+"""Deferring signals during steps that must not be cut short."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ from dscoder_exp.signals import uninterrupted
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Python's own: a script's background job, which the tests may be, has begun with Ctrl-C ignored."""
+    """Python's default handlers: in a background job of a shell script, which the tests may be, Ctrl-C is ignored."""
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
@@ -33,7 +33,7 @@ def test_ctrl_c_waits_for_the_end_of_the_step() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_second_one_does_not_wait() -> None:
+def test_a_second_ctrl_c_takes_effect_at_once() -> None:
     done = []
 
     @uninterrupted()
@@ -60,7 +60,7 @@ def test_sigterm_reaches_its_handler_afterwards() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_what_fails_fails_and_what_is_ignored_stays_ignored() -> None:
+def test_errors_pass_through_and_ignored_signals_stay_ignored() -> None:
     @uninterrupted()
     def step() -> None:
         signal.raise_signal(signal.SIGINT)
@@ -75,7 +75,7 @@ def test_what_fails_fails_and_what_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_other_threads_pass_through() -> None:
+def test_other_threads_are_unaffected() -> None:
     passed = []
 
     def step() -> None:

@@ -37,7 +37,7 @@ def assert_runs(run: DryRun, table: Table) -> None:
     assert not (found := run.problems(table)), "\n".join(found)
 
 
-@pytest.mark.parametrize("name", ONE_CARD)
+@pytest.mark.parametrize("name", ["full", *(pytest.param(name, marks=pytest.mark.slow) for name in list(ONE_CARD)[1:])])
 def test_trains_on_one_card(command: Command, table: Table, name: str) -> None:
     """With an evaluation before and after training, and a checkpoint at the end."""
     run = command(name, *RECIPE, *ONE_CARD[name])

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from dscoder_exp.app import config_directory, quoted
+from dscoder_exp.app import config_directory, quote_prompt
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.cross import cross_problems
 
@@ -28,7 +28,7 @@ def first_run(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.C
 def test_without_an_npu_one_message_says_so(tmp_path: Path) -> None:
     ended = first_run(tmp_path)
     assert ended.returncode == 2
-    assert "ascend needs 1 NPU, one a rank, and this machine has none" in ended.stderr
+    assert "ascend needs 1 NPU, one per rank, and this machine has none" in ended.stderr
     assert "DEVICE=cpu" in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -50,7 +50,7 @@ def test_every_step_composes(device: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(commands) == 7
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         for overrides in commands:
-            config = compose("config", quoted(overrides), return_hydra_config=True)
+            config = compose("config", quote_prompt(overrides), return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             assert cross_problems(to_config(config)) == [], overrides
     assert all(step.needs is None or step.needs in [earlier.name for earlier in steps] for step in steps)

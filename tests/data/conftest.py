@@ -1,4 +1,4 @@
-"""Rows and a tokenizer that the tests of data share."""
+"""Rows and a tokenizer for the tests of data."""
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -22,7 +22,7 @@ def rows() -> list[Row]:
 
 @pytest.fixture(scope="session")
 def tokenizer(rows: list[Row]) -> Tokenizer:
-    """A small byte-level BPE, of the same make as model=tiny's."""
+    """A small byte-level BPE, of the same kind as model=tiny's."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""What the tests of data share beside fixtures."""
+"""Helpers for the tests of data."""
 
 import json
 import tempfile

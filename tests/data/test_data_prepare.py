@@ -1,4 +1,4 @@
-"""Preparing a data set: what is written, found again, rebuilt and refused."""
+"""Preparing a data set: what is written, reused, prepared again and refused."""
 
 import json
 import os
@@ -65,13 +65,14 @@ def refusal(data: DataConfig, tokenizer: Tokenizer, tmp_path: Path, **changes) -
 
 
 def whole(prepared: Prepared, split: str) -> Batch:
+    """All sequences of a split."""
     sequences = load(prepared, split)
     (batch,) = eval_batches(sequences, len(sequences))
     return batch
 
 
 def texts(batch: Batch, tokenizer: Tokenizer) -> list[str]:
-    """Each document's text, specials included."""
+    """Each document's text, special tokens included."""
     found = []
     for ids, numbers in zip(batch.ids, batch.documents, strict=True):
         for number in range(numbers.max() + 1):
@@ -126,7 +127,7 @@ def test_code_alpaca(shared_data: Path, tmp_path: Path) -> None:
     ids = {"bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
     prepared = run(config(source, eval_fraction=0.1), tokenizer, tmp_path, seq_length=8192, **ids)
     report = prepared.report
-    assert (report.rows, report.kept, report.blank) == (2017, 2015, 2)  # two of its rows have no answer
+    assert (report.rows, report.kept, report.blank) == (2017, 2015, 2)  # two rows have no answer
     assert report.rows == report.kept + report.dropped
     assert report.kept == report.train_rows + report.eval_rows
     assert 0.07 < report.eval_rows / report.kept < 0.13
@@ -143,12 +144,12 @@ def test_code_alpaca(shared_data: Path, tmp_path: Path) -> None:
             begins += (within & (batch.ids == 100000)).sum()
             ends += (within & (batch.ids == 100001)).sum()
             answers += (batch.labels == 100001).sum()
-    assert begins == ends == answers == report.kept  # each document whole, and each one's end is learnt
+    assert begins == ends == answers == report.kept  # each document is whole, and its eos is a label
     assert useful == report.tokens + report.eval_tokens
     assert counted == report.loss_tokens + report.eval_loss_tokens
 
 
-def test_without_packing_a_document_a_sequence(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_without_packing_each_sequence_holds_one_document(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     report = run(config(source, packing=False), tokenizer, tmp_path).report
     assert report.sequences + report.eval_sequences == 60
     packed = run(config(source), tokenizer, tmp_path).report
@@ -179,9 +180,7 @@ def test_nothing_held_out(source: Path, tokenizer: Tokenizer, tmp_path: Path) ->
     assert list(eval_batches(load(prepared, "eval"), 4)) == []
 
 
-def test_found_again_unless_something_changes(
-    source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]
-) -> None:
+def test_reused_unless_something_changes(source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]) -> None:
     first = run(config(source), tokenizer, tmp_path)
     again = run(config(source), tokenizer, tmp_path)
     assert again == Prepared(first.directory, first.report, reused=True)
@@ -204,7 +203,7 @@ def test_found_again_unless_something_changes(
 
 
 @pytest.mark.parametrize("damage", ["no report", "no file", "short file"])
-def test_incomplete_data_is_made_again(source: Path, tokenizer: Tokenizer, tmp_path: Path, damage: str) -> None:
+def test_incomplete_data_is_prepared_again(source: Path, tokenizer: Tokenizer, tmp_path: Path, damage: str) -> None:
     first = run(config(source), tokenizer, tmp_path)
     before = whole(first, "train")
     if damage == "no report":
@@ -229,7 +228,7 @@ module.prepare(data, tokenizer=Tokenizer.from_file(sys.argv[1]), **arguments)
 """
 
 
-def test_a_killed_preparation_is_swept_out_and_done_again(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     output = tmp_path / "prepared"
     data = config(source, output=str(output))
@@ -250,7 +249,7 @@ def test_a_killed_preparation_is_swept_out_and_done_again(source: Path, tokenize
     assert not (tmp_path / "cache").exists()
 
 
-def test_an_interrupt_leaves_nothing(
+def test_an_interrupt_leaves_no_files(
     source: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -262,12 +261,12 @@ def test_an_interrupt_leaves_nothing(
     assert not (tmp_path / "cache").exists()
 
 
-def test_two_at_once_prepare_once(
+def test_of_two_at_once_only_one_prepares(
     source: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     barrier, parse = Barrier(2), Source.rows
 
-    def parse_together(source):  # both have looked for the data and not found it
+    def parse_together(source):  # when both have looked for the data and not found it
         barrier.wait(60)
         return parse(source)
 
@@ -294,7 +293,7 @@ def test_refused_sources(tokenizer: Tokenizer, tmp_path: Path) -> None:
     source = write_rows(tmp_path / "rows.json", [Row("Say nothing.", "", ""), Row("Count.", "", "one " * 99)])
     assert refusal(config(source), tokenizer, tmp_path, seq_length=64) == (
         "data.source",
-        f"no row can be kept: of 2, 1 are blank and 1 exceed 64 tokens with their prompt: {source}",
+        f"no row can be kept: of 2 rows, 1 are blank and 1 exceed 64 tokens with their prompt: {source}",
     )
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
@@ -310,7 +309,7 @@ def test_refused_outputs(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> 
     )
     assert refusal(config(source, output=str(foreign)), tokenizer, tmp_path) == (
         "data.output",
-        f"holds something else than prepared data: {foreign}",
+        f"holds something other than prepared data: {foreign}",
     )
     under_a_file = file / "prepared"
     assert refusal(config(source, output=str(under_a_file)), tokenizer, tmp_path) == (
@@ -320,7 +319,7 @@ def test_refused_outputs(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> 
     assert (file.read_text(), (foreign / "data.json").read_text()) == ("mine", '{"rows": 3}')
 
 
-def test_output_prepared_otherwise_is_kept(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_output_with_other_settings_is_refused(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
     output = tmp_path / "prepared"
     output.mkdir()  # an empty directory is fine
     first = run(config(source, output=str(output)), tokenizer, tmp_path)
@@ -328,8 +327,8 @@ def test_output_prepared_otherwise_is_kept(source: Path, tokenizer: Tokenizer, t
     changed = config(source, output=str(output), template="chatml", loss="all")
     assert refusal(changed, tokenizer, tmp_path, seq_length=300, max_document=200) == (
         "data.output",
-        'holds data prepared otherwise (template deepseek_coder there, chatml now, loss "response" there, "all" now, '
-        f"seq_length 256 there, 300 now, max_document 256 there, 200 now): {output}",
+        "holds data prepared with other settings (template deepseek_coder there, chatml now, "
+        f'loss "response" there, "all" now, seq_length 256 there, 300 now, max_document 256 there, 200 now): {output}',
     )
     assert run(config(source, output=str(output)), tokenizer, tmp_path) == Prepared(output, first.report, reused=True)
     other = Tokenizer.from_str(tokenizer.to_str())
@@ -337,7 +336,7 @@ def test_output_prepared_otherwise_is_kept(source: Path, tokenizer: Tokenizer, t
     ours, theirs = fingerprint(tokenizer), fingerprint(other)
     assert refusal(config(source, output=str(output)), other, tmp_path) == (
         "data.output",
-        f"holds data prepared otherwise (tokenizer {ours} there, {theirs} now): {output}",
+        f"holds data prepared with other settings (tokenizer {ours} there, {theirs} now): {output}",
     )
     assert json.loads((output / "data.json").read_text())["made_from"]["tokenizer"] == asdict(ours)
 
@@ -354,12 +353,12 @@ def keys(rows: list[Row]) -> np.ndarray:
 @given(FEW.filter(lambda rows: len(rows) > 1), FEW, FRACTION)
 def test_split_depends_on_the_row_alone(rows: list[Row], more: list[Row], fraction: float) -> None:
     held_out = hold_out(keys(rows), fraction)
-    side = dict(zip(rows, held_out.tolist(), strict=True))
-    assert [side[row] for row in rows] == held_out.tolist()  # equal rows fall together
+    split_of = dict(zip(rows, held_out.tolist(), strict=True))
+    assert [split_of[row] for row in rows] == held_out.tolist()  # equal rows are in the same split
     assert 0 < held_out.sum() < len(rows) or fraction == 0 or len(set(rows)) == 1
     together = dict(zip(rows + more, hold_out(keys(rows + more), fraction).tolist(), strict=True))
-    moved = [row for row in side if side[row] != together[row]]
-    assert len(moved) <= 2  # only a row that was chosen so that neither split is empty
+    moved = [row for row in split_of if split_of[row] != together[row]]
+    assert len(moved) <= 2  # only rows that were moved so that neither split is empty
     assert (hold_out(keys(rows[::-1]), fraction) == held_out[::-1]).all()
 
 

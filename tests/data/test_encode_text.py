@@ -1,4 +1,4 @@
-"""A text that is encoded a piece at a time has the ids of the text as a whole."""
+"""A text encoded in overlapping windows has the ids of the whole text."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from dscoder_exp.data import encode_text, text_files
-from dscoder_exp.data.documents import Documents, Gathered
-from dscoder_exp.data.encode_text import Parts, add_texts
+from dscoder_exp.data.documents import DocumentBuilder, Documents
+from dscoder_exp.data.encode_text import TextSplitter, add_texts
 from dscoder_exp.data.rows import Text
-from dscoder_exp.data.text_files import TextFile, look_at
+from dscoder_exp.data.text_files import TextFile, scan_text
 
 CORPUS = sorted(file for file in Path(encode_text.__file__).parent.glob("*.py") if file.stat().st_size > 1000)
 
 
 def sentencepiece_like() -> Tokenizer:
-    """Spaces are characters of their own kind, one before the text, and nothing else cuts it, as in Llama 2's."""
+    """Spaces become ▁, one is prepended, and there is no pre-tokenizer, as in Llama 2's."""
     built = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     built.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
     built.decoder = decoders.Metaspace()
@@ -50,20 +50,20 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 @pytest.fixture(autouse=True)
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encode_text, "OVERLAP", 64)
-    monkeypatch.setattr(encode_text, "AT_ONCE", 1000)
-    monkeypatch.setattr(text_files, "PIECE", 300)
+    monkeypatch.setattr(encode_text, "BATCH_CHARACTERS", 1000)
+    monkeypatch.setattr(text_files, "CHUNK_BYTES", 300)
 
 
 def documents_of(rows: list[Text | TextFile], tokenizer: Tokenizer, limit: int = 10**9) -> Documents:
-    found = Gathered(SCRATCH)
-    add_texts(found, list(enumerate(rows)), tokenizer, opening=[7], eos_token_id=EOS, limit=limit)
-    return found.documents()
+    builder = DocumentBuilder(SCRATCH)
+    add_texts(builder, list(enumerate(rows)), tokenizer, opening=[7], eos_token_id=EOS, limit=limit)
+    return builder.documents()
 
 
-def test_pieces_have_the_ids_of_the_whole(any_tokenizer: Tokenizer) -> None:
-    rows: list[Text | TextFile] = [look_at(file) for file in CORPUS]
+def test_windows_have_the_ids_of_the_whole(any_tokenizer: Tokenizer) -> None:
+    rows: list[Text | TextFile] = [scan_text(file) for file in CORPUS]
     assert len(rows) > 10
     found = documents_of(rows, any_tokenizer)
     for index, file in enumerate(CORPUS):
@@ -77,30 +77,30 @@ LETTERS = st.text(alphabet="ab \n\té你😀(.", max_size=2000)
 
 
 @given(text=LETTERS)
-def test_any_text_in_pieces_decodes_to_itself(text: str, tokenizer: Tokenizer) -> None:
-    pieces = (text[first : first + 300] for first in range(0, len(text), 300))
+def test_any_text_in_chunks_has_the_ids_of_the_whole(text: str, tokenizer: Tokenizer) -> None:
+    chunks = (text[first : first + 300] for first in range(0, len(text), 300))
 
-    class InPieces(TextFile):
+    class InChunks(TextFile):
         def text(self) -> Iterator[str]:
-            yield from pieces
+            yield from chunks
 
-    found = documents_of([InPieces(Path(), "", blank=False)], tokenizer)
+    found = documents_of([InChunks(Path(), "", blank=False)], tokenizer)
     assert found.ids.tolist() == [7, *tokenizer.encode(text, add_special_tokens=False).ids, EOS]
 
 
 @given(sizes=st.lists(st.integers(0, 9), max_size=12), limit=st.integers(2, 70))
 def test_each_token_of_a_text_is_a_target_once(sizes: list[int], limit: int) -> None:
-    """However its ids come."""
-    found, ids = Gathered(SCRATCH), np.arange(sum(sizes), dtype=np.int32)
-    parts = Parts(found, [99], limit)
+    """However the ids are divided over calls of `add`."""
+    builder, ids = DocumentBuilder(SCRATCH), np.arange(sum(sizes), dtype=np.int32)
+    splitter = TextSplitter(builder, [99], limit)
     for some in np.split(ids, np.cumsum(sizes)):
-        parts.add(0, some)
-    parts.end(0, eos_token_id=98)
-    documents = found.documents()
+        splitter.add(0, some)
+    splitter.end(0, eos_token_id=98)
+    documents = builder.documents()
     cut = [part.tolist() for part in np.split(documents.ids, np.cumsum(documents.lengths)[:-1])]
     assert [part[0] for part in cut] == [99, *(part[-1] for part in cut[:-1])]
     assert [token for part in cut for token in part[1:]] == [*ids.tolist(), 98]
     assert all(len(part) == limit for part in cut[:-1])
     assert len(cut[-1]) >= 2
-    assert found.split == (len(cut) > 1)
+    assert builder.split == (len(cut) > 1)
     assert documents.loss_tokens.sum() == len(ids) + 1

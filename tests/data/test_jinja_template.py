@@ -117,5 +117,5 @@ def test_a_template_s_content_names_the_data(tmp_path: Path, tokenizer: Tokenize
     prepare(data, tokenizer=tokenizer, cache_dir=tmp_path, **options)
     assert prepare(data, tokenizer=tokenizer, cache_dir=tmp_path, **options).reused
     path.write_text(ONE_TURN.replace(": ", " -> "))
-    with pytest.raises(Refused, match=r"holds data prepared otherwise \(another mine\.jinja\)"):
+    with pytest.raises(Refused, match=r"holds data prepared with other settings \(another mine\.jinja\)"):
         prepare(data, tokenizer=tokenizer, cache_dir=tmp_path, **options)

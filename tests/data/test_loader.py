@@ -1,4 +1,4 @@
-"""Which rank sees which sequence when."""
+"""Each rank's batches, in training and evaluation."""
 
 from itertools import chain, islice
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from dscoder_exp.data import mindrecord
 from dscoder_exp.data.batch import Batch
-from dscoder_exp.data.loader import SequenceDataset, eval_batches, refuse_crowded, train_batches
+from dscoder_exp.data.loader import SequenceDataset, eval_batches, refuse_too_many_documents, train_batches
 from dscoder_exp.data.report import Prepared
 from dscoder_exp.schema.errors import Refused
 
@@ -45,7 +45,7 @@ def test_a_sequence_comes_back_as_written(sequences: SequenceDataset) -> None:
     assert (batch.useful_tokens, batch.loss_tokens) == (COUNT * (LENGTH - 1), COUNT * LENGTH)
 
 
-def test_an_epoch_shows_each_sequence_once_over_all_ranks(sequences: SequenceDataset) -> None:
+def test_an_epoch_takes_each_sequence_once_over_all_ranks(sequences: SequenceDataset) -> None:
     ranks = [list(islice(train_batches(sequences, 1, rank=rank, ranks=2, seed=3), 15)) for rank in range(2)]
     steps = [numbers([ranks[0][step], ranks[1][step]]) for step in range(15)]
     epochs = [list(chain(*steps[first : first + 5])) for first in (0, 5, 10)]
@@ -76,30 +76,30 @@ def test_fewer_sequences_than_a_batch_takes(sequences: SequenceDataset) -> None:
 @pytest.mark.parametrize(
     ("batch_size", "ranks", "limit"), [(4, 1, None), (2, 3, None), (4, 3, None), (3, 2, 5), (2, 2, 99)]
 )
-def test_evaluation_sees_each_once_in_full_batches(
+def test_evaluation_takes_each_sequence_once_in_full_batches(
     sequences: SequenceDataset, batch_size: int, ranks: int, limit: int | None
 ) -> None:
     of_ranks = [list(eval_batches(sequences, batch_size, rank=rank, ranks=ranks, limit=limit)) for rank in range(ranks)]
     assert len({len(batches) for batches in of_ranks}) == 1
-    seen = []
+    found = []
     for batch in chain(*of_ranks):
         assert batch.ids.shape == (batch_size, LENGTH)
         real = batch.documents[:, 0] == 0
-        seen += batch.ids[real, 0].tolist()
+        found += batch.ids[real, 0].tolist()
         assert (batch.ids[~real] == PAD).all()
         assert (batch.labels[~real] == -100).all()
         assert (batch.positions[~real] == 0).all()
         assert (batch.documents[~real] == -1).all()
-    assert sorted(seen) == list(range(min(COUNT, limit or COUNT)))
+    assert sorted(found) == list(range(min(COUNT, limit or COUNT)))
 
 
 @pytest.mark.parametrize(("most", "fitting"), [(2046, "1"), (1022, "2"), (5, "292"), (3000, None)])
 def test_more_documents_than_attention_on_npus_takes_are_refused(most: int, fitting: str | None) -> None:
     prepared = Prepared(Path(), SimpleNamespace(most_documents=most, seq_length=16384), reused=True)  # type: ignore[arg-type]
     if fitting is not None:
-        refuse_crowded(prepared, int(fitting))
+        refuse_too_many_documents(prepared, int(fitting))
     with pytest.raises(Refused) as caught:
-        refuse_crowded(prepared, int(fitting or 0) + 1)
-    remedy = f"train.micro_batch_size={fitting} " if fitting else "seq_length: 16384"
-    assert f"of up to {most} documents" in str(caught.value)
+        refuse_too_many_documents(prepared, int(fitting or 0) + 1)
+    remedy = f"train.micro_batch_size={fitting} " if fitting else "seq_length: 16384 gives"
+    assert f"of up to {most} documents each" in str(caught.value)
     assert remedy in str(caught.value)

@@ -1,10 +1,10 @@
-"""Packing: every document once, none cut, none beside itself."""
+"""Packing: each document exactly once and uncut, with its labels."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dscoder_exp.data.documents import Documents, next_tokens, positions_within
+from dscoder_exp.data.documents import Documents, next_token_labels, positions_within
 from dscoder_exp.data.packing import assemble, pack
 from dscoder_exp.schema.llama import IGNORE_INDEX
 
@@ -18,12 +18,12 @@ def documents_of(lengths: list[int]) -> Documents:
     sizes = np.array(lengths, np.int64)
     ids = np.arange(1000, 1000 + sizes.sum(), dtype=np.int32)
     counted = positions_within(sizes) >= np.repeat(sizes // 2, sizes)
-    labels, rows = next_tokens(ids, sizes, counted), np.arange(len(sizes))
+    labels, rows = next_token_labels(ids, sizes, counted), np.arange(len(sizes))
     return Documents(ids, labels, sizes, rows, loss_tokens=np.zeros_like(sizes), truncated=0, split=0)
 
 
 def slow_best_fit(lengths: list[int]) -> list[int]:
-    """The same method without the index: the room left in each sequence."""
+    """Best-fit decreasing by plain search: the room left in each sequence, sorted."""
     rooms: list[int] = []
     for length in sorted(lengths, reverse=True):
         fitting = [room for room in rooms if room >= length]

@@ -1,4 +1,4 @@
-"""The report on prepared data: its examples, its figures, its picture, and what MLflow is told."""
+"""The report on prepared data: its examples, its figures, its picture, and what MLflow records of it."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from data_support import BOS, EOS, PAD, config, write_rows
 from tokenizers import Tokenizer
 
-from dscoder_exp.data.figure import COLUMNS, LINES, _layer, write_figure
+from dscoder_exp.data.figure import MAX_COLUMNS, MAX_LINES, _layer, write_figure
 from dscoder_exp.data.prepare import prepare
 from dscoder_exp.data.report import Prepared, dataset_input
 from dscoder_exp.data.rows import Row
@@ -57,7 +57,7 @@ def test_figures_agree(prepared: Prepared, tmp_path: Path, tokenizer: Tokenizer)
     assert unpacked.useful_fraction == unpacked.unpacked_useful_fraction
 
 
-def test_texts_are_split_and_kept_whole_on_one_side(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_documents_of_a_text_are_in_the_same_split(tmp_path: Path, tokenizer: Tokenizer) -> None:
     root = tmp_path / "texts"
     root.mkdir()
     for number in range(20):
@@ -73,7 +73,7 @@ def test_texts_are_split_and_kept_whole_on_one_side(tmp_path: Path, tokenizer: T
     assert (chosen.loss_tokens, chosen.examples) == (report.loss_tokens, report.examples)
 
 
-def test_a_single_text_has_both_sides(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_a_single_text_is_in_both_splits(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "book.txt"
     path.write_text("".join(f"line {number}\n" for number in range(2000)))
     report = run(path, tokenizer, tmp_path, eval_fraction=0.2).report
@@ -90,14 +90,14 @@ def test_the_picture(prepared: Prepared, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_an_example_s_layers_lie_on_each_other() -> None:
-    example = f"ab\n⟦c\td⟧e\n\n{'f' * (COLUMNS + 3)}⟦g\n⟧h"
+def test_layers_of_an_example_match_line_by_line() -> None:
+    example = f"ab\n⟦c\td⟧e\n\n{'f' * (MAX_COLUMNS + 3)}⟦g\n⟧h"
     grey, blue = _layer(example, False), _layer(example, True)
     assert blue[:3] == ["  ", "c   d ", ""]
     assert grey[:3] == ["ab", "     e", ""]
     assert (grey[4], blue[4]) == ("fff ", "   g")
     assert [len(line) for line in grey] == [len(line) for line in blue]
-    assert len(_layer("a\n" * 99, True)) == len(_layer("a\n" * 99, False)) == LINES + 1
+    assert len(_layer("a\n" * 99, True)) == len(_layer("a\n" * 99, False)) == MAX_LINES + 1
 
 
 def test_mlflow_takes_the_data_set(prepared: Prepared, tmp_path: Path) -> None:
@@ -113,17 +113,21 @@ client.log_inputs(run.info.run_id, [DatasetInput(dataset, [InputTag("mlflow.data
 import mlflow.data
 print(json.dumps([found.dataset.name, found.dataset.digest, json.loads(found.dataset.profile)["rows"]]))
 """
-    told = dataset_input(prepared, "~/rows.json")
+    arguments = dataset_input(prepared, "~/rows.json")
     run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], input=json.dumps(told), capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, str(tmp_path)],
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert run.returncode == 0, run.stderr
     made_from = json.loads((prepared.directory / "data.json").read_text())["made_from"]
     assert json.loads(run.stdout.splitlines()[-1]) == ["rows.json", made_from["source"], 60]
-    assert len(told["digest"]) <= 36
+    assert len(arguments["digest"]) <= 36
 
 
-def test_no_picture_is_drawn_unasked() -> None:
+def test_heavy_imports_are_deferred() -> None:
     code = "import sys, dscoder_exp.tasks.prepare; print({'matplotlib', 'jinja2', 'mindspore'} & {*sys.modules})"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "set()\n"

@@ -1,4 +1,4 @@
-"""What is a conversation, and what isn't."""
+"""Checks of rows: conversations, blank rows, equal rows."""
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ def test_conversations(messages: list) -> None:
         ({"messages": ["x"]}, "message 1 is not an object but text"),
     ],
 )
-def test_what_is_no_conversation(entry: dict, why: str) -> None:
+def test_faulty_conversations(entry: dict, why: str) -> None:
     fault = fault_of(entry, CHAT)
     assert fault is not None
     assert fault.why.startswith(why)
@@ -51,5 +51,5 @@ TEXTS = st.text("ab", max_size=2)
 
 
 @given(*[st.builds(Row, TEXTS, TEXTS, TEXTS)] * 2)
-def test_equal_rows_have_equal_texts(one: Row, other: Row) -> None:
+def test_equal_rows_have_equal_content(one: Row, other: Row) -> None:
     assert (list(row_content(one)) == list(row_content(other))) == (one == other)

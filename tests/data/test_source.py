@@ -1,4 +1,4 @@
-"""Reading a data set, and what a reader of a bad one is told."""
+"""Reading a data set, and the messages about a bad one."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def read_rows(source: Path | str) -> list[AnyRow]:
 
 
 def refusals(path: Path, content: bytes | str | None = None) -> list[tuple[str, str]]:
-    """Where and what is refused."""
+    """Each problem's (where, what)."""
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(Refused) as caught:

@@ -1,7 +1,7 @@
-"""What lives on the device is put there once, and what a step brings crosses once.
+"""Weights and states are uploaded to the device once, and the inputs of a step once.
 
 MindSpore uploads a tensor made from numpy to an NPU at every call of a compiled function, and what the function writes
-to it is lost. The CPU doesn't mind, so tests have to; tests/ascend counts the copies themselves.
+to it is lost. On the CPU such a mistake has no effect, so these tests look for it; tests/ascend counts the copies.
 """
 
 import ast
@@ -13,8 +13,8 @@ from dscoder_exp.device.memory import clear, fetch, put, put_all, views_of
 from dscoder_exp.device.start import start_device
 
 PACKAGE = Path(__file__).parents[2] / "dscoder_exp"
-# Where a tensor may be made from numbers of the host, and why it isn't uploaded again and again.
-MAKERS = {
+# Modules that may make tensors from host data, and why these aren't uploaded again at every call
+ALLOWED = {
     "device/memory.py": "puts it on the device",
     "model/kernels/ascend.py": "flash attention and dropout read these on the host; the mask is a graph's constant",
     "model/kernels/native.py": "a graph's constants",
@@ -22,7 +22,7 @@ MAKERS = {
 
 
 def makes_tensors(path: Path) -> bool:
-    """Whether it calls Tensor, Parameter or from_numpy, of whatever name's, or MindSpore's tensor."""
+    """Whether a module calls Tensor, Parameter or from_numpy of any object, or mindspore.tensor."""
     called = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     if any(name in ("tensor", "ms.tensor", "mindspore.tensor") for name in called):
         return True
@@ -31,10 +31,10 @@ def makes_tensors(path: Path) -> bool:
 
 def test_tensors_are_made_from_numpy_in_one_place() -> None:
     found = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if makes_tensors(path)}
-    assert found == MAKERS.keys()
+    assert found == ALLOWED.keys()
 
 
-def test_arrays_cross_and_come_back() -> None:
+def test_arrays_are_unchanged_after_upload_and_download() -> None:
     start_device("cpu")
     first, second = np.arange(6, dtype=np.int32).reshape(2, 3), np.array([7, 8], np.int32)
     for tensor, array in zip(put_all(first, second), (first, second), strict=True):
@@ -42,7 +42,7 @@ def test_arrays_cross_and_come_back() -> None:
     assert put(np.array(2.5, np.float32)).shape == ()
 
 
-def test_views_share_their_memory_with_the_whole() -> None:
+def test_views_share_memory_with_the_flat_tensor() -> None:
     start_device("cpu")
     flat = put(np.arange(8, dtype=np.float32))
     views = views_of(flat, [(2, 2), (3,)])

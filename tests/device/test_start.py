@@ -1,4 +1,4 @@
-"""What a process is given before MindSpore starts, and how it is started."""
+"""The environment variables set before MindSpore starts, and starting it."""
 
 import os
 
@@ -11,28 +11,28 @@ from dscoder_exp.model import compiled
 from dscoder_exp.model.compiled import CompiledFunction
 from dscoder_exp.schema.errors import Refused
 
-STARTER = 1  # the process that the ranks were started by
+PARENT = 1  # process id of the ranks' parent
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    """Empty, and put back in the end."""
+    """An empty environment; monkeypatch restores it."""
     for name in list(os.environ):
         monkeypatch.delenv(name)
 
 
 @pytest.fixture
 def cores(monkeypatch):
-    """cores(own=4, starters=16): that this process, and the one that started it, may run on."""
+    """cores(own=4, parents=16): set the number of cores that this process and its parent may run on."""
 
-    def have(own, starters):
-        monkeypatch.setattr(os, "getppid", lambda: STARTER)
-        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(starters if pid == STARTER else own)))
+    def have(own, parents):
+        monkeypatch.setattr(os, "getppid", lambda: PARENT)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(parents if pid == PARENT else own)))
 
     return have
 
 
-def test_npus_wait_for_each_other_half_an_hour_unless_the_user_says_otherwise(monkeypatch):
+def test_the_connection_timeout_is_half_an_hour_unless_the_user_sets_it(monkeypatch):
     set_environment()
     assert os.environ["HCCL_CONNECT_TIMEOUT"] == "1800"
     monkeypatch.setenv("HCCL_CONNECT_TIMEOUT", "7200")
@@ -41,22 +41,22 @@ def test_npus_wait_for_each_other_half_an_hour_unless_the_user_says_otherwise(mo
 
 
 @pytest.mark.parametrize(
-    ("own", "starters", "ranks", "threads"),
+    ("own", "parents", "ranks", "threads"),
     [
-        (16, 16, 4, "4"),  # nobody is bound
+        (16, 16, 4, "4"),  # not bound to cores
         (4, 16, 4, "4"),  # msrun has bound each rank to its share
-        (2, 16, 4, "2"),  # the user has, to less
+        (2, 16, 4, "2"),  # the user has bound each rank to fewer
         (2, 2, 4, "1"),
     ],
 )
-def test_cores_are_shared_out_once(cores, own, starters, ranks, threads):
-    cores(own=own, starters=starters)
+def test_cores_are_divided_over_the_ranks_once(cores, own, parents, ranks, threads):
+    cores(own=own, parents=parents)
     set_environment(ranks=ranks)
     assert os.environ["OMP_NUM_THREADS"] == threads
 
 
-def test_a_rank_alone_has_all_cores_and_threads_win(cores):
-    cores(own=4, starters=16)
+def test_one_rank_has_all_cores_and_threads_win_over_ranks(cores):
+    cores(own=4, parents=16)
     set_environment()
     assert "OMP_NUM_THREADS" not in os.environ
     set_environment(threads=3, ranks=2)
@@ -64,11 +64,11 @@ def test_a_rank_alone_has_all_cores_and_threads_win(cores):
 
 
 @pytest.mark.parametrize(("given", "level"), [({}, "O0"), ({"jit_level": "O1"}, "O1")])
-def test_units_are_compiled_at_the_level_that_was_asked_for(monkeypatch, given, level):
+def test_functions_are_compiled_at_the_requested_level(monkeypatch, given, level):
     levels = []
     monkeypatch.setattr(compiled.ms, "jit", lambda function, jit_level: levels.append(jit_level))
     start_device("cpu", **given)
-    CompiledFunction(len, "a unit", lambda name: None, waits=False)
+    CompiledFunction(len, "a function", lambda name: None, waits=False)
     start_device("cpu")
     assert levels == [level]
 
@@ -76,7 +76,7 @@ def test_units_are_compiled_at_the_level_that_was_asked_for(monkeypatch, given, 
 @pytest.mark.parametrize(
     ("device", "deterministic", "asked"), [("ascend", True, [True]), ("ascend", False, []), ("cpu", True, [])]
 )
-def test_npus_alone_are_asked_to_be_deterministic(monkeypatch, device, deterministic, asked):
+def test_only_npus_are_set_to_be_deterministic(monkeypatch, device, deterministic, asked):
     calls = []
     monkeypatch.setattr(ms, "set_context", lambda **context: None)
     monkeypatch.setattr(ms, "set_deterministic", calls.append)
@@ -85,6 +85,6 @@ def test_npus_alone_are_asked_to_be_deterministic(monkeypatch, device, determini
 
 
 @pytest.mark.parametrize(("device", "precision"), [("ascend", "fp32"), ("cpu", "bf16")])
-def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_read(device, precision):
+def test_an_unsupported_precision_is_refused_before_reading_the_model(device, precision):
     with pytest.raises(Refused, match=f"runtime.precision: {precision} has no "):
         load("nowhere", precision, device)

@@ -16,7 +16,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dscoder_exp.app import config_directory, main, quoted
+from dscoder_exp.app import config_directory, main, quote_prompt
 from dscoder_exp.data.report import DataReport
 from dscoder_exp.data.templates import TEMPLATES
 from dscoder_exp.schema.check import to_config
@@ -92,7 +92,7 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
 def test_every_command_composes(page: Path) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         for command in commands(page):
-            args = get_args_parser().parse_args(quoted(arguments_of(command)))
+            args = get_args_parser().parse_args(quote_prompt(arguments_of(command)))
             if args.help or args.hydra_help:
                 continue
             overrides = OverridesParser.create().parse_overrides(args.overrides)

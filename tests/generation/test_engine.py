@@ -1,4 +1,4 @@
-"""The cache must not show: generated ids are those of the whole sequence run through the model at each step."""
+"""Generation with a KV cache gives the same ids as running the whole sequence through the model at each step."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ def without_cache(llm, prompt, count):
 
 @pytest.mark.parametrize("length", [1, 3, 127, 128, 129, 200])
 def test_greedy_ids_equal_those_without_a_cache(llm, length):
-    """Around 128, where a prompt takes a second prefill; its ids are those of the chunk's padding too."""
+    """Lengths around 128, above which a prompt takes a second prefill chunk; prompts may contain the padding's id 0."""
     prompt = np.random.default_rng(length).integers(0, 128, length).tolist()
     assert llm.generate([prompt], 6, ignore_eos=True) == [without_cache(llm, prompt, 6)]
 
 
-def test_an_earlier_longer_prompt_leaves_nothing_behind(llm):
+def test_an_earlier_longer_prompt_has_no_effect(llm):
     rng = np.random.default_rng(0)
     short, long = rng.integers(0, 128, 5).tolist(), rng.integers(0, 128, 150).tolist()
     alone = llm.generate([short], 8, ignore_eos=True)
@@ -53,8 +53,8 @@ def test_prompts_of_different_lengths(llm):
     assert llm.generate(prompts, 4, ignore_eos=True) == [llm.generate([p], 4, ignore_eos=True)[0] for p in prompts]
 
 
-def test_answer_text_comes_in_whole_characters():
-    """A character of several tokens is held back until its bytes are complete."""
+def test_text_is_streamed_in_whole_characters():
+    """A character of several tokens is held back until all its bytes are there."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     from dscoder_exp.generation.answers import answer
@@ -69,7 +69,7 @@ def test_answer_text_comes_in_whole_characters():
         def stream(self, prompt, **options):
             return iter([*ids, 999])
 
-    pieces: list[str] = []
+    texts: list[str] = []
     result = answer(
         Scripted(),  # type: ignore[arg-type]
         tokenizer,
@@ -77,7 +77,7 @@ def test_answer_text_comes_in_whole_characters():
         max_new_tokens=20,
         sampling=Sampling(),
         eos_token_id=999,
-        on_text=pieces.append,
+        on_text=texts.append,
     )
-    assert pieces == ["n", "é", " ", "你", "!"]
+    assert texts == ["n", "é", " ", "你", "!"]
     assert (result.text, result.tokens, result.prompt_tokens) == ("né 你!", len(ids) + 1, 1)

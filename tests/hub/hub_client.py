@@ -1,4 +1,4 @@
-"""A user of the hub on the loopback. huggingface_hub reads its settings once, so each download is a process."""
+"""A client of the local test hub. huggingface_hub reads its settings at import, so each download is a new process."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from weights_support import REFERENCE
 
 TINY = REFERENCE / "tiny_gqa"
 MODEL_FILES = {"config.json", "generation_config.json", "model.safetensors"}
-TOKENIZER = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))  # it fits
+TOKENIZER = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))  # fits TINY
 TOKENIZER_FILES = {
     "tokenizer.json": TOKENIZER.to_str().encode(),
     "tokenizer_config.json": b"{}",
     "chat_template.jinja": b"x",
 }
-ELSEWHERE = {"README.md": b"# tiny", "consolidated.safetensors": b"0" * 999, "original/model.safetensors": b"0" * 999}
-PATIENCE = 120  # seconds until a process that hangs is given up
+OTHER_FILES = {"README.md": b"# tiny", "consolidated.safetensors": b"0" * 999, "original/model.safetensors": b"0" * 999}
+TIMEOUT = 120  # seconds per process
 
 FETCH = """
 import json, sys
@@ -36,8 +36,8 @@ except Refused as refused:
 
 
 @dataclass
-class Got:
-    """What a download came to: the pinned address and its place, or the refusal."""
+class Downloaded:
+    """Result of a download: the pinned address and its local path, or the text of the refusal."""
 
     err: str
     address: str = ""
@@ -51,7 +51,7 @@ class Got:
 
 @dataclass
 class Client:
-    """Processes of one user: a working directory, a cache, and the hub that HF_ENDPOINT names."""
+    """Runs processes with their own working directory and cache; HF_ENDPOINT is the test hub."""
 
     directory: Path
     endpoint: str
@@ -65,14 +65,14 @@ class Client:
             env=inherited | own | {"HF_ENDPOINT": self.endpoint} | settings,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
         )
 
-    def __call__(self, address: str, key: str = "model.path", *, before: str = "", **settings: str) -> Got:
-        """Downloads in a fresh process, after the statements in `before`."""
+    def __call__(self, address: str, key: str = "model.path", *, before: str = "", **settings: str) -> Downloaded:
+        """Download in a new process, which first runs the statements in `before`."""
         ended = self.run("-c", before + FETCH, address, key, **settings)
         assert ended.returncode == 0, ended.stderr
-        return Got(ended.stderr, **json.loads(ended.stdout))
+        return Downloaded(ended.stderr, **json.loads(ended.stdout))
 
     @property
     def cache(self) -> Path:
@@ -80,5 +80,5 @@ class Client:
 
 
 def tiny(**more: bytes) -> dict[str, bytes]:
-    """The repository of a small model, with much in it that nobody needs."""
-    return files_of(TINY, without=r".*\.npz|grad_norms.json") | TOKENIZER_FILES | ELSEWHERE | more
+    """The repository of a small model, with additional files that must not be downloaded."""
+    return files_of(TINY, without=r".*\.npz|grad_norms.json") | TOKENIZER_FILES | OTHER_FILES | more

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on the loopback: as much of its API as huggingface_hub 2.4 speaks to fetch a model."""
+"""A local Hugging Face Hub: the part of its API that huggingface_hub 2.4 uses to download a model."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from urllib.parse import unquote, urlsplit
 API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(?P<file>.+)")
 STORE = re.compile(r"/store/([0-9a-f]{40})/(?P<file>.+)")
-LARGE = (".safetensors", ".gguf")  # lie in another store, to which the hub redirects
+LARGE = (".safetensors", ".gguf")  # stored elsewhere; the hub redirects to them
 
 Files = dict[str, bytes]
 
 
 @dataclass
 class Repository:
-    """Its commits, and the branches and tags that name them."""
+    """A repository: commits, and the branches and tags that name them."""
 
     commits: dict[str, Files] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     gated: bool = False  # the metadata of a gated repository is public, its files are not
 
     def commit(self, files: Files, *names: str) -> str:
-        """Adds one, and moves `names` to it; returns its hash."""
+        """Add a commit, move `names` to it, and return its hash."""
         commit = digest(repr((len(self.commits), sorted(files))).encode())
         self.commits[commit] = files
         self.names.update(dict.fromkeys(names, commit))
@@ -43,27 +43,27 @@ class Repository:
 
 @dataclass
 class Hub:
-    """What the server holds, what went wrong with it, and what was asked of it."""
+    """The server's repositories, its simulated failures, and the requests it got."""
 
     url: str
     repositories: dict[str, Repository] = field(default_factory=dict)
-    down: int | None = None  # the status of every answer
-    breaks_off: bool = False  # each connection ends in the middle of a large file's first half
+    down: int | None = None  # HTTP status of every response
+    breaks_off: bool = False  # each connection ends within the first half of a large file
     requests: list[str] = field(default_factory=list)  # "METHOD path", in order
 
     def add(self, name: str, files: Files) -> Repository:
-        """A new repository with one commit, which is its main."""
+        """Add a repository with one commit, main."""
         self.repositories[name] = Repository()
         self.repositories[name].commit(files, "main")
         return self.repositories[name]
 
     def asked(self) -> list[str]:
-        """The requests since the last time, but for the list of coding agents, which the library fetches in passing."""
+        """The requests since the last call, except for the list of coding agents, which the library also fetches."""
         requests, self.requests = self.requests, []
         return [request for request in requests if not request.endswith("/api/agent-harnesses")]
 
     def downloaded(self) -> set[str]:
-        """The files whose content was asked for since the last time."""
+        """The files whose content was requested since the last call."""
         paths = [request.removeprefix("GET ") for request in self.asked() if request.startswith("GET ")]
         matches = [RESOLVE.fullmatch(path) or STORE.fullmatch(path) for path in paths]
         return {match["file"] for match in matches if match}
@@ -78,7 +78,7 @@ def digest(content: bytes) -> str:
 
 
 def files_of(directory: Path, *, without: str = r"\0") -> Files:
-    """A directory's files, but for those whose names match."""
+    """Name -> content of a directory's files, without those whose names match `without`."""
     return {path.name: path.read_bytes() for path in directory.iterdir() if not re.fullmatch(without, path.name)}
 
 
@@ -107,9 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(404)
 
     def _found(self, name: str, revision: str) -> tuple[Repository, str] | None:
-        """The repository and the commit; None: the client has been told that there is none."""
+        """The repository and the commit; None if there is none, after an error response."""
         repository = self.hub.repositories.get(name)
-        if repository is None:  # whether it is missing or private isn't told to someone without a token
+        if repository is None:  # without a token, missing and private look the same
             self._say(401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
             return None
         commit = repository.find(revision)
@@ -149,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.endswith(LARGE):
             oid = digest(content)
             linked = {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{oid}"'}
-            store = self.hub.url.replace("127.0.0.1", "localhost")  # another host: the library stops there and looks
+            store = self.hub.url.replace("127.0.0.1", "localhost")  # another host, as the real hub's storage
             self._say(302, headers | linked | {"Location": f"{store}/store/{oid}/{path}"})
         else:
             self._send_file(content, headers | {"ETag": f'"{digest(content)}"'})
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve() -> Iterator[Hub]:
-    """A hub for as long as the block runs."""
+    """Run a hub during the block."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.daemon_threads = True
     hub = Hub(f"http://127.0.0.1:{server.server_address[1]}")

@@ -1,4 +1,4 @@
-"""hf:// addresses: what is downloaded, what is refused and how; against a hub on the loopback."""
+"""hf:// addresses: downloads and refusals, with a local test hub."""
 
 import shutil
 import socket
@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from hub_client import ELSEWHERE, MODEL_FILES, TINY, TOKENIZER_FILES, Client, tiny
+from hub_client import MODEL_FILES, OTHER_FILES, TINY, TOKENIZER_FILES, Client, tiny
 from hub_server import Hub, files_of
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ def test_a_model_is_downloaded_once_and_is_the_same(hub: Hub, client: Client) ->
     assert equal(tensors(Path(got.place)), tensors(TINY))
     assert client.cache in Path(got.place).parents
     assert hub.downloaded() == MODEL_FILES | set(TOKENIZER_FILES)
-    assert got.err == ""  # bars are for terminals
+    assert got.err == ""  # no progress bars without a terminal
     again = client("hf://acme/tiny")
     assert again.address == got.address
     assert hub.downloaded() == set()
@@ -41,8 +41,8 @@ def test_a_model_is_downloaded_once_and_is_the_same(hub: Hub, client: Client) ->
     assert hub.asked() == []  # a commit never changes
 
 
-def test_of_shards_those_that_the_index_names(hub: Hub, client: Client) -> None:
-    """The same model lies there once more, cut otherwise."""
+def test_only_the_shards_in_the_index_are_downloaded(hub: Hub, client: Client) -> None:
+    """The repository also holds the same model in other shards."""
     extra = {"model-00001-of-00002.safetensors": b"0" * 99, "consolidated-00001-of-00005.safetensors": b"0" * 99}
     hub.add("acme/sharded", files_of(SHARDED) | extra)
     got = client("hf://acme/sharded")
@@ -50,17 +50,17 @@ def test_of_shards_those_that_the_index_names(hub: Hub, client: Client) -> None:
     assert hub.downloaded() == {path.name for path in SHARDED.iterdir()}
 
 
-def test_a_native_checkpoint_with_all_its_ranks(hub: Hub, client: Client) -> None:
+def test_a_native_checkpoint_is_downloaded_with_all_ranks(hub: Hub, client: Client) -> None:
     native = ["task=convert", f"weights.source={TINY}", "weights.format=native", "weights.tensor=2"]
     made = client.run("-m", "dscoder_exp", *native, f"weights.target={client.directory / 'native'}")
     assert made.returncode == 0, made.stderr
-    hub.add("acme/native", files_of(client.directory / "native") | ELSEWHERE)
+    hub.add("acme/native", files_of(client.directory / "native") | OTHER_FILES)
     got = client("hf://acme/native", "weights.source")
     assert equal(tensors(Path(got.place)), tensors(TINY))
     assert hub.downloaded() == {path.name for path in (client.directory / "native").iterdir()}
 
 
-def test_one_gguf_file_of_many(hub: Hub, client: Client) -> None:
+def test_one_of_several_gguf_files_is_downloaded(hub: Hub, client: Client) -> None:
     hub.add("acme/gguf", {"small.gguf": b"GGUF1", "q/large.gguf": b"GGUF2", "config.json": b"{}"})
     got = client("hf://acme/gguf@main/q/large.gguf")
     assert got.address.endswith(f"{hub.repositories['acme/gguf'].names['main']}/q/large.gguf")
@@ -73,13 +73,13 @@ def test_one_gguf_file_of_many(hub: Hub, client: Client) -> None:
     assert "hf://acme/gguf holds no safetensors\n      -> model.path=hf://acme/gguf/small.gguf" in refused
 
 
-def test_of_a_tokenizer_its_own_files(hub: Hub, client: Client) -> None:
+def test_only_tokenizer_files_are_downloaded_for_a_tokenizer(hub: Hub, client: Client) -> None:
     hub.add("acme/tiny", tiny())
     got = client("hf://acme/tiny", "tokenizer.path")
     assert hub.downloaded() == set(TOKENIZER_FILES)
     assert {path.name for path in Path(got.place).iterdir()} == set(TOKENIZER_FILES)
-    # The model's files are another matter, although this commit's directory is there.
-    assert "not, or not as a whole, in" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
+    # The model's files are missing, although the commit's directory exists.
+    assert "missing or incomplete in" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
     client("hf://acme/tiny")
     assert hub.downloaded() == MODEL_FILES
     hub.add("acme/without", files_of(SHARDED))
@@ -87,7 +87,7 @@ def test_of_a_tokenizer_its_own_files(hub: Hub, client: Client) -> None:
     assert hub.downloaded() == set()
 
 
-def test_a_revision_is_what_it_was_and_a_branch_moves(hub: Hub, client: Client) -> None:
+def test_a_commit_is_fixed_and_a_branch_moves(hub: Hub, client: Client) -> None:
     repository = hub.add("acme/tiny", tiny())
     first = repository.names["main"]
     repository.names["v1/rc"] = first
@@ -100,56 +100,56 @@ def test_a_revision_is_what_it_was_and_a_branch_moves(hub: Hub, client: Client) 
     moved = client("hf://acme/tiny")
     assert moved.commit == third
     assert (Path(moved.place) / "generation_config.json").read_bytes() == b'{"max_length": 3}'
-    assert "model.safetensors" not in hub.downloaded()  # which is the first commit's
+    assert "model.safetensors" not in hub.downloaded()  # unchanged since the first commit
     old, new = (client(f"hf://acme/tiny@{commit}").place for commit in (first, second))
     assert equal(tensors(Path(old)), tensors(TINY))
     assert equal(tensors(Path(new)), tensors(REFERENCE / "tiny_gqa_tied"))
 
 
-def test_offline_the_cache_is_all_there_is(hub: Hub, client: Client) -> None:
+def test_offline_only_the_cache_is_used(hub: Hub, client: Client) -> None:
     hub.add("acme/tiny", tiny())
     refused = client("hf://acme/tiny@main", HF_HUB_OFFLINE="1").refused
-    assert f"HF_HUB_OFFLINE is set, and acme/tiny@main is not, or not as a whole, in {client.cache}/hub" in refused
+    assert f"HF_HUB_OFFLINE is set, and acme/tiny@main is missing or incomplete in {client.cache}/hub" in refused
     got = client("hf://acme/tiny")
     hub.asked()
     for address in ("hf://acme/tiny", "hf://acme/tiny@main", got.address):
         assert client(address, HF_HUB_OFFLINE="1").place == got.place
     (Path(got.place) / "model.safetensors").unlink()
-    assert "not, or not as a whole" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
-    assert "not, or not as a whole" in client(got.address, HF_HUB_OFFLINE="1").refused
+    assert "missing or incomplete" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
+    assert "missing or incomplete" in client(got.address, HF_HUB_OFFLINE="1").refused
     assert hub.asked() == []
 
 
-def test_offline_a_cache_that_another_version_filled(hub: Hub, client: Client) -> None:
-    """Without the list of a commit's files, which older ones don't keep."""
+def test_offline_with_a_cache_filled_by_another_version(hub: Hub, client: Client) -> None:
+    """Older versions of huggingface_hub don't cache the list of a commit's files."""
     hub.add("acme/tiny", tiny())
     got = client("hf://acme/tiny")
     shutil.rmtree(Path(got.place).parents[1] / "trees")
     assert client("hf://acme/tiny", HF_HUB_OFFLINE="1").place == got.place
     (Path(got.place) / "model.safetensors").unlink()
-    assert "not, or not as a whole" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
+    assert "missing or incomplete" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
     assert client(got.address).place == got.place
     hub.add("acme/sharded", files_of(SHARDED))
     place = Path(client("hf://acme/sharded").place)
     shutil.rmtree(place.parents[1] / "trees")
     (place / "model-00003-of-00005.safetensors").unlink()
-    assert "not, or not as a whole" in client("hf://acme/sharded", HF_HUB_OFFLINE="1").refused
+    assert "missing or incomplete" in client("hf://acme/sharded", HF_HUB_OFFLINE="1").refused
 
 
 def closed_port() -> str:
-    """The address of a hub that is gone."""
+    """The address of a hub that doesn't run."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_an_unreachable_hub_is_named_but_a_commit_needs_none(hub: Hub, client: Client) -> None:
+def test_an_unreachable_hub_is_reported_but_a_cached_commit_needs_no_hub(hub: Hub, client: Client) -> None:
     hub.add("acme/tiny", tiny())
     got = client("hf://acme/tiny")
     nowhere = closed_port()
     refused = client("hf://acme/tiny", HF_ENDPOINT=nowhere).refused
     assert refused.startswith(f"dscoder_exp: refused\n  - model.path: {nowhere} can't be reached: ")
-    assert "\n      -> look after the network, or HF_ENDPOINT=URL of a mirror, or HF_HUB_OFFLINE=1 with" in refused
+    assert "\n      -> check the network, or HF_ENDPOINT=URL of a mirror, or HF_HUB_OFFLINE=1 with" in refused
     assert client(got.address, HF_ENDPOINT=nowhere).place == got.place
     assert f"{nowhere} can't be reached" in client(f"hf://acme/tiny@{COMMIT}", HF_ENDPOINT=nowhere).refused
 
@@ -174,33 +174,33 @@ def test_a_revision_that_is_missing(hub: Hub, client: Client) -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503, 404])
-def test_a_hub_in_trouble(hub: Hub, client: Client, status: int) -> None:
+def test_http_errors_are_reported(hub: Hub, client: Client, status: int) -> None:
     hub.down = status
     refused = client("hf://acme/tiny").refused
     assert f"model.path: acme/tiny: {hub.url} answers {status} (" in refused
 
 
-def test_a_hub_that_is_none(hub: Hub, client: Client) -> None:
-    """A hotel's login page, say."""
+def test_a_server_that_is_not_a_hub(hub: Hub, client: Client) -> None:
+    """Such as a login page of a captive portal."""
     hub.down = 200
     refused = client("hf://acme/tiny").refused
     assert f"model.path: acme/tiny: the download from {hub.url} failed: JSONDecodeError" in refused
-    assert "is HF_ENDPOINT right?" in refused
+    assert "check HF_ENDPOINT" in refused
 
 
 def test_a_connection_that_breaks_off(hub: Hub, client: Client) -> None:
-    """Time and again, for the library tries some more; the next run finds nothing half done."""
+    """It breaks on each of the library's retries; the next run finds no partial file."""
     hub.add("acme/tiny", tiny())
     hub.breaks_off = True
     broken = client("hf://acme/tiny", before="import time; time.sleep = lambda seconds: None")
     assert f"model.path: acme/tiny: the connection to {hub.url} broke: " in broken.refused
-    assert broken.refused.endswith("\n      -> start again")
-    assert "not, or not as a whole" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
+    assert broken.refused.endswith("\n      -> try again")
+    assert "missing or incomplete" in client("hf://acme/tiny", HF_HUB_OFFLINE="1").refused
     hub.breaks_off = False
     assert equal(tensors(Path(client("hf://acme/tiny").place)), tensors(TINY))
 
 
-def test_a_disk_too_small_is_known_beforehand(hub: Hub, client: Client) -> None:
+def test_a_small_disk_is_refused_before_the_download(hub: Hub, client: Client) -> None:
     hub.add("acme/tiny", tiny())
     full = "import shutil, collections; shutil.disk_usage = lambda path: collections.namedtuple('U', 'free')(2**24)"
     refused = client("hf://acme/tiny", "weights.source", before=full).refused
@@ -210,8 +210,8 @@ def test_a_disk_too_small_is_known_beforehand(hub: Hub, client: Client) -> None:
     assert client("hf://acme/tiny", before=full).place
 
 
-def test_a_disk_that_is_full_meanwhile(hub: Hub, client: Client) -> None:
-    """The write limit stands for it: 200 kB a file."""
+def test_a_disk_that_fills_up_during_the_download(hub: Hub, client: Client) -> None:
+    """Simulated by a limit of 200 kB per file."""
     hub.add("acme/tiny", tiny())
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))"
@@ -229,7 +229,9 @@ def test_a_disk_that_is_full_meanwhile(hub: Hub, client: Client) -> None:
         ({"config.json": b'{"model_type": "mamba"}', "model.safetensors": b"0"}, "model_type is 'mamba', not 'llama'"),
     ],
 )
-def test_what_can_not_be_used_is_left_where_it_is(hub: Hub, client: Client, files: dict[str, bytes], what: str) -> None:
+def test_weights_of_unsupported_models_are_not_downloaded(
+    hub: Hub, client: Client, files: dict[str, bytes], what: str
+) -> None:
     hub.add("acme/other", files)
     assert what in client("hf://acme/other").refused
     assert hub.downloaded() <= {"config.json"}
@@ -251,14 +253,14 @@ def test_malformed_addresses(address: str, key: str) -> None:
     assert "\n      -> hf://OWNER/NAME or hf://OWNER/NAME@REVISION" in message
 
 
-def test_a_tokenizer_is_no_file_of_a_repository() -> None:
+def test_tokenizer_path_takes_whole_repositories_only() -> None:
     assert "a / in a revision" not in refusal(parse, "hf://acme/tiny/x.gguf", "tokenizer.path")
     assert "a / in a revision is written %2F" in refusal(parse, "hf://acme/tiny@a/b", "tokenizer.path")
 
 
 @given(st.text(st.sampled_from("ab/@.-%: \n{é"), max_size=12))
-def test_an_address_is_understood_or_refused(rest: str) -> None:
-    """Never anything else; and what was understood is spelled from nothing but what was written."""
+def test_an_address_is_parsed_or_refused(rest: str) -> None:
+    """No other exception is raised, and the parsed parts occur in the address."""
     try:
         found = parse(f"hf://{rest}", "tokenizer.path")
     except Refused:
@@ -274,7 +276,7 @@ def test_a_path_that_was_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     address = f"hf://acme/tiny@{COMMIT}"
     message = refusal(locate, address, "model.path")
-    assert f"model.path: {address} is not, or not as a whole, in {tmp_path}" in message
+    assert f"model.path: {address} is missing or incomplete in {tmp_path}" in message
     assert f"-> hf download acme/tiny --revision {COMMIT}" in message
     with pytest.raises(ValueError, match="names no commit"):
         snapshot("hf://acme/tiny@main", "model.path")

@@ -43,15 +43,15 @@ def test_a_gated_model_is_refused_before_anything_is_written(hub: Hub, client: C
 
 
 @pytest.mark.slow
-def test_the_run_records_the_commit_of_which_a_worker_read(hub: Hub, client: Client) -> None:
-    """Of two jobs that name a branch each address is looked up once, and no worker asks the network."""
+def test_the_run_records_the_commit_that_a_worker_read(hub: Hub, client: Client) -> None:
+    """For two jobs with a branch as revision, each address is resolved once, and no worker makes a request."""
     commit = hub.add("acme/tiny", tiny()).names["main"]
     job = ["task=predict", "model.path=hf://acme/tiny", "tokenizer.path=hf://acme/tiny@main", "predict.prompt=a"]
     ended = client.run("-m", "dscoder_exp", "-m", *job, "predict.max_new_tokens=1,2")
     assert ended.returncode == 0, ended.stderr
     assert "HTTP" not in ended.stdout
     asked = hub.asked()
-    assert sum("/api/models" in request and "/tree/" not in request for request in asked) == 4  # two an address
+    assert sum("/api/models" in request and "/tree/" not in request for request in asked) == 4  # two per address
     assert sum(request.startswith("GET") and request.endswith("/model.safetensors") for request in asked) == 1
     with sqlite3.connect(client.directory / "mlflow.db") as store:
         rows = store.execute("SELECT key, value FROM params WHERE key IN ('model.path', 'tokenizer.path')").fetchall()
@@ -59,7 +59,7 @@ def test_the_run_records_the_commit_of_which_a_worker_read(hub: Hub, client: Cli
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["seed=x"], ["seed: must be a whole number"]),
         (["weigths.format=hf"], ["weigths.format: unknown key"]),
@@ -69,18 +69,16 @@ def test_the_run_records_the_commit_of_which_a_worker_read(hub: Hub, client: Cli
         (["weights.source=hf://acme", "weights.tensor=2"], ["weights.source: hf://acme: ", "weights.tensor: 2, but"]),
     ],
 )
-def test_nothing_is_asked_for_a_command_that_is_wrong(
-    hub: Hub, client: Client, arguments: list[str], told: list[str]
-) -> None:
+def test_a_wrong_command_makes_no_request(hub: Hub, client: Client, arguments: list[str], expected: list[str]) -> None:
     hub.add("acme/tiny", tiny())
     ended = client.run("-m", "dscoder_exp", "-m", *CONVERT, *arguments)
     assert ended.returncode == 2
-    for text in told:
+    for text in expected:
         assert text in ended.stderr
     assert hub.requests == []
 
 
-def test_rows_are_looked_for_before_a_model_is_downloaded(hub: Hub, client: Client) -> None:
+def test_data_is_checked_before_a_model_is_downloaded(hub: Hub, client: Client) -> None:
     hub.add("acme/tiny", tiny())
     for source in ("none.json", "hf://acme/rows"):
         ended = client.run("-m", "dscoder_exp", "model.path=hf://acme/tiny", f"data.source={source}")
@@ -91,7 +89,7 @@ def test_rows_are_looked_for_before_a_model_is_downloaded(hub: Hub, client: Clie
 
 
 @pytest.mark.parametrize("arguments", [["--cfg", "job"], ["--help"]])
-def test_a_look_at_the_configuration_downloads_nothing(hub: Hub, client: Client, arguments: list[str]) -> None:
+def test_showing_the_configuration_downloads_nothing(hub: Hub, client: Client, arguments: list[str]) -> None:
     hub.add("acme/tiny", tiny())
     ended = client.run("-m", "dscoder_exp", *CONVERT, *arguments)
     assert ended.returncode == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Paths that a user writes."""
+"""Paths and pkg:// addresses given by users."""
 
 import sys
 
@@ -17,7 +17,7 @@ def test_plain_and_home_paths(tmp_path, monkeypatch):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """An installed package that can't be imported, with a file inside and one beside it."""
+    """An installed package that fails to import, with a file in it and one in a directory beside it."""
     (tmp_path / "fragile_package").mkdir()
     (tmp_path / "fragile_package" / "__init__.py").write_text("raise RuntimeError('imported')")
     (tmp_path / "fragile_package" / "inside.gguf").write_text("")

@@ -45,6 +45,7 @@ def test_it_is_compiled_once(compiled, compiler, tmp_path):
     assert [path.name for path in built.path.parent.iterdir()] == [built.path.name]  # and nothing else is left
 
 
+@pytest.mark.slow
 def test_other_flags_are_another_library(compiled, compiler):
     assert compiled(compiler).path != compiled(f"{compiler} -O1").path
 

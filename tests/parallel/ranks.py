@@ -18,8 +18,8 @@ from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-STEPS, SEQUENCES, LENGTH = 20, 4, 48
-LR = {"all": 1e-4, "half": 1e-4, "lora": 2e-3, "dropout": 2e-3}
+STEPS, SEQUENCES, LENGTH = 10, 4, 48
+LR = {"all": 2e-4, "half": 2e-4, "lora": 4e-3, "dropout": 4e-3}
 OPTIM = OptimConfig(
     lr=1e-3,  # the schedule's, which isn't asked here
     betas=[0.9, 0.95],

@@ -1,4 +1,4 @@
-"""A complete configuration to spoil."""
+"""A complete configuration, and copies of it with other values."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -28,18 +28,18 @@ def plain() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def with_values(plain: dict[str, Any]) -> Callable[..., DictConfig]:
-    """with_values({"optim.lr": 1}) -> the configuration with these keys set, existing or not."""
+    """with_values({"optim.lr": 1}) -> the default configuration with these keys set; unknown keys are added."""
 
-    def spoil(changes: dict[str, Any]) -> DictConfig:
+    def changed(changes: dict[str, Any]) -> DictConfig:
         config = OmegaConf.create(deepcopy(plain))
         for key, value in changes.items():
             OmegaConf.update(config, key, value, merge=False, force_add=True)
         return config
 
-    return spoil
+    return changed
 
 
 @pytest.fixture(scope="session")
 def typed(with_values: Callable[..., DictConfig]) -> Callable[..., Config]:
-    """typed({"optim.lr": 1}) -> the same as dataclasses."""
+    """typed({"optim.lr": 1}) -> the same as a typed Config."""
     return lambda changes: to_config(with_values(changes))

@@ -1,4 +1,4 @@
-"""The schema's check: what it lets through is typed, what it refuses it refuses whole."""
+"""Checks of a configuration against the schema: typed if it is valid, else refused with all problems."""
 
 import pickle
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def leaves(schema: type = Config, prefix: str = "") -> Iterator[tuple[str, Any, 
         inner = dataclass_in(hints[item.name])
         if inner is None:
             yield prefix + item.name, hints[item.name], bounds_of(item)
-        elif prefix + item.name != "model.rope_scaling":  # null in the configuration that is spoilt here
+        elif prefix + item.name != "model.rope_scaling":  # null in the default configuration
             yield from leaves(inner, f"{prefix}{item.name}.")
 
 
@@ -38,19 +38,19 @@ def problems(config: Any, **options: Any) -> dict[str, Problem]:
     return {problem.where: problem for problem in refused.value.problems}
 
 
-def test_what_is_right_comes_out_unchanged_and_typed(with_values: Any, plain: dict[str, Any]) -> None:
+def test_a_valid_configuration_becomes_a_typed_config(with_values: Any, plain: dict[str, Any]) -> None:
     config = to_config(with_values({}))
     assert isinstance(config, Config)
     assert asdict(config) == plain
 
 
-def test_a_hydra_node_is_ignored_at_the_top_only(with_values: Any) -> None:
+def test_a_hydra_node_is_ignored_at_the_top_level_only(with_values: Any) -> None:
     to_config(with_values({"hydra.job.num": 3}))
     assert set(problems(with_values({"model.hydra": 3}))) == {"model.hydra"}
 
 
 @given(name=st.sampled_from(["ge", "gt", "le", "lt"]), limit=st.integers() | st.floats(allow_nan=False))
-def test_a_limit_is_kept_whatever_it_is(name: str, limit: float) -> None:
+def test_bounds_of_returns_the_limits_of_bound(name: str, limit: float) -> None:
     limits: dict[str, Any] = {name: limit}
 
     @dataclass
@@ -92,41 +92,43 @@ def test_a_value_of_another_type_is_refused(with_values: Any, key: str, hint: An
 
 
 @pytest.mark.parametrize("value", ["abc", "1.5.0", True, float("nan"), float("inf"), [1]])
-def test_a_number_is_a_finite_number(with_values: Any, value: Any) -> None:
+def test_nan_infinity_and_other_types_are_refused_for_a_number(with_values: Any, value: Any) -> None:
     expected = {} if value is True else {"optim.lr"}  # OmegaConf takes true for 1.0
     if expected:
         assert set(problems(with_values({"optim.lr": value}))) == expected
 
 
-@pytest.mark.parametrize(("key", "hint"), [(key, hint) for key, hint, limits in LEAVES if "filled" not in limits])
-def test_null_is_for_what_may_be_null(with_values: Any, key: str, hint: Any) -> None:
+@pytest.mark.parametrize(
+    ("key", "hint"), [(key, hint) for key, hint, limits in LEAVES if "set_at_launch" not in limits]
+)
+def test_null_is_accepted_only_for_nullable_keys(with_values: Any, key: str, hint: Any) -> None:
     if type(None) in get_args(hint):
         to_config(with_values({key: None}))
     else:
         assert set(problems(with_values({key: None}))) == {key}
 
 
-def test_keys_of_the_launch_are_not_the_users(with_values: Any) -> None:
+def test_users_cannot_set_keys_that_are_set_at_launch(with_values: Any) -> None:
     config = with_values({"tracking.run_id": "abc"})
-    assert problems(config)["tracking.run_id"].what == "is filled in at launch"
+    assert problems(config)["tracking.run_id"].what == "is set at launch"
     assert to_config(config, launched=True).tracking.run_id == "abc"
 
 
 @pytest.mark.parametrize("text", ["${nothing}", "say ${x", "\\${seed}", "", "ünï", "1e5", "null", "a: b"])
-def test_text_stays_as_it_is(with_values: Any, text: str) -> None:
+def test_text_is_unchanged(with_values: Any, text: str) -> None:
     escaped = text.replace("\\", "\\\\").replace("${", "\\${")
     config = to_config(with_values({"predict.prompt": escaped, "train.prompts": [escaped, "b"]}))
     assert (config.predict.prompt, config.train.prompts) == (text, [text, "b"])
 
 
-def test_what_cannot_be_resolved_is_named(with_values: Any) -> None:
+def test_unresolvable_interpolations_are_reported(with_values: Any) -> None:
     broken = {"seed": "${nowhere}", "train.prompts": ["a", "${nowhere}"], "model.template": "${oc.env:NOT_SET_HERE}"}
     found = problems(with_values(broken))
     assert set(found) == set(broken)
     assert all("can't be resolved" in problem.what for problem in found.values())
 
 
-def test_what_is_missing_is_named(with_values: Any) -> None:
+def test_missing_keys_are_reported(with_values: Any) -> None:
     config = with_values({"seed": "???"})
     del config.optim.lr
     del config.tokenizer
@@ -141,7 +143,7 @@ def test_a_misspelling_is_one_problem_not_two(with_values: Any) -> None:
     assert found["experimnt"].remedy == "did you mean `experiment`?"
 
 
-def test_a_group_is_no_value(with_values: Any) -> None:
+def test_a_group_needs_its_keys(with_values: Any) -> None:
     assert problems(with_values({"optim": 3}))["optim"].what.startswith("must hold keys (lr, betas")
     scaling = to_config(with_values({"model.rope_scaling": {"type": "linear", "factor": 4}})).model.rope_scaling
     assert scaling is not None
@@ -165,13 +167,13 @@ MISTAKES = {
 
 @settings(max_examples=20)
 @given(chosen=st.sets(st.sampled_from(sorted(MISTAKES)), min_size=1))
-def test_all_mistakes_come_at_once(with_values: Any, chosen: set[str]) -> None:
+def test_all_problems_are_reported_at_once(with_values: Any, chosen: set[str]) -> None:
     assert set(problems(with_values({key: MISTAKES[key] for key in chosen}))) == chosen
 
 
-def test_a_refusal_survives_the_way_to_another_process() -> None:
-    refused = Refused([Problem("a.b", "is wrong", "mend it"), Problem("c", "too")], hint="try this")
+def test_refused_can_be_pickled() -> None:
+    refused = Refused([Problem("a.b", "is wrong", "fix it"), Problem("c", "too")], hint="try this")
     copied = pickle.loads(pickle.dumps(refused))
     assert (copied.problems, copied.hint, str(copied)) == (refused.problems, refused.hint, str(refused))
-    text = "dscoder_exp: refused, 2 problems\n  - a.b: is wrong\n      -> mend it\n  - c: too\ntry this"
+    text = "dscoder_exp: refused, 2 problems\n  - a.b: is wrong\n      -> fix it\n  - c: too\ntry this"
     assert str(refused) == text

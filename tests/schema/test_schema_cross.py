@@ -1,4 +1,4 @@
-"""Keys that contradict each other."""
+"""Checks of keys against each other."""
 
 import re
 from typing import Any
@@ -18,7 +18,7 @@ def places(config: Any) -> list[str]:
 
 
 @given(total=SIZES, micro=SIZES, data=SIZES)
-def test_the_global_batch_is_whole_micro_steps(typed: Any, total: int, micro: int, data: int) -> None:
+def test_the_global_batch_is_a_multiple_of_the_micro_batches(typed: Any, total: int, micro: int, data: int) -> None:
     sizes = {"train.global_batch_size": total, "train.micro_batch_size": micro, "parallel.data": data}
     config = typed(sizes)
     problems = cross_problems(config)
@@ -57,7 +57,7 @@ def test_the_global_batch_is_whole_micro_steps(typed: Any, total: int, micro: in
         ({"runtime.precision": "fp16", "parallel.context": 2}, "parallel.context"),
     ],
 )
-def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any], where: str) -> None:
+def test_a_contradiction_is_reported_at_its_key(typed: Any, changes: dict[str, Any], where: str) -> None:
     assert places(typed(changes)) == [where]
 
 
@@ -79,7 +79,7 @@ def test_a_contradiction_is_found_where_it_is(typed: Any, changes: dict[str, Any
         {"task.name": "prepare", "task.in_process": True, "parallel.tensor": 8, "runtime.precision": "bf16"},
     ],
 )
-def test_what_agrees_is_let_through(typed: Any, changes: dict[str, Any]) -> None:
+def test_keys_that_agree_are_accepted(typed: Any, changes: dict[str, Any]) -> None:
     assert places(typed(changes)) == []
 
 

@@ -1,4 +1,4 @@
-"""Relative paths are seen from where the command was typed, whatever directory a worker runs in."""
+"""Relative paths are resolved against the directory of the command, whatever directory a worker runs in."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def test_a_relative_path_becomes_absolute(typed: Any, tmp_path: Path, monkeypatc
         assert with_absolute_paths(with_absolute_paths(config)) == with_absolute_paths(config)
 
 
-def test_names_addresses_and_null_stay(typed: Any) -> None:
+def test_names_addresses_and_null_are_unchanged(typed: Any) -> None:
     config = typed({"model.path": "hf://acme/tiny", "data.source": "pkg://pack/age", "data.template": "chatml"})
     found = with_absolute_paths(config)
     assert (found.model.path, found.data.source, found.data.template) == ("hf://acme/tiny", "pkg://pack/age", "chatml")

@@ -1,4 +1,4 @@
-"""Near names."""
+"""Suggestions for misspelt keys."""
 
 import pytest
 from hypothesis import given
@@ -9,26 +9,26 @@ from dscoder_exp.schema.suggest import all_keys, did_you_mean, nearest, nearest_
 KEYS = all_keys()
 
 
-def slips(word: str) -> list[str]:
-    """One letter left out, doubled, or swapped with the next."""
+def misspellings(word: str) -> list[str]:
+    """All misspellings with one letter left out, doubled, or swapped with the next."""
     places = range(len(word))
     left_out = [word[:at] + word[at + 1 :] for at in places]
     doubled = [word[:at] + word[at] + word[at:] for at in places]
     swapped = [word[:at] + word[at + 1] + word[at] + word[at + 2 :] for at in places[:-1]]
-    return [slip for slip in (*left_out, *doubled, *swapped) if slip and slip != word]
+    return [name for name in (*left_out, *doubled, *swapped) if name and name != word]
 
 
 @pytest.mark.parametrize("key", [key for key in KEYS if len(key.rpartition(".")[2]) >= 5])
-def test_a_slip_in_a_key_finds_the_key(key: str) -> None:
+def test_a_misspelt_key_is_found(key: str) -> None:
     group, dot, name = key.rpartition(".")
-    for slip in slips(name):
-        wrong = f"{group}{dot}{slip}"
+    for misspelling in misspellings(name):
+        wrong = f"{group}{dot}{misspelling}"
         if wrong not in KEYS:
             assert key in nearest_keys(wrong), wrong
 
 
 @pytest.mark.parametrize(
-    ("wrong", "meant"),
+    ("wrong", "suggested"),
     [
         ("max_steps", ["train.max_steps"]),  # the group left out
         ("train.lr", ["optim.lr"]),  # the wrong group
@@ -40,25 +40,25 @@ def test_a_slip_in_a_key_finds_the_key(key: str) -> None:
         ("xyzzy", []),
     ],
 )
-def test_what_a_user_may_have_meant(wrong: str, meant: list[str]) -> None:
-    assert nearest_keys(wrong) == meant
+def test_the_nearest_keys_are_suggested(wrong: str, suggested: list[str]) -> None:
+    assert nearest_keys(wrong) == suggested
 
 
 @given(key=st.text())
-def test_whatever_is_suggested_exists(key: str) -> None:
+def test_suggested_keys_exist(key: str) -> None:
     assert set(nearest_keys(key, extra=["experiment"])) <= {*KEYS, "experiment"}
     assert unknown_key(key).where == key
     assert unknown_key(key).remedy
 
 
 @given(name=st.text(), valid=st.lists(st.text(), max_size=8))
-def test_near_names_come_from_those_given(name: str, valid: list[str]) -> None:
+def test_nearest_names_come_from_the_valid_ones(name: str, valid: list[str]) -> None:
     found = nearest(name, valid)
     assert len(found) <= 3
     assert set(found) <= set(valid)
     assert not valid or name not in valid or found[0] == name
 
 
-def test_a_suggestion_in_words() -> None:
+def test_suggestions_are_joined_into_a_remedy() -> None:
     assert did_you_mean([]) == ""
     assert did_you_mean(["a.b", "c"]) == "did you mean `a.b` or `c`?"

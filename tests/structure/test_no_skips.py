@@ -13,13 +13,18 @@ SKIPPED = TESTS + '@pytest.mark.skip(reason="no moon tonight")\ndef test_skipped
 EXPECTED_TO_FAIL = TESTS + "@pytest.mark.xfail\ndef test_fails(): assert False\n"
 
 
-@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "two"])
 @pytest.mark.parametrize(
-    ("tests", "switch", "code"),
-    [(SKIPPED, "1", 1), (SKIPPED, "0", 0), (TESTS, "1", 0), (EXPECTED_TO_FAIL, "1", 0)],
+    ("tests", "switch", "code", "workers"),
+    [
+        (SKIPPED, "1", 1, ["-n", "2"]),
+        (SKIPPED, "1", 1, []),
+        (SKIPPED, "0", 0, []),
+        (EXPECTED_TO_FAIL, "1", 0, []),
+    ],
+    ids=["of two workers", "alone", "allowed", "expected to fail"],
 )
 def test_a_skip_fails_the_run_where_nothing_may_be_skipped(
-    tmp_path: Path, workers: list[str], tests: str, switch: str, code: int
+    tmp_path: Path, tests: str, switch: str, code: int, workers: list[str]
 ) -> None:
     room = tmp_path / "tests" / "structure"
     room.mkdir(parents=True)

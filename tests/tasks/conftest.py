@@ -1,20 +1,28 @@
-"""Trained runs are dear (about ten seconds each), so the tests of a session share them, and one database."""
+"""Fixtures: training runs, which take about ten seconds each and so are shared by all tests of a session."""
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from processes import Ended
-from tasks_support import FIVE_STEPS, RECIPE, Room, done, told
+from tasks_support import FIVE_STEPS, RECIPE, Workspace, succeeded, summary_line
+from tokenizers import Tokenizer
+from weights_support import save_checkpoint
 
 from dscoder_exp.native.library import library
+from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.random_init import random_weights
+
+REPOSITORY = Path(__file__).parents[2]
 
 
-def make_room(directory: Path, store: Path) -> Room:
-    """With an empty store, and rows.json: 40 instructions, a third of them with an input.
+def make_workspace(directory: Path, store: Path) -> Workspace:
+    """A workspace with an empty MLflow store, and with rows.json: 40 instructions, a third of them with an input.
 
-    The C++ kernels are those that this session has compiled.
+    The compiled C++ kernels of this session are copied into its cache.
     """
     work, home = directory / "work", directory / "home"
     work.mkdir()
@@ -32,54 +40,65 @@ def make_room(directory: Path, store: Path) -> Room:
     if (kernels := library().path) is not None:
         (home / "cache" / "dscoder_exp").mkdir(parents=True)
         shutil.copy(kernels, home / "cache" / "dscoder_exp")
-    return Room(work, home)
+    return Workspace(work, home)
 
 
 @pytest.fixture(scope="session")
-def room(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Room:
-    """The one that the session's runs share, each with a name of its own."""
-    return make_room(tmp_path_factory.mktemp("room"), empty_store)
+def workspace(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Workspace:
+    """The workspace shared by the session's runs, each of which has a name of its own."""
+    return make_workspace(tmp_path_factory.mktemp("workspace"), empty_store)
 
 
 @pytest.fixture
-def empty_room(tmp_path: Path, empty_store: Path) -> Room:
-    return make_room(tmp_path, empty_store)
+def empty_workspace(tmp_path: Path, empty_store: Path) -> Workspace:
+    return make_workspace(tmp_path, empty_store)
 
 
 @pytest.fixture(scope="session")
-def first(room: Room) -> Ended:
-    """The contract's small run of the 7B recipe, in the directory that Hydra gives it."""
-    return done(room(*RECIPE, "parallel=single", "train.max_steps=3"))
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of model=tiny with random weights, for tests that need no trained ones."""
+    shape = yaml.safe_load((REPOSITORY / "conf/model/tiny.yaml").read_text())
+    config = LlamaConfig(**{item.name: shape[item.name] for item in fields(LlamaConfig)})
+    tokenizer = Tokenizer.from_file(str(REPOSITORY / "examples/tiny_tokenizer.json"))
+    directory = tmp_path_factory.mktemp("untrained") / "checkpoint"
+    save_checkpoint(directory, config, random_weights(config, seed=1), tokenizer=tokenizer, lineage={})
+    return directory
 
 
 @pytest.fixture(scope="session")
-def checkpoint(first: Ended) -> Path:
-    """What it saved."""
-    return Path(told(first, "checkpoint"))
+def recipe_run(workspace: Workspace) -> Ended:
+    """A small run of the 7B recipe, three steps, in Hydra's output directory."""
+    return succeeded(workspace(*RECIPE, "parallel=single", "train.max_steps=3"))
 
 
 @pytest.fixture(scope="session")
-def whole(room: Room) -> Ended:
-    """Five steps of two sequences at once; the worker runs in another directory than the command was typed in."""
+def checkpoint(recipe_run: Ended) -> Path:
+    """The checkpoint saved by `recipe_run`."""
+    return Path(summary_line(recipe_run, "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def whole(workspace: Workspace) -> Ended:
+    """Five steps, each with one micro batch of two sequences; the worker changes to another directory."""
     own = ["name=whole", "output_dir=runs/whole", "hydra.job.chdir=true"]
-    return done(room(*FIVE_STEPS, "parallel=single", "train.micro_batch_size=2", *own))
+    return succeeded(workspace(*FIVE_STEPS, "parallel=single", "train.micro_batch_size=2", *own))
 
 
 @pytest.fixture(scope="session")
-def halves(room: Room) -> Ended:
-    """The same on two ranks, one sequence each; both find the data unprepared."""
+def halves(workspace: Workspace) -> Ended:
+    """The same steps on two ranks, one sequence each, with a cache of their own, so that the data aren't prepared."""
     own = [
         "name=halves",
         "output_dir=runs/halves",
         "runtime.cache_dir=halves-cache",
         "hydra.sweep.dir=halves-sweep-cache",
     ]
-    return done(room(*FIVE_STEPS, "parallel=dp2", *own))
+    return succeeded(workspace(*FIVE_STEPS, "parallel=dp2", *own))
 
 
 @pytest.fixture(scope="session")
-def parts(room: Room) -> Ended:
-    """The same in two micro steps, each block's forward computed twice; measured and saved on the way."""
+def parts(workspace: Workspace) -> Ended:
+    """The same steps as two micro steps each, with recomputation; evaluated and saved every two steps."""
     how = ["parallel=single", "train.recompute=full"]
     own = ["train.eval_every=2", "train.save_every=2", "name=parts", "output_dir=runs/parts"]
-    return done(room(*FIVE_STEPS, *how, *own))
+    return succeeded(workspace(*FIVE_STEPS, *how, *own))

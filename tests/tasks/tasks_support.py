@@ -1,4 +1,4 @@
-"""The real command, with the real tasks, and what it leaves in MLflow."""
+"""Running `python -m dscoder_exp` with the real tasks, and reading the MLflow runs."""
 
 import os
 import re
@@ -20,8 +20,9 @@ RECIPE = [
     "train.global_batch_size=2",
 ]
 FIVE_STEPS = [*RECIPE, "train.max_steps=5", "optim.lr=1e-3", "train.recompute=none"]
-MOVED = {"rate": 1e-3, "steps": 5, "rows": 2 * 256}  # how far FIVE_STEPS move weights, and what a step sums over
-SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]  # however a run was interrupted
+MOVED = {"rate": 1e-3, "steps": 5, "rows": 2 * 256}  # arguments of assert_learnt_alike for FIVE_STEPS
+# Metrics that don't depend on speed
+SAME = ["train/loss", "train/grad_norm", "train/lr", "eval/loss"]
 STEP_METRICS = {
     "train/loss",
     "train/grad_norm",
@@ -35,8 +36,8 @@ STEP_METRICS = {
 
 
 @dataclass
-class Room:
-    """A working directory, and beside it a home with caches and temporary files."""
+class Workspace:
+    """A working directory for commands, and a home directory for caches and temporary files."""
 
     directory: Path
     home: Path
@@ -45,7 +46,7 @@ class Room:
         return self._started([sys.executable, "-m", "dscoder_exp", *arguments])
 
     def type(self, line: str) -> Ended:
-        """As at a shell's prompt, in the activated environment."""
+        """Run a command line in a shell, with this Python's environment on the path."""
         return self._started(["sh", "-c", line]).wait()
 
     def _started(self, command: list[str]) -> Started:
@@ -62,42 +63,45 @@ class Room:
         return self.start(*arguments).wait()
 
     def run(self, name: str) -> Recorded:
-        """The only run in mlflow.db of this name."""
+        """The only run of this name in mlflow.db."""
         (run,) = [run for run in runs_in(self.directory) if run.name == name]
         return run
 
 
-def done(ended: Ended) -> Ended:
-    """A command that has to have come to a good end."""
+def succeeded(ended: Ended) -> Ended:
+    """Assert that a command ended with exit code 0, and return it."""
     assert ended.code == 0, ended.err
     return ended
 
 
-def own(name: str) -> list[str]:
+def named(name: str) -> list[str]:
+    """Overrides that give a run its name and output directory."""
     return [f"name={name}", f"output_dir=runs/{name}"]
 
 
-def checkpoints(room: Room, name: str) -> Path:
-    return room.directory / "runs" / name / "checkpoints"
+def checkpoints(workspace: Workspace, name: str) -> Path:
+    return workspace.directory / "runs" / name / "checkpoints"
 
 
-def assert_the_same(room: Room, name: str, reference: Recorded) -> None:
-    """Bit by bit: weights, optimizer state, every metric of every step; and it is one run, which has ended well."""
-    found = room.run(name)
+def assert_the_same(workspace: Workspace, name: str, reference: Recorded) -> None:
+    """Assert that a finished run has the reference's metrics, weights and optimizer state, bit for bit."""
+    found = workspace.run(name)
     assert found.status == "FINISHED"
     for metric in SAME:
         assert found.metrics[metric] == reference.metrics[metric], metric
     ours, theirs = (
-        sorted((checkpoints(room, which) / "last").glob("*.safetensors")) for which in (name, reference.name)
+        sorted((checkpoints(workspace, which) / "last").glob("*.safetensors")) for which in (name, reference.name)
     )
     assert [file.name for file in ours] == [file.name for file in theirs]
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.read_bytes() == other.read_bytes(), mine.name
     for link in ("last", "best"):
-        assert (checkpoints(room, name) / link).readlink() == (checkpoints(room, reference.name) / link).readlink()
+        assert (checkpoints(workspace, name) / link).readlink() == (
+            checkpoints(workspace, reference.name) / link
+        ).readlink()
 
 
-def told(ended: Ended, word: str) -> str:
-    """The end of the line of the summary that begins with `word`."""
+def summary_line(ended: Ended, word: str) -> str:
+    """The value of the summary's line that begins with `word`."""
     (line,) = re.findall(rf"^{word} +(.*)$", ended.out, re.MULTILINE)
     return line

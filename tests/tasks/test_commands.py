@@ -1,4 +1,4 @@
-"""The commands that a task names for what comes next."""
+"""The commands that tasks suggest as next steps."""
 
 import shlex
 import shutil
@@ -15,7 +15,7 @@ SHOW = f"ui --backend-store-uri {STORE}"
 
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A virtual environment below the current directory, and this Python as its own."""
+    """A virtual environment below the current directory; this process pretends to be its Python."""
     monkeypatch.chdir(tmp_path)
     scripts = tmp_path / "an env" / "bin"
     scripts.mkdir(parents=True)
@@ -23,11 +23,11 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (scripts / name).touch(0o755)
     monkeypatch.setattr(sys, "executable", str(scripts / "python"))
     monkeypatch.setattr(sys, "prefix", str(scripts.parent))
-    monkeypatch.setenv("PATH", str(scripts))  # a worker's PATH begins so, whatever the user's shell has
+    monkeypatch.setenv("PATH", str(scripts))  # as in a worker, whatever the user's shell has
     return scripts.parent
 
 
-def test_an_activated_environments_programs_have_their_names(
+def test_programs_of_an_activated_environment_are_called_by_name(
     environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIRTUAL_ENV", str(environment))
@@ -38,22 +38,22 @@ def test_an_activated_environments_programs_have_their_names(
     ]
 
 
-def test_without_it_they_have_their_path(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_otherwise_they_are_called_by_path(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
     assert ui_command(STORE) == f"'an env/bin/mlflow' {SHOW}"
     assert shlex.split(predict_command())[0] == "an env/bin/python"
     (environment / "elsewhere").mkdir()
     monkeypatch.chdir(environment / "elsewhere")
     assert shlex.split(predict_command())[0] == str(environment / "bin" / "python")
-    (environment / "bin" / "mlflow").unlink()  # a Python whose packages keep their scripts elsewhere
+    (environment / "bin" / "mlflow").unlink()  # a Python with its packages' scripts in another directory
     assert ui_command(STORE) == f"mlflow {SHOW}"
 
 
-def test_a_server_has_an_address() -> None:
+def test_for_a_server_the_ui_is_its_address() -> None:
     assert ui_command("https://a.b/c") == "https://a.b/c"
     assert ui_command("sqlite:////a b/x.db").endswith("ui --backend-store-uri 'sqlite:////a b/x.db'")
 
 
-def test_what_they_name_is_there() -> None:
+def test_the_programs_exist() -> None:
     for command in (ui_command(STORE), predict_command()):
         assert shutil.which(shlex.split(command)[0])

@@ -1,4 +1,4 @@
-"""task=convert by the contract's command: there, back, and what it refuses before it writes."""
+"""task=convert on the command line: conversions and back, interruptions, refusals."""
 
 import json
 import signal
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow_runs import runs_in
 from safetensors.numpy import load_file
-from tasks_support import REFERENCE, Room, done
+from tasks_support import REFERENCE, Workspace, succeeded
 
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.formats.hf_config import to_hf
@@ -19,97 +19,99 @@ from dscoder_exp.weights.source import open_weights
 SOURCE = REFERENCE / "tiny_gqa"
 
 
-def test_there_and_back(empty_room: Room) -> None:
-    cut = done(
-        empty_room(
+def test_to_the_native_format_and_back(empty_workspace: Workspace) -> None:
+    cut = succeeded(
+        empty_workspace(
             *["task=convert", f"weights.source={SOURCE}", "weights.target=cut", "weights.format=native"],
             "weights.tensor=4",
         )
     )
-    target = empty_room.directory / "cut"
+    target = empty_workspace.directory / "cut"
     assert f"source   {SOURCE} (hf): 21 tensors, 108,864 parameters, all found" in cut.out
-    assert f"target   {target} (native, cut over 4 ranks)" in cut.out
+    assert f"target   {target} (native, sharded over 4 ranks)" in cut.out
     assert len(list(target.glob("model-rank-*-of-04.safetensors"))) == 4
-    done(empty_room("task=convert", "weights.source=cut", "weights.target=back", "weights.format=hf"))
-    back, original = (load_file(path / "model.safetensors") for path in (empty_room.directory / "back", SOURCE))
+    succeeded(empty_workspace("task=convert", "weights.source=cut", "weights.target=back", "weights.format=hf"))
+    back, original = (load_file(path / "model.safetensors") for path in (empty_workspace.directory / "back", SOURCE))
     assert back.keys() == original.keys()
     assert all(back[name].tobytes() == original[name].tobytes() for name in original)
-    assert runs_in(empty_room.directory) == []
+    assert runs_in(empty_workspace.directory) == []
 
-    again = empty_room("task=convert", "weights.source=cut", "weights.target=back")
+    again = empty_workspace("task=convert", "weights.source=cut", "weights.target=back")
     assert again.code == 2
     assert "weights.target: back exists already" in again.err
 
 
-def test_over_to_mindspore_transformers_and_back(empty_room: Room) -> None:
-    """The .ckpt alone says no shape, so it is given as a `model` group gives it."""
+def test_to_mindspore_transformers_and_back(empty_workspace: Workspace) -> None:
+    """A .ckpt file doesn't contain the model's shape, so model.* overrides give it."""
     to = ["weights.format=mindformers", "weights.ckpt_format=ckpt"]
-    done(empty_room("task=convert", f"weights.source={SOURCE}", "weights.target=suite", *to))
-    alone = empty_room.directory / "llama.ckpt"
-    (empty_room.directory / "suite" / "model.ckpt").rename(alone)
-    refused = empty_room("task=convert", "weights.source=llama.ckpt", "weights.target=back")
+    succeeded(empty_workspace("task=convert", f"weights.source={SOURCE}", "weights.target=suite", *to))
+    alone = empty_workspace.directory / "llama.ckpt"
+    (empty_workspace.directory / "suite" / "model.ckpt").rename(alone)
+    refused = empty_workspace("task=convert", "weights.source=llama.ckpt", "weights.target=back")
     assert refused.code == 2
-    assert "weights.source: llama.ckpt: such weights don't say which shape the model has" in refused.err
+    assert "weights.source: llama.ckpt: the files don't hold the model's shape" in refused.err
     config = json.loads((SOURCE / "config.json").read_text())
     names = [name for name in LlamaConfig.__dataclass_fields__ if config.get(name) is not None]
     shape = [f"model.{name}={json.dumps(config[name])}" for name in names]
-    back = done(empty_room("task=convert", "weights.source=llama.ckpt", "weights.target=back", *shape))
+    back = succeeded(empty_workspace("task=convert", "weights.source=llama.ckpt", "weights.target=back", *shape))
     assert (
-        f"source   {empty_room.directory / 'llama.ckpt'} (mindformers): 21 tensors, 108,864 parameters, all found"
+        f"source   {empty_workspace.directory / 'llama.ckpt'} (mindformers): 21 tensors, 108,864 parameters, all found"
         in back.out
     )
-    found, original = (load_file(path / "model.safetensors") for path in (empty_room.directory / "back", SOURCE))
+    found, original = (load_file(path / "model.safetensors") for path in (empty_workspace.directory / "back", SOURCE))
     assert all(found[name].tobytes() == original[name].tobytes() for name in original)
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 0.8 GB, all of it a hole in the file."""
+    """A model of 0.8 GB, in a sparse file."""
     directory = tmp_path_factory.mktemp("large")
     config = replace(open_weights(str(SOURCE)).config, vocab_size=100_000, hidden_size=1024)
     (directory / "config.json").write_text(json.dumps(to_hf(config)))
     layout = safetensors_layout({name: ("F32", shape) for name, shape in parameter_shapes(config).items()})
     with (directory / "model.safetensors").open("wb") as file:
-        file.write(layout.texts[0][1])
-        file.truncate(max(run.offset + run.size for entry in layout.entries.values() for run in entry.runs))
+        file.write(layout.headers[0][1])
+        file.truncate(max(run.offset + run.size for entry in layout.entries.values() for run in entry.ranges))
     return directory
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_it_leaves_no_target_and_can_be_run_again(
-    empty_room: Room, large: Path, how: signal.Signals
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL))]
+)
+def test_an_interrupted_conversion_leaves_no_target_and_can_be_repeated(
+    empty_workspace: Workspace, large: Path, how: signal.Signals
 ) -> None:
     command = ["task=convert", f"weights.source={large}", "weights.target=x", "weights.format=native"]
-    started = empty_room.start(*command)
-    started.wait_for(empty_room.directory / ".x.partial" / "model.safetensors")
+    started = empty_workspace.start(*command)
+    started.wait_for(empty_workspace.directory / ".x.partial" / "model.safetensors")
     started.process.send_signal(how)
     ended = started.wait()
     assert ended.code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[how], ended.err
-    assert not (empty_room.directory / "x").exists()
-    assert (empty_room.directory / ".x.partial").exists() == (how == signal.SIGKILL)
+    assert not (empty_workspace.directory / "x").exists()
+    assert (empty_workspace.directory / ".x.partial").exists() == (how == signal.SIGKILL)
     assert "Traceback" not in ended.err
-    done(empty_room(*command))
-    assert not (empty_room.directory / ".x.partial").exists()
-    assert (empty_room.directory / "x" / "checkpoint.json").is_file()
+    succeeded(empty_workspace(*command))
+    assert not (empty_workspace.directory / ".x.partial").exists()
+    assert (empty_workspace.directory / "x" / "checkpoint.json").is_file()
 
 
-def test_everything_that_is_wrong_is_told_and_nothing_written(empty_room: Room) -> None:
-    before = set(empty_room.directory.iterdir())
-    refused = empty_room("task=convert", "weights.target=x", "weights.tensor=2", "weights.max_shard_size=big")
+def test_all_problems_are_reported_and_nothing_is_written(empty_workspace: Workspace) -> None:
+    before = set(empty_workspace.directory.iterdir())
+    refused = empty_workspace("task=convert", "weights.target=x", "weights.tensor=2", "weights.max_shard_size=big")
     assert refused.code == 2
     for words in (
-        "weights.source: task=convert has no weights to read",
-        "weights.tensor: 2, but only the native format is cut over ranks, and this is hf",
-        "weights.max_shard_size: 'big' is no size",
+        "weights.source: task=convert needs weights to read",
+        "weights.tensor: 2, but only weights.format=native can be sliced over ranks, not hf",
+        "weights.max_shard_size: 'big' is not a size",
     ):
         assert words in refused.err
-    assert set(empty_room.directory.iterdir()) == before
-    broken = empty_room.directory / "broken"
+    assert set(empty_workspace.directory.iterdir()) == before
+    broken = empty_workspace.directory / "broken"
     broken.mkdir()
     (broken / "config.json").write_bytes((SOURCE / "config.json").read_bytes())
     whole = (SOURCE / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(whole[:-100])
-    refused = empty_room("task=convert", f"weights.source={broken}", "weights.target=x")
+    refused = empty_workspace("task=convert", f"weights.source={broken}", "weights.target=x")
     assert refused.code == 2
     assert "model.safetensors: not a readable safetensors file" in refused.err
-    assert not Path(empty_room.directory / "x").exists()
+    assert not Path(empty_workspace.directory / "x").exists()

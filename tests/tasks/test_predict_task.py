@@ -1,4 +1,4 @@
-"""task=predict: the answer and nothing else on stdout, from each kind of model there is."""
+"""task=predict: only the answer on stdout, from each kind of model."""
 
 import shutil
 from itertools import pairwise
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tasks_support import REFERENCE, SMOLLM2, Room, done
+from tasks_support import REFERENCE, SMOLLM2, Workspace, succeeded
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from dscoder_exp import load
@@ -17,90 +17,91 @@ QUESTION = "Write a Python function that adds two numbers."
 
 
 @pytest.fixture(scope="session")
-def characters(room: Room) -> Path:
-    """The tokenizer of the reference models: an id is an ASCII code."""
+def characters(workspace: Workspace) -> Path:
+    """A tokenizer for the reference models in which ids are ASCII codes."""
     tokenizer = Tokenizer(models.WordLevel({chr(number): number for number in range(128)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # type: ignore[assignment]
     tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
-    path = room.directory / "characters-cache" / "tokenizer.json"
+    path = workspace.directory / "characters-cache" / "tokenizer.json"
     path.parent.mkdir()
     tokenizer.save(str(path))
     return path
 
 
-def test_the_answer_is_the_one_pytorch_gives(room: Room, characters: Path) -> None:
-    """From a Hugging Face directory, character by character; with tabs and bells, which a console may not touch."""
+def test_the_answer_equals_pytorchs(workspace: Workspace, characters: Path) -> None:
+    """From a Hugging Face directory; with tabs and bells, which the console has to leave unchanged."""
     reference = np.load(HF / "reference.npz")
     prompt, ids = reference["greedy_prompt"][0], reference["greedy_ids"][0, 16:]
     answer = "".join(map(chr, ids))
     assert "\t" in answer
-    assert 2 not in ids  # the eos
+    assert 2 not in ids  # no EOS
     model = [f"model.path={HF}", f"tokenizer.path={characters}"]
     asked = [f"predict.prompt={''.join(map(chr, prompt))}", "predict.max_new_tokens=64", "tracking=off"]
-    ended = done(room("task=predict", *model, *asked))
+    ended = succeeded(workspace("task=predict", *model, *asked))
     assert ended.out == f"{answer}\n"
     assert "64 tokens" in ended.err
 
 
-def test_a_prompt_beyond_the_context_is_refused(room: Room, characters: Path) -> None:
+def test_a_prompt_beyond_the_context_is_refused(workspace: Workspace, characters: Path) -> None:
     model = [f"model.path={HF}", f"tokenizer.path={characters}"]
-    refused = room("task=predict", *model, f"predict.prompt={'x' * 256}", "name=too long")
+    refused = workspace("task=predict", *model, f"predict.prompt={'x' * 256}", "name=too long", "tracking=off")
     assert refused.code == 2
-    message = "predict.prompt: the prompt has 256 tokens, the model's context 256\n      -> give a shorter prompt"
+    message = "predict.prompt: the prompt's 256 tokens leave no room for an answer in the model's context of 256\n"
+    message += "      -> give a shorter prompt"
     assert refused.err.endswith(f"dscoder_exp: refused\n  - {message}\n")
 
 
-def test_an_altered_checkpoint_is_refused(empty_room: Room, checkpoint: Path) -> None:
-    """By whoever loads it, with the tensor's name."""
-    copy = Path(shutil.copytree(checkpoint, empty_room.directory / "x"))
+def test_an_altered_checkpoint_is_refused(empty_workspace: Workspace, untrained: Path) -> None:
+    """The message names the changed tensor."""
+    copy = Path(shutil.copytree(untrained, empty_workspace.directory / "x"))
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "model.safetensors").write_bytes(content)
-    refused = empty_room("task=predict", "model.path=x", "predict.prompt=x", "tracking=off")
+    refused = empty_workspace("task=predict", "model.path=x", "predict.prompt=x", "tracking=off")
     assert refused.code == 2
     assert "x/model.safetensors, lm_head.weight: its content has changed since it was written" in refused.err
     assert "Traceback" not in refused.err
 
 
 @pytest.mark.slow
-def test_an_answer_ends_where_the_context_does(room: Room, characters: Path) -> None:
-    """One token of room after a prompt of 255."""
+def test_an_answer_ends_with_the_context(workspace: Workspace, characters: Path) -> None:
+    """After a prompt of 255 tokens the context of 256 has place for one."""
     model = [f"model.path={HF}", f"tokenizer.path={characters}", "tracking=off"]
-    ended = done(room("task=predict", *model, f"predict.prompt={'x' * 255}"))
+    ended = succeeded(workspace("task=predict", *model, f"predict.prompt={'x' * 255}"))
     assert "1 tokens" in ended.err
     assert len(ended.out) == 2
 
 
 @pytest.mark.slow
-def test_a_seed_draws_the_same_answer_again(room: Room, checkpoint: Path) -> None:
-    """From what was just trained; the same as from Python."""
+def test_the_same_seed_samples_the_same_answer(workspace: Workspace, untrained: Path) -> None:
+    """On the command line and from Python."""
     sampling: Any = {"temperature": 1.0, "top_p": 0.9}
-    asked = ["task=predict", f"model.path={checkpoint}", "predict.prompt=write", "predict.max_new_tokens=24"]
+    asked = ["task=predict", f"model.path={untrained}", "predict.prompt=write", "predict.max_new_tokens=24"]
     asked += [f"predict.{name}={value}" for name, value in sampling.items()]
-    lines = done(room("-m", *asked, "seed=0,0,1", "tracking=off")).out.split("\n")
+    lines = succeeded(workspace("-m", *asked, "seed=0,0,1", "tracking=off")).out.split("\n")
     begins = [index for index, line in enumerate(lines) if "[HYDRA]" in line] + [len(lines)]
-    answers = ["\n".join(lines[a + 1 : b]).rstrip("\n") for a, b in pairwise(begins)]  # without Hydra's about the jobs
+    answers = ["\n".join(lines[a + 1 : b]).rstrip("\n") for a, b in pairwise(begins)]  # without Hydra's lines
     once, again, other = answers
     assert once == again
     assert once != other
 
-    llm = load(str(checkpoint))
+    llm = load(str(untrained))
     assert llm.tokenizer is not None
     prompt = [llm.tokenizer.encode("write", add_special_tokens=False).ids]
     drawn = {seed: llm.generate(prompt, 24, seed=seed, **sampling)[0] for seed in (0, 1)}
     greedy = llm.generate(prompt, 24)
     assert greedy[0] not in drawn.values()
-    assert llm.generate(prompt, 24, seed=3, temperature=1.0, top_k=1) == greedy, "there is one token to draw from"
+    assert llm.generate(prompt, 24, seed=3, temperature=1.0, top_k=1) == greedy, "top_k=1 leaves one token"
 
 
 @pytest.mark.slow
-def test_a_real_model_answers_from_its_gguf(room: Room) -> None:
+def test_a_real_model_answers_from_its_gguf(workspace: Workspace) -> None:
     """Shape, weights, tokenizer and prompt format all come from the one file."""
     asked = [f"predict.prompt={QUESTION}", "predict.max_new_tokens=48", "name=smollm2"]
-    ended = done(room("task=predict", f"model.path={SMOLLM2}", *asked))
+    ended = succeeded(workspace("task=predict", f"model.path={SMOLLM2}", *asked))
     assert "def " in ended.out
     assert "<|im_" not in ended.out
-    run = room.run("smollm2")
+    run = workspace.run("smollm2")
     assert run.status == "FINISHED"
     assert run.metrics["predict/tokens_per_s"][0] > 1
     assert (run.artifacts / "predictions" / "answer.md").read_text() == f"{QUESTION}\n\n---\n\n{ended.out}"

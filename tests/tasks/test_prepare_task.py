@@ -1,10 +1,10 @@
-"""task=prepare by the contract's command, and training on what it wrote."""
+"""task=prepare on the command line, and training on the prepared data."""
 
 import json
 from pathlib import Path
 
 import pytest
-from tasks_support import RECIPE, Room, done
+from tasks_support import RECIPE, Workspace, succeeded
 
 KEYS = {
     *{"rows", "kept", "dropped", "truncated", "duplicates", "sequences", "tokens"},
@@ -13,13 +13,13 @@ KEYS = {
 TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny_tokenizer.json"
 
 
-def test_prepared_once_and_found_after_that(room: Room) -> None:
-    """The contract's command has no model: the tokenizer's end token has to be named, its files don't do it."""
+def test_data_are_prepared_once_and_reused(workspace: Workspace) -> None:
+    """Without a model: its special tokens are given, since a tokenizer.json alone doesn't name them."""
     asked = ["data=code_alpaca", "data.source=rows.json", "seq_length=256", "data.packing=true"]
     text = [f"tokenizer.path={TOKENIZER}", "model.bos_token_id=0", "model.eos_token_id=1", "model.pad_token_id=2"]
     context = "model.max_position_embeddings=2048"
-    target = room.directory / "prepared-cache"
-    made = done(room("task=prepare", *asked, *text, context, f"data.output={target}"))
+    target = workspace.directory / "prepared-cache"
+    made = succeeded(workspace("task=prepare", *asked, *text, context, f"data.output={target}"))
     assert "40 rows, 40 kept" in made.out
     assert f"written in {target}\n" in made.out
     assert {path.suffix for path in target.iterdir()} == {".mindrecord", ".db", ".json", ".png"}
@@ -32,16 +32,18 @@ def test_prepared_once_and_found_after_that(room: Room) -> None:
     assert report["useful_fraction"] == report["tokens"] / (report["sequences"] * 256)
 
     times = {path: path.stat().st_mtime_ns for path in target.iterdir()}
-    again = done(room("task=prepare", *asked, *text, context, f"data.output={target}"))
+    again = succeeded(workspace("task=prepare", *asked, *text, context, f"data.output={target}"))
     assert f"found in {target}\n" in again.out
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
 
-    refused = room("task=prepare", *asked, *text, context, f"data.output={target}", "seq_length=128")
+    refused = workspace("task=prepare", *asked, *text, context, f"data.output={target}", "seq_length=128")
     assert refused.code == 2
-    assert "data.output: holds data prepared otherwise (seq_length 256 there, 128 now" in refused.err
+    assert "data.output: holds data prepared with other settings (seq_length 256 there, 128 now" in refused.err
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
 
-    trained = done(room(*RECIPE, "parallel=single", f"data.output={target}", "train.max_steps=1", "tracking=off"))
+    trained = succeeded(
+        workspace(*RECIPE, "parallel=single", f"data.output={target}", "train.max_steps=1", "tracking=off")
+    )
     assert f"found in {target}\n" in trained.out
     assert f"{report['sequences']} training sequences" in trained.out
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
@@ -65,7 +67,7 @@ def fill(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said", "example"),
+    ("overrides", "printed", "example"),
     [
         (["data.source=pairs.jsonl"], "1 rows, 1 kept", "Name a colour.⟦\nred<|end|>⟧"),
         (
@@ -81,18 +83,18 @@ def fill(directory: Path) -> None:
     ],
     ids=["pairs", "chat", "text"],
 )
-def test_each_kind_of_source(empty_room: Room, asked: list[str], said: str, example: str) -> None:
-    fill(empty_room.directory)
-    assert said in done(empty_room(*SMALL, *asked)).out
-    assert example in json.loads((empty_room.directory / "prepared" / "data.json").read_text())["examples"]
+def test_each_kind_of_source(empty_workspace: Workspace, overrides: list[str], printed: str, example: str) -> None:
+    fill(empty_workspace.directory)
+    assert printed in succeeded(empty_workspace(*SMALL, *overrides)).out
+    assert example in json.loads((empty_workspace.directory / "prepared" / "data.json").read_text())["examples"]
 
 
-def test_files_that_will_not_do(empty_room: Room) -> None:
-    fill(empty_room.directory)
-    (empty_room.directory / "bad.jinja").write_text("x\n{% for %}")
-    (empty_room.directory / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"text": "c"}\n')
-    refused = empty_room(*SMALL, "data.source=bad.jsonl", "data.template=bad.jinja")
+def test_bad_files_are_refused(empty_workspace: Workspace) -> None:
+    fill(empty_workspace.directory)
+    (empty_workspace.directory / "bad.jinja").write_text("x\n{% for %}")
+    (empty_workspace.directory / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"text": "c"}\n')
+    refused = empty_workspace(*SMALL, "data.source=bad.jsonl", "data.template=bad.jinja")
     assert (refused.code, refused.out) == (2, "")
     assert "bad.jinja:2: not a Jinja2 template" in refused.err
     assert "bad.jsonl:2: a row of another kind (text) than the rows before it" in refused.err
-    assert not (empty_room.directory / "prepared").exists()
+    assert not (empty_workspace.directory / "prepared").exists()

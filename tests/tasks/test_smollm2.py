@@ -1,4 +1,4 @@
-"""The real pretrained model: PyTorch's greedy ids, and the quickstart, shortened."""
+"""The pretrained SmolLM2: greedy ids as in PyTorch, and a shortened quickstart."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 from processes import Ended, Started
-from tasks_support import SMOLLM2, Room, done
+from tasks_support import SMOLLM2, Workspace, succeeded
 
 pytestmark = pytest.mark.slow
 
@@ -35,14 +35,14 @@ def test_greedy_ids_are_pytorchs(llm: Any, shared_data: Path, number: int) -> No
     assert ids == prompt["greedy_new_ids_no_eos_stop"]
 
 
-def watched(started: Started) -> tuple[Ended, int]:
-    """How it ended, and the most memory that its processes held at once, in bytes."""
+def peak_memory(started: Started) -> tuple[Ended, int]:
+    """Wait for a command; returns how it ended, and the peak memory of its processes together, in bytes."""
     peak = 0
-    over = threading.Event()
+    ended = threading.Event()
 
     def sample() -> None:
         nonlocal peak
-        while not over.wait(0.25):
+        while not ended.wait(0.25):
             total = 0
             for process in started.processes():
                 try:
@@ -56,7 +56,7 @@ def watched(started: Started) -> tuple[Ended, int]:
     try:
         return started.wait(), peak
     finally:
-        over.set()
+        ended.set()
         sampler.join()
 
 
@@ -65,18 +65,18 @@ def losses_of(ended: Ended) -> tuple[float, float]:
     return float(found[0]), float(found[1])
 
 
-def test_the_quickstart_learns_in_little_memory_and_can_be_repeated(empty_room: Room) -> None:
-    started = empty_room.start(*QUICKSTART)
-    ended, peak = watched(started)
-    done(ended)
+def test_the_quickstart_learns_in_little_memory_and_can_be_repeated(empty_workspace: Workspace) -> None:
+    started = empty_workspace.start(*QUICKSTART)
+    ended, peak = peak_memory(started)
+    succeeded(ended)
     before, after = losses_of(ended)
-    assert after < before < 5  # it is pretrained
+    assert after < before < 5  # less than 5: the model is pretrained
     assert 1024**3 / 2 < peak < LIMIT
-    run = empty_room.run("quickstart")
+    run = empty_workspace.run("quickstart")
     assert run.status == "FINISHED"
     assert run.metrics["train/loss"].keys() == {1, 2, 3, 4}
     assert {path.name for path in (run.artifacts / "predictions").iterdir()} == {"before.md", "after.md"}
 
-    again = done(empty_room(*QUICKSTART, "tracking=off", "train.prompts=[]"))
+    again = succeeded(empty_workspace(*QUICKSTART, "tracking=off", "train.prompts=[]"))
     assert "found in" in again.out
     assert losses_of(again) == (before, after)

@@ -1,4 +1,4 @@
-"""Training that doesn't come to its end: the exit code, what MLflow says, and no half checkpoint."""
+"""Training that is stopped or fails: exit code, MLflow status, and no incomplete checkpoint."""
 
 import re
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from processes import Started
-from tasks_support import RECIPE, Room
+from tasks_support import RECIPE, Workspace
 
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.source import open_weights
@@ -17,37 +17,38 @@ Begin = Callable[..., tuple[Started, Path]]
 
 
 @pytest.fixture
-def begin(room: Room) -> Iterator[Begin]:
-    """begin(name, …): a training that saves after each step, once it has begun to, and its checkpoints."""
+def begin(workspace: Workspace) -> Iterator[Begin]:
+    """begin(name, …) -> a training that saves after each step, with two checkpoints already, and their directory."""
     launches: list[Started] = []
 
     def launch(name: str, *overrides: str) -> tuple[Started, Path]:
-        started = room.start(*ENDLESS, f"name={name}", f"output_dir=runs/{name}", *overrides)
+        started = workspace.start(*ENDLESS, f"name={name}", f"output_dir=runs/{name}", *overrides)
         launches.append(started)
-        checkpoints = room.directory / "runs" / name / "checkpoints"
+        checkpoints = workspace.directory / "runs" / name / "checkpoints"
         started.wait_for(checkpoints / "step-000002")
         return started, checkpoints
 
     yield launch
     for started in launches:
-        for process in started.processes():  # only where the test has failed
+        for process in started.processes():  # some are left only if the test has failed
             process.kill()
 
 
-def assert_all_whole(checkpoints: Path) -> None:
-    """Every step-* has the files that its record lists, unharmed, and `last` is the newest."""
+def assert_all_complete(checkpoints: Path) -> None:
+    """Assert that every step-* has its files with the recorded hashes, and that `last` is the newest."""
     steps = sorted(checkpoints.glob("step-*"))
     assert len(steps) >= 2
     for step in steps:
         source = open_weights(str(step))
         assert check(source).complete
         for name in source.shapes():
-            source.tensor(name)  # refused where its hash differs
-    assert (checkpoints / "last").resolve() in steps[-2:]  # it may have been stopped between a rename and the link
+            source.tensor(name)  # raises if its hash differs
+    # The process may have been stopped between saving a checkpoint and linking it.
+    assert (checkpoints / "last").resolve() in steps[-2:]
 
 
 @pytest.mark.slow
-def test_sigterm_ends_all_of_it(room: Room, begin: Begin) -> None:
+def test_sigterm_ends_all_processes(workspace: Workspace, begin: Begin) -> None:
     started, checkpoints = begin("terminated")
     processes = list(started.processes())
     assert len(processes) == 2
@@ -55,32 +56,32 @@ def test_sigterm_ends_all_of_it(room: Room, begin: Begin) -> None:
     ended = started.wait()
     assert ended.code == 143, ended.err
     assert started.left() == []
-    assert_all_whole(checkpoints)
+    assert_all_complete(checkpoints)
     assert {path.name for path in checkpoints.iterdir() if not path.name.startswith("step-")} == {"last"}
-    run = room.run("terminated")
+    run = workspace.run("terminated")
     assert run.status == "KILLED"
-    assert len(run.metrics["train/loss"]) >= 2  # what was logged until then is there
+    assert len(run.metrics["train/loss"]) >= 2  # logged before SIGTERM
 
 
 @pytest.mark.slow
-def test_a_killed_worker_fails_the_run(room: Room, begin: Begin) -> None:
+def test_a_killed_worker_fails_the_run(workspace: Workspace, begin: Begin) -> None:
     started, checkpoints = begin("killed")
     started.worker().kill()
     ended = started.wait()
     assert ended.code == 1
     assert "rank 0 failed: killed by SIGKILL" in ended.err
     assert started.left() == []
-    assert_all_whole(checkpoints)
-    run = room.run("killed")
+    assert_all_complete(checkpoints)
+    run = workspace.run("killed")
     assert run.status == "FAILED"
     assert "killed by SIGKILL" in run.tags["error"]
 
 
 @pytest.mark.slow
-def test_a_rank_that_hangs_is_found(room: Room, begin: Begin) -> None:
-    """The other waits for it in a sum over ranks, and would for ever."""
-    # Longer than compiling takes, between the held-out batches and the first step, and less than the 30 s after which
-    # MindSpore's scheduler gives a process up that is suspended as a whole.
+def test_a_hanging_rank_is_detected(workspace: Workspace, begin: Begin) -> None:
+    """The other rank waits for it in an all-reduce and would wait for ever."""
+    # The heartbeat limit is longer than compilation between evaluation and the first step takes, and shorter than the
+    # 30 s after which MindSpore's scheduler gives up a suspended process.
     started, checkpoints = begin("hanging", "parallel=dp2", "hydra.launcher.heartbeat=20")
     (worker,) = (process for process in started.processes() if process.environ().get("RANK_ID") == "1")
     worker.suspend()
@@ -90,26 +91,26 @@ def test_a_rank_that_hangs_is_found(room: Room, begin: Begin) -> None:
     assert re.search(r"^  rank 0: training \d+/1000000, \d+\.\d s ago\n    Stack", ended.err, re.MULTILINE)
     assert re.search(r"^  rank 1: training \d+/1000000, \d+\.\d s ago\n    it doesn't tell", ended.err, re.MULTILINE)
     assert started.left() == []
-    assert_all_whole(checkpoints)
-    run = room.run("hanging")
+    assert_all_complete(checkpoints)
+    run = workspace.run("hanging")
     assert run.status == "FAILED"
     assert "no sign of life" in run.tags["error"]
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_fails_the_run(room: Room) -> None:
-    """The weights overflow in the first step, the losses of the next are lost: two are skipped, the third ends it."""
+def test_a_loss_that_is_not_finite_fails_the_run(workspace: Workspace) -> None:
+    """The first step makes the weights overflow; two of the next steps are skipped, the third ends the run."""
     name = "diverged"
     bad = ["train.max_steps=9", "optim.lr=1e30", "optim.clip_norm=null", "train.save_every=1"]
-    ended = room(*RECIPE, "parallel=dp2", *bad, f"name={name}", "output_dir=runs/diverged")
+    ended = workspace(*RECIPE, "parallel=dp2", *bad, f"name={name}", "output_dir=runs/diverged")
     assert ended.code == 1
     assert "NotFinite: loss " in ended.err
     assert "lower optim.lr, or look at the data" in ended.err
-    run = room.run(name)
+    run = workspace.run(name)
     assert run.status == "FAILED"
     assert "NotFinite" in run.tags["error"]
     assert run.metrics["train/loss"].keys() == {1}
-    steps = {path.name for path in (room.directory / "runs/diverged/checkpoints").iterdir()}
+    steps = {path.name for path in (workspace.directory / "runs/diverged/checkpoints").iterdir()}
     assert steps == {"step-000001", "step-000002", "step-000003", "last"}
     assert run.metrics["train/skipped_steps"] == {2: 1, 3: 2}
     assert (run.artifacts / "diagnosis" / "numbers.json").is_file()

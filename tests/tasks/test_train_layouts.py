@@ -1,4 +1,4 @@
-"""A run goes on in any other layout to the same end, and two ranks that share a model answer as one."""
+"""A run can be resumed on other numbers of ranks with the same result; two tensor-parallel ranks answer like one."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import FIVE_STEPS, MOVED, Room, done
+from tasks_support import FIVE_STEPS, MOVED, Workspace, succeeded
 
 pytestmark = pytest.mark.slow
 
@@ -16,12 +16,13 @@ def steps_of(directory: Path) -> list[str]:
     return sorted(path.name for path in (directory / "checkpoints").glob("step-*"))
 
 
-def through(room: Room, name: str, legs: Sequence[tuple[int, str]], *how: str) -> tuple[Path, Ended]:
-    """Five steps, each leg in its own layout (what it types) up to a step; the whole run's directory, and its last leg.
+def run_legs(workspace: Workspace, name: str, legs: Sequence[tuple[int, str]]) -> tuple[Path, Ended]:
+    """Train five steps in legs, each with its last step and its layout's overrides; returns directory and last output.
 
-    A leg runs to the end, so that its schedule is the run's, and what it saved after its last step is taken away.
+    Every leg trains all five steps, so that the learning-rate schedule is the same; its checkpoints after its last step
+    are removed.
     """
-    directory, ended = room.directory / "runs" / name, None
+    directory, ended = workspace.directory / "runs" / name, None
     for last, layout in legs:
         own = [
             "tracking=off",
@@ -30,7 +31,7 @@ def through(room: Room, name: str, legs: Sequence[tuple[int, str]], *how: str) -
             "train.save_every=1",
             "train.keep_last=null",
         ]
-        ended = done(room(*FIVE_STEPS, *layout.split(), *how, *own))
+        ended = succeeded(workspace(*FIVE_STEPS, *layout.split(), *own))
         assert steps_of(directory) == [f"step-{step:06d}" for step in range(1, 6)]
         for step in range(last + 1, 6):
             shutil.rmtree(directory / "checkpoints" / f"step-{step:06d}")
@@ -45,7 +46,7 @@ def eval_loss(ended: Ended) -> str:
 
 @pytest.fixture
 def assert_close(assert_learnt_alike: Callable[..., None]) -> Callable[[Path, Path], None]:
-    """assert_close(found, expected): weights in files."""
+    """assert_close(found, expected): the weights in two files are equal up to rounding."""
 
     def check(found: Path, expected: Path) -> None:
         weights, reference = load_file(found), load_file(expected)
@@ -56,28 +57,28 @@ def assert_close(assert_learnt_alike: Callable[..., None]) -> Callable[[Path, Pa
     return check
 
 
-def test_four_ranks_two_and_one_go_on_from_each_other(
-    room: Room, whole: Ended, assert_close: Callable[[Path, Path], None]
+def test_two_ranks_then_four_then_one(
+    workspace: Workspace, whole: Ended, assert_close: Callable[[Path, Path], None]
 ) -> None:
     legs = [
         (2, "parallel=dp2"),
         (4, "parallel=dp2_tp2"),
         (5, "parallel=single train.micro_batch_size=2"),
     ]
-    directory, ended = through(room, "legs", legs)
+    directory, ended = run_legs(workspace, "legs", legs)
     assert eval_loss(ended) == eval_loss(whole)
-    cut = directory / "checkpoints" / "step-000004"
-    assert {path.name for path in cut.glob("*.safetensors")} == {
+    sharded = directory / "checkpoints" / "step-000004"
+    assert {path.name for path in sharded.glob("*.safetensors")} == {
         *(f"model-rank-{rank:02d}-of-02.safetensors" for rank in range(2)),
         *(f"optimizer-rank-{rank:02d}-of-04.safetensors" for rank in range(4)),
     }
     assert not list(directory.glob("checkpoints/.*"))
     last = "checkpoints/step-000005/model.safetensors"
-    assert_close(directory / last, room.directory / "runs/whole" / last)
+    assert_close(directory / last, workspace.directory / "runs/whole" / last)
 
 
-def test_two_ranks_answer_as_one(room: Room, whole: Ended) -> None:
-    model = f"model.path={room.directory}/runs/whole/checkpoints/last"
+def test_two_ranks_answer_like_one(workspace: Workspace, untrained: Path) -> None:
+    model = f"model.path={untrained}"
     command = [
         "task=predict",
         model,
@@ -86,6 +87,6 @@ def test_two_ranks_answer_as_one(room: Room, whole: Ended) -> None:
         "tracking=off",
         "runtime=cpu",
     ]
-    answers = [done(room(*command, f"parallel={parallel}")) for parallel in ("single", "tp2")]
+    answers = [succeeded(workspace(*command, f"parallel={parallel}")) for parallel in ("single", "tp2")]
     assert answers[0].out == answers[1].out != ""
     assert "tokens/s" in answers[1].err

@@ -1,4 +1,4 @@
-"""A run that is stopped or killed, wherever that is, goes on to the very weights and losses it would have had."""
+"""A run that is stopped or killed at any point and resumed ends with the same weights and losses."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow_runs import Recorded
-from tasks_support import RECIPE, SAME, Room, assert_the_same, checkpoints, done, own
+from tasks_support import RECIPE, SAME, Workspace, assert_the_same, checkpoints, named, succeeded
 
 pytestmark = pytest.mark.slow
 
@@ -23,54 +23,63 @@ RUN = [
     "train.keep_last=2",
 ]
 ALONE = [*RUN, "parallel=single"]
-ON = "train.resume=auto"
+RESUME = "train.resume=auto"
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(room: Room) -> Recorded:
-    done(room(*ALONE, *own("uninterrupted")))
-    return room.run("uninterrupted")
+def uninterrupted(workspace: Workspace) -> Recorded:
+    succeeded(workspace(*ALONE, *named("uninterrupted")))
+    return workspace.run("uninterrupted")
 
 
-def test_a_stopped_run_saves_and_goes_on(room: Room, uninterrupted: Recorded) -> None:
-    started = room.start(*ALONE, *own("stopped"))
-    started.wait_for(checkpoints(room, "stopped") / "last")
+def test_a_stopped_run_saves_a_checkpoint_and_resumes(workspace: Workspace, uninterrupted: Recorded) -> None:
+    started = workspace.start(*ALONE, *named("stopped"))
+    started.wait_for(checkpoints(workspace, "stopped") / "last")
     started.process.send_signal(signal.SIGTERM)
     ended = started.wait()
     assert ended.code == 143, ended.err
     assert "asked to stop: saved as " in ended.err
     assert started.left() == []
-    assert room.run("stopped").status == "KILLED"
-    saved = (checkpoints(room, "stopped") / "last").resolve()
+    assert workspace.run("stopped").status == "KILLED"
+    saved = (checkpoints(workspace, "stopped") / "last").resolve()
     assert json.loads((saved / "training.json").read_text())["step"] == int(saved.name[-6:])
-    assert len(room.run("stopped").metrics["train/loss"]) == int(saved.name[-6:])
+    assert len(workspace.run("stopped").metrics["train/loss"]) == int(saved.name[-6:])
 
-    ended = done(room(*ALONE, *own("stopped"), ON))
-    assert f"going on after step {int(saved.name[-6:])}, from {saved}" in ended.out
-    assert_the_same(room, "stopped", uninterrupted)
-    assert "resumed_after_step" in room.run("stopped").tags
+    ended = succeeded(workspace(*ALONE, *named("stopped"), RESUME))
+    assert f"resuming after step {int(saved.name[-6:])}, from {saved}" in ended.out
+    assert_the_same(workspace, "stopped", uninterrupted)
+    assert "resumed_after_step" in workspace.run("stopped").tags
 
 
-def test_only_what_is_kept_stays(room: Room, uninterrupted: Recorded) -> None:
-    names = sorted(path.name for path in checkpoints(room, "uninterrupted").iterdir())
+def test_old_checkpoints_are_deleted(workspace: Workspace, uninterrupted: Recorded) -> None:
+    names = sorted(path.name for path in checkpoints(workspace, "uninterrupted").iterdir())
     assert set(names) >= {"best", "last", "step-000006", "step-000008"}
-    assert len(names) <= 5  # the best may be an older one
-    assert "step-000002" not in names or (checkpoints(room, "uninterrupted") / "best").readlink() == Path("step-000002")
+    assert len(names) <= 5  # the best one may be older than the last two
+    assert "step-000002" not in names or (checkpoints(workspace, "uninterrupted") / "best").readlink() == Path(
+        "step-000002"
+    )
 
 
-def test_a_run_that_is_through_changes_nothing(room: Room, uninterrupted: Recorded) -> None:
-    last = checkpoints(room, "uninterrupted") / "last"
+def test_resuming_a_finished_run_changes_nothing(workspace: Workspace, uninterrupted: Recorded) -> None:
+    last = checkpoints(workspace, "uninterrupted") / "last"
     before = {file: file.stat().st_mtime_ns for file in last.resolve().iterdir()}
-    ended = done(room(*ALONE, *own("uninterrupted"), ON))
-    assert f"checkpoint   {checkpoints(room, 'uninterrupted').resolve() / 'step-000008'}" in ended.out
+    ended = succeeded(workspace(*ALONE, *named("uninterrupted"), RESUME))
+    assert f"checkpoint   {checkpoints(workspace, 'uninterrupted').resolve() / 'step-000008'}" in ended.out
     assert {file: file.stat().st_mtime_ns for file in last.resolve().iterdir()} == before
-    assert room.run("uninterrupted").metrics == uninterrupted.metrics  # and runs_in refuses what is logged twice
+    # runs_in, too, asserts that nothing was logged twice.
+    assert workspace.run("uninterrupted").metrics == uninterrupted.metrics
 
 
-def test_another_run_is_refused_with_every_difference(room: Room, uninterrupted: Recorded) -> None:
-    last = (checkpoints(room, "uninterrupted") / "last").resolve().relative_to(room.directory)
-    other = room(
-        *ALONE, *own("uninterrupted"), ON, "seed=5", "optim.lr=2e-3", "seq_length=128", "model.num_hidden_layers=3"
+def test_resuming_with_other_settings_is_refused(workspace: Workspace, uninterrupted: Recorded) -> None:
+    last = (checkpoints(workspace, "uninterrupted") / "last").resolve().relative_to(workspace.directory)
+    other = workspace(
+        *ALONE,
+        *named("uninterrupted"),
+        RESUME,
+        "seed=5",
+        "optim.lr=2e-3",
+        "seq_length=128",
+        "model.num_hidden_layers=3",
     )
     assert other.code == 2
     for difference in (
@@ -81,25 +90,27 @@ def test_another_run_is_refused_with_every_difference(room: Room, uninterrupted:
     ):
         assert difference in other.err
     assert "output_dir=DIR for a new run" in other.err
-    data = room(*ALONE, *own("uninterrupted"), ON, "data.loss=all", "tracking=off")
+    data = workspace(*ALONE, *named("uninterrupted"), RESUME, "data.loss=all", "tracking=off")
     assert data.code == 2
     assert f'data.loss: "all", but {last} was trained with "response"' in data.err
-    without = room(*ALONE, *own("uninterrupted"))
+    without = workspace(*ALONE, *named("uninterrupted"))
     assert without.code == 2
-    assert "train.resume=auto goes on with it" in without.err
+    assert "train.resume=auto to resume that run" in without.err
 
 
 @pytest.mark.parametrize("seed", [0])
-def test_killed_at_random_it_comes_to_the_same(room: Room, uninterrupted: Recorded, seed: int) -> None:
-    """Each attempt is killed after a while, whatever it is at; every other one while a checkpoint is being written."""
+def test_kills_at_random_times_do_not_change_the_result(
+    workspace: Workspace, uninterrupted: Recorded, seed: int
+) -> None:
+    """Each attempt is killed at a random time, every other one while it is writing a checkpoint."""
     name, chance = f"killed {seed}", random.Random(seed)
     for attempt in range(3):
-        started = room.start(*ALONE, *own(name), ON)
-        folder = checkpoints(room, name)
-        seen = {path.name for path in folder.glob("*")}
+        started = workspace.start(*ALONE, *named(name), RESUME)
+        folder = checkpoints(workspace, name)
+        before = {path.name for path in folder.glob("*")}
         while started.process.poll() is None:
-            new = {path.name for path in folder.glob("*")} - seen
-            if any(path.startswith(".step-") for path in new) if attempt % 2 else "last" in seen | new:
+            new = {path.name for path in folder.glob("*")} - before
+            if any(path.startswith(".step-") for path in new) if attempt % 2 else "last" in before | new:
                 break
         try:
             started.process.wait(chance.uniform(0, 0.05 if attempt % 2 else 3))
@@ -107,26 +118,26 @@ def test_killed_at_random_it_comes_to_the_same(room: Room, uninterrupted: Record
             for process in list(started.processes()):
                 process.kill()
         started.wait()
-        for left in room.home.glob("msrun-*"):  # the launcher's, which nobody was left to remove
-            shutil.rmtree(left)
-    done(room(*ALONE, *own(name), ON))
-    assert_the_same(room, name, uninterrupted)
-    assert not list(checkpoints(room, name).glob(".*"))
+        for leftover in workspace.home.glob("msrun-*"):  # the killed launcher couldn't remove these
+            shutil.rmtree(leftover)
+    succeeded(workspace(*ALONE, *named(name), RESUME))
+    assert_the_same(workspace, name, uninterrupted)
+    assert not list(checkpoints(workspace, name).glob(".*"))
 
 
-def test_two_ranks_go_on_as_one(room: Room) -> None:
-    """The same sequences a step, shared out otherwise: the same curve, up to rounding."""
+def test_a_run_of_two_ranks_resumes_on_one(workspace: Workspace) -> None:
+    """Each step has the same sequences, so the loss curve is the same up to rounding."""
     two = [*RUN, "parallel=dp2"]
-    started = room.start(*two, *own("two"))
-    started.wait_for(checkpoints(room, "two") / "step-000004")
+    started = workspace.start(*two, *named("two"))
+    started.wait_for(checkpoints(workspace, "two") / "step-000004")
     started.process.send_signal(signal.SIGTERM)
     assert started.wait().code == 143
     assert started.left() == []
-    stopped = int((checkpoints(room, "two") / "last").readlink().name[-6:])
+    stopped = int((checkpoints(workspace, "two") / "last").readlink().name[-6:])
     alone = [*RUN, "train.micro_batch_size=2", "parallel=single"]
-    done(room(*alone, *own("two"), ON))
-    done(room(*alone, *own("two at once")))
-    found, reference = room.run("two"), room.run("two at once")
+    succeeded(workspace(*alone, *named("two"), RESUME))
+    succeeded(workspace(*alone, *named("two at once")))
+    found, reference = workspace.run("two"), workspace.run("two at once")
     assert stopped >= 4
     for metric in SAME:
         for step, value in reference.metrics[metric].items():

@@ -1,4 +1,4 @@
-"""The contract's small run of the 7B recipe: the files, the MLflow run, the words at the end."""
+"""A small run of the 7B recipe: its files, its MLflow run, its output."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import yaml
 from mlflow_runs import Recorded
 from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import RECIPE, STEP_METRICS, Room, done, told
+from tasks_support import RECIPE, STEP_METRICS, Workspace, succeeded, summary_line
 
 FILES = {
     *("checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
@@ -22,13 +22,13 @@ FILES = {
 
 
 @pytest.fixture(scope="session")
-def recorded(room: Room, first: Ended) -> Recorded:
-    return room.run("finetune_8k")
+def recorded(workspace: Workspace, recipe_run: Ended) -> Recorded:
+    return workspace.run("finetune_8k")
 
 
-def test_the_checkpoint_is_whole_and_linked(room: Room, checkpoint: Path) -> None:
+def test_the_checkpoint_is_complete_and_linked(workspace: Workspace, checkpoint: Path) -> None:
     checkpoints = checkpoint.parent
-    assert checkpoints.is_relative_to(room.directory / "multirun")
+    assert checkpoints.is_relative_to(workspace.directory / "multirun")
     assert {path.name for path in checkpoints.iterdir()} == {"step-000003", "last", "best"}
     assert [str((checkpoints / link).readlink()) for link in ("last", "best")] == ["step-000003"] * 2
     assert checkpoint.name == "step-000003"
@@ -40,22 +40,22 @@ def test_the_checkpoint_is_whole_and_linked(room: Room, checkpoint: Path) -> Non
     lineage = json.loads((checkpoint / "checkpoint.json").read_text())["lineage"]
     assert lineage["step"] == 3
     assert lineage["base"] == "random weights of seed 0"
-    assert lineage["data"] == str(room.directory / "rows.json")
+    assert lineage["data"] == str(workspace.directory / "rows.json")
 
 
-def test_nothing_else_is_left_where_it_was_started(room: Room, first: Ended) -> None:
-    """`runs` and `*-cache` are named by other tests' command lines."""
-    found = {path.name for path in room.directory.iterdir() if not path.name.endswith("-cache")}
+def test_no_other_files_are_left(workspace: Workspace, recipe_run: Ended) -> None:
+    """`runs` and `*-cache` belong to other tests."""
+    found = {path.name for path in workspace.directory.iterdir() if not path.name.endswith("-cache")}
     assert found - {"runs"} == {"rows.json", "mlflow.db", "mlartifacts", "multirun"}
-    assert not [path for path in room.home.glob("msrun-*")]
+    assert not [path for path in workspace.home.glob("msrun-*")]
 
 
-def test_the_run_is_recorded(room: Room, first: Ended, checkpoint: Path, recorded: Recorded) -> None:
+def test_the_run_is_recorded(workspace: Workspace, recipe_run: Ended, checkpoint: Path, recorded: Recorded) -> None:
     assert recorded.status == "FINISHED"
     assert recorded.params["seq_length"] == "256"
     assert recorded.params["optim.lr"] == "1e-05"
     assert recorded.params["model.num_hidden_layers"] == "2"
-    assert recorded.params["data.source"] == str(room.directory / "rows.json")
+    assert recorded.params["data.source"] == str(workspace.directory / "rows.json")
     assert not [key for key in recorded.params if key.startswith("tracking.")]
     assert recorded.tags["checkpoint"] == str(checkpoint)
     assert recorded.tags["overrides"].splitlines() == [*RECIPE, "parallel=single", "train.max_steps=3"]
@@ -63,7 +63,7 @@ def test_the_run_is_recorded(room: Room, first: Ended, checkpoint: Path, recorde
     assert recorded.tags["version.mindspore"].startswith("2.10")
     assert "error" not in recorded.tags
     assert {path.name for path in recorded.artifacts.iterdir()} == {"config.yaml", "data.json", "data.png"}
-    with sqlite3.connect(room.directory / "mlflow.db") as store:
+    with sqlite3.connect(workspace.directory / "mlflow.db") as store:
         asked = "SELECT d.name FROM datasets d JOIN inputs i ON i.source_id = d.dataset_uuid WHERE i.destination_id = ?"
         assert store.execute(asked, [recorded.id]).fetchall() == [("rows.json",)]
     resolved = yaml.safe_load((recorded.artifacts / "config.yaml").read_text())
@@ -79,7 +79,7 @@ def test_every_step_is_measured(recorded: Recorded) -> None:
     assert all(recorded.metrics[name].keys() == {1, 2, 3} for name in STEP_METRICS)
     assert recorded.metrics["eval/loss"].keys() == {0, 3}
     assert all(math.isfinite(value) for values in recorded.metrics.values() for value in values.values())
-    # Random weights know nothing: all 1,024 tokens are about equally likely.
+    # With random weights all 1,024 tokens are about equally probable.
     assert recorded.metrics["train/loss"][1] == pytest.approx(math.log(1024), abs=0.1)
     # Cosine from lr to its tenth over three steps: cos(0), cos(pi / 3), cos(2 pi / 3).
     assert recorded.values("train/lr") == pytest.approx([1e-5, 7.75e-6, 3.25e-6])
@@ -90,23 +90,24 @@ def test_every_step_is_measured(recorded: Recorded) -> None:
     assert all(0 < c < u <= t for c, u, t in zip(counted, useful, tokens, strict=True))
 
 
-def test_the_end_tells_what_was_learnt_and_how_fast(room: Room, first: Ended, recorded: Recorded) -> None:
-    assert "data: 40 rows, 40 kept" in first.out
+def test_the_summary_has_losses_and_speed(workspace: Workspace, recipe_run: Ended, recorded: Recorded) -> None:
+    assert "data: 40 rows, 40 kept" in recipe_run.out
     before, after = (recorded.metrics["eval/loss"][step] for step in (0, 3))
-    assert told(first, "eval loss") == f"{before:.4f} -> {after:.4f} nats a token"
-    rate = re.match(r"(\d+) tokens/s in training \((\d+) of text, (\d+) counted by the loss\)", told(first, "speed"))
+    assert summary_line(recipe_run, "eval loss") == f"{before:.4f} -> {after:.4f} nats a token"
+    speed = summary_line(recipe_run, "speed")
+    rate = re.match(r"(\d+) tokens/s in training \((\d+) of text, (\d+) counted by the loss\)", speed)
     assert rate is not None
     assert int(rate[1]) > int(rate[2]) > int(rate[3]) > 0
-    ui = shlex.split(told(first, "see the run"))
+    ui = shlex.split(summary_line(recipe_run, "see the run"))
     assert Path(ui[0]).name == "mlflow"
-    assert ui[1:] == ["ui", "--backend-store-uri", f"sqlite:///{room.directory}/mlflow.db"]
+    assert ui[1:] == ["ui", "--backend-store-uri", f"sqlite:///{workspace.directory}/mlflow.db"]
 
 
-def test_the_end_prints_nothing_but_its_words(first: Ended) -> None:
-    """No log lines of the libraries, on neither stream."""
+def test_nothing_else_is_printed(recipe_run: Ended) -> None:
+    """Neither stream has log lines of libraries."""
     noise = re.compile(r"\[(WARNING|INFO|ERROR|CRITICAL|DEBUG)\]|Warning:|Traceback|\bINFO\b")
-    assert not noise.findall(first.out + first.err)
-    lines = [line for line in first.err.splitlines() if not line.startswith(" ")]
+    assert not noise.findall(recipe_run.out + recipe_run.err)
+    lines = [line for line in recipe_run.err.splitlines() if not line.startswith(" ")]
     assert lines.pop(2).startswith("kernels: ")
     assert lines == [
         "preparing the data …",
@@ -118,16 +119,16 @@ def test_the_end_prints_nothing_but_its_words(first: Ended) -> None:
     ]
 
 
-def test_the_command_it_names_next_works(room: Room, first: Ended, checkpoint: Path) -> None:
-    line = told(first, "try it")
+def test_the_suggested_predict_command_works(workspace: Workspace, recipe_run: Ended, checkpoint: Path) -> None:
+    line = summary_line(recipe_run, "try it")
     assert shlex.split(line)[1:] == [
         *["-m", "dscoder_exp", "task=predict"],
         *[f"model.path={checkpoint}", "predict.prompt=write a quick sort algorithm."],
     ]
-    answered = done(room.type(line))
+    answered = succeeded(workspace.type(line))
     assert answered.out.strip()
     assert re.search(r"\d+ tokens, [\d.]+ tokens/s; first token after [\d.]+ s", answered.err)
-    run = room.run("predict")
+    run = workspace.run("predict")
     assert run.status == "FINISHED"
     assert {name: list(values) for name, values in run.metrics.items()} == {
         "predict/tokens_per_s": [0],

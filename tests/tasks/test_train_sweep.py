@@ -1,17 +1,17 @@
-"""A sweep trains once a value, and MLflow shows its runs under one parent."""
+"""A sweep trains once per value, and its MLflow runs have one parent run."""
 
 from pathlib import Path
 
 import pytest
 from mlflow_runs import runs_in
-from tasks_support import Room, done
+from tasks_support import Workspace, succeeded
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_sweep_leaves_a_run_and_a_directory_a_job(room: Room) -> None:
-    ended = done(room("-m", "+experiment=tiny", "seq_length=128,256", "hydra.sweep.dir=sweep-cache"))
-    runs = runs_in(room.directory)
+def test_each_job_has_a_run_and_a_directory(workspace: Workspace) -> None:
+    ended = succeeded(workspace("-m", "+experiment=tiny", "seq_length=128,256", "hydra.sweep.dir=sweep-cache"))
+    runs = runs_in(workspace.directory)
     (sweep,) = [run for run in runs if run.tags.get("sweep") == "true" and run.name == "tiny"]
     jobs = [run for run in runs if run.tags.get("mlflow.parentRunId") == sweep.id]
     assert [(run.name, run.status) for run in jobs] == [("seq_length=128", "FINISHED"), ("seq_length=256", "FINISHED")]
@@ -19,11 +19,11 @@ def test_a_sweep_leaves_a_run_and_a_directory_a_job(room: Room) -> None:
     assert not sweep.metrics
     assert sweep.tags["overrides"].splitlines() == ["+experiment=tiny", "seq_length=128,256"]
     for number, (run, length) in enumerate(zip(jobs, (128, 256), strict=True)):
-        directory = room.directory / "sweep-cache" / str(number)
+        directory = workspace.directory / "sweep-cache" / str(number)
         assert Path(run.tags["checkpoint"]) == directory / "checkpoints" / "step-000003"
         assert (directory / "checkpoints" / "last" / "model.safetensors").is_file()
         assert run.params["seq_length"] == str(length)
-        # Four sequences a step; the contract's perf metrics count every position.
+        # Four sequences per step; perf/tokens_per_s counts all positions.
         seconds, rates = run.values("perf/step_time_s"), run.values("perf/tokens_per_s")
         assert [round(s * r) for s, r in zip(seconds, rates, strict=True)] == [4 * length] * 3
         assert f"sequences of {length} tokens" in ended.out

@@ -1,4 +1,4 @@
-"""Databases for the tests of tracking. MLflow takes a second to create one, so it is created once and copied."""
+"""Fixtures: MLflow databases. MLflow takes a second to create one, so each test copies one that was created once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)
-def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts in a directory of its own, with no store named by the environment."""
+def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in a directory of its own, without MLflow variables in the environment."""
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
@@ -31,7 +31,7 @@ def _own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def database(empty_store: Path, tmp_path: Path) -> Path:
-    """An empty MLflow database of the test's own."""
+    """An empty MLflow database, one for each test."""
     return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
@@ -47,13 +47,13 @@ def client(uri: str) -> MlflowClient:
 
 @pytest.fixture
 def run_id(uri: str) -> str:
-    """A job's run, as the parent leaves it to the worker."""
+    """A job's run as created by the parent for the worker."""
     return create_run(uri, some_config(uri), YAML, [], None)
 
 
 @pytest.fixture
 def unwritable() -> Iterator[Callable[[Path], None]]:
-    """unwritable(directory): from then on, to the end of the test, neither it nor its files can be written."""
+    """unwritable(directory): make a directory and its files read-only until the end of the test."""
     changed: list[Path] = []
 
     def protect(directory: Path) -> None:
@@ -61,7 +61,7 @@ def unwritable() -> Iterator[Callable[[Path], None]]:
         for file in directory.iterdir():
             file.chmod(0o444)
         directory.chmod(0o555)
-        if os.geteuid() == 0:  # modes don't bind root
+        if os.geteuid() == 0:  # root may write whatever the mode
             os.seteuid(NOBODY)
 
     user = os.geteuid()
@@ -74,7 +74,7 @@ def unwritable() -> Iterator[Callable[[Path], None]]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that every user can reach; pytest's own are closed to others."""
+    """A directory accessible to every user; pytest's temporary directories aren't."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Runs: what the parent writes, what rank 0 logs, and how each way of ending shows."""
+"""MLflow runs: what the parent writes, what rank 0 logs, and the final status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def history(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
-    """(step, value) in the order in which they were logged."""
+    """(step, value) pairs in the order of logging."""
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
 
 
@@ -41,7 +41,7 @@ def test_a_jobs_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     assert (params["seed"], params["optim.lr"], params["train.max_steps"]) == ("1", "1e-05", "null")
     assert (params["train.prompts"], params["data.packing"]) == ('["é", "b \\"c\\""]', "true")
     assert len(params["data.source"]) == 6000
-    assert "1" in params["data.source"].strip("é")  # says how much is left out
+    assert "1" in params["data.source"].strip("é")  # the note on how many characters are left out
     assert not any(key.startswith("tracking.") for key in params)
     assert len(params) > 60
     tags = run.data.tags
@@ -68,7 +68,7 @@ def test_the_environment_names_the_experiment(uri: str, client: MlflowClient, mo
     assert [entry.path for entry in client.list_artifacts(run.info.run_id)] == ["config.yaml"]
 
 
-def test_a_sweeps_jobs_hang_under_it_named_by_what_differs(uri: str, client: MlflowClient) -> None:
+def test_a_sweeps_runs_have_a_parent_run_and_are_named_by_their_overrides(uri: str, client: MlflowClient) -> None:
     shared = ["+experiment=quickstart", "optim.lr=1e-4", "train.prompts=['a b']"]
     sweep = create_sweep(uri, "demo", "lengths", [*shared, "seq_length=128,256", "seed=1,2"])
     jobs = [
@@ -87,7 +87,7 @@ def test_a_sweeps_jobs_hang_under_it_named_by_what_differs(uri: str, client: Mlf
     assert client.get_run(sweep).data.tags["sweep"] == "true"
 
 
-def test_a_run_that_cannot_be_described_is_failed(uri: str, client: MlflowClient, tmp_path: Path) -> None:
+def test_a_run_whose_config_cannot_be_stored_is_failed(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     create_sweep(uri, "demo", "makes the experiment", [])
     (tmp_path / "mlartifacts").write_text("in the way")
     with pytest.raises(OSError, match="mlartifacts"):
@@ -98,7 +98,7 @@ def test_a_run_that_cannot_be_described_is_failed(uri: str, client: MlflowClient
     assert (newest.info.run_name, newest.info.status) == ("demo", "FAILED")
 
 
-def test_metrics_arrive_whole_and_in_order(uri: str, client: MlflowClient, run_id: str) -> None:
+def test_all_metrics_are_logged_in_order(uri: str, client: MlflowClient, run_id: str) -> None:
     steps = range(1, 1501)  # more than MLflow takes in one call
     with open_run(tracking(uri, run_id), 0) as run:
         for step in steps:
@@ -112,11 +112,11 @@ def test_metrics_arrive_whole_and_in_order(uri: str, client: MlflowClient, run_i
     assert history(client, run_id, "eval/loss") == [(1501, 2.0)]
     times = [metric.timestamp for metric in client.get_metric_history(run_id, "train/lr")]
     assert times == sorted(times)
-    assert abs(times[0] / 1000 - time.time()) < 600  # milliseconds of the epoch
+    assert abs(times[0] / 1000 - time.time()) < 600  # milliseconds since the epoch
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_metrics_are_seen_while_the_run_goes_on(uri: str, client: MlflowClient, run_id: str) -> None:
+def test_metrics_are_logged_while_the_run_is_running(uri: str, client: MlflowClient, run_id: str) -> None:
     with open_run(tracking(uri, run_id), 0) as run:
         run.metrics({"train/loss": 3.0}, 1)
         deadline = time.monotonic() + 60
@@ -126,7 +126,7 @@ def test_metrics_are_seen_while_the_run_goes_on(uri: str, client: MlflowClient, 
         assert client.get_run(run_id).info.status == "RUNNING"
 
 
-def test_everything_else_that_a_worker_logs(uri: str, client: MlflowClient, run_id: str, tmp_path: Path) -> None:
+def test_params_tags_texts_and_artifacts(uri: str, client: MlflowClient, run_id: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     (folder / "weights").write_text("w")
@@ -155,11 +155,11 @@ def test_everything_else_that_a_worker_logs(uri: str, client: MlflowClient, run_
         (SystemExit("no space"), "FAILED"),
         (SystemExit(0), "FINISHED"),
         (SystemExit(), "FINISHED"),
-        (SystemExit(143), "KILLED"),  # SIGTERM, as the launcher's handler passes it on
+        (SystemExit(143), "KILLED"),  # raised by the launcher's SIGTERM handler
         (KeyboardInterrupt(), "KILLED"),
     ],
 )
-def test_status_on_leaving(uri: str, client: MlflowClient, run_id: str, error: BaseException, status: str) -> None:
+def test_status_after_an_error(uri: str, client: MlflowClient, run_id: str, error: BaseException, status: str) -> None:
     def work() -> None:
         with open_run(tracking(uri, run_id), 0) as run:
             run.metrics({"train/loss": 1.0}, 7)
@@ -170,16 +170,16 @@ def test_status_on_leaving(uri: str, client: MlflowClient, run_id: str, error: B
     assert caught.value is error
     assert client.get_run(run_id).info.status == status
     assert client.get_run(run_id).info.end_time is not None
-    assert history(client, run_id, "train/loss") == [(7, 1.0)]  # what was logged before is there
+    assert history(client, run_id, "train/loss") == [(7, 1.0)]  # logged before the error
 
 
-def test_the_parent_has_the_last_word(uri: str, client: MlflowClient, run_id: str) -> None:
+def test_the_parent_can_correct_the_status(uri: str, client: MlflowClient, run_id: str) -> None:
     with open_run(tracking(uri, run_id), 0):
         pass
     ended = client.get_run(run_id).info.end_time
     time.sleep(0.01)
     end_run(uri, run_id, "FINISHED", None)
-    assert client.get_run(run_id).info.end_time == ended  # the worker knew better when it ended
+    assert client.get_run(run_id).info.end_time == ended  # the worker's end time is kept
     end_run(uri, run_id, "FAILED", "rank 1: " + "e" * 9000)
     run = client.get_run(run_id)
     assert run.info.status == "FAILED"
@@ -187,11 +187,11 @@ def test_the_parent_has_the_last_word(uri: str, client: MlflowClient, run_id: st
     assert len(run.data.tags["error"]) == 8000
 
 
-def test_metrics_that_are_not_taken_at_first_come_later(
+def test_rejected_metrics_are_retried(
     uri: str, client: MlflowClient, run_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_run(tracking(uri, run_id), 0) as run:
-        client.delete_run(run_id)  # as a click in the UI does: MLflow refuses its metrics from then on
+        client.delete_run(run_id)  # as in the UI: MLflow rejects metrics from then on
         run.metrics({"train/loss": 1.0}, 1)
         run.metrics({"train/loss": 2.0}, 2)
         deadline = time.monotonic() + 60
@@ -201,8 +201,8 @@ def test_metrics_that_are_not_taken_at_first_come_later(
         client.restore_run(run_id)
         run.metrics({"train/loss": 3.0}, 3)
     assert history(client, run_id, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
-    (record,) = caplog.records  # said once, not at each step
-    assert "metrics of the steps 1 to " in record.message
+    (record,) = caplog.records  # one warning, not one per step
+    assert "metrics of steps 1 to " in record.message
 
 
 def test_lost_metrics_are_an_error(uri: str, client: MlflowClient, run_id: str) -> None:
@@ -212,16 +212,18 @@ def test_lost_metrics_are_an_error(uri: str, client: MlflowClient, run_id: str) 
             for step in (1, 2, 3):
                 run.metrics({"train/loss": 1.0, "train/lr": 1.0}, step)
 
-    with pytest.raises(LostRecords, match="6 metrics of the steps 1 to 3 were not logged") as caught:
+    with pytest.raises(LostRecords, match="6 metrics of steps 1 to 3 were not logged") as caught:
         work()
     assert "deleted" in str(caught.value.__cause__)
 
 
-def test_leaving_does_not_try_each_step_again(run_id: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_the_end_metrics_are_not_retried_step_by_step(
+    run_id: str, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     release, calls = Event(), []
 
     class Unreachable:
-        """A server that is gone: MLflow's client tries for minutes, then raises."""
+        """A server that doesn't answer: MLflow's client retries for minutes, then raises."""
 
         def log_batch(self, *_: object, metrics: list) -> None:
             calls.append(len(metrics))
@@ -238,9 +240,9 @@ def test_leaving_does_not_try_each_step_again(run_id: str, uri: str, monkeypatch
             Timer(0.3, release.set).start()
 
     monkeypatch.setattr("dscoder_exp.tracking.run.connect", lambda uri: Unreachable())
-    with pytest.raises(LostRecords, match="200 metrics of the steps 0 to 199 were not logged"):
+    with pytest.raises(LostRecords, match="200 metrics of steps 0 to 199 were not logged"):
         work()
-    assert len(calls) < 20  # the call that was under way, and one more
+    assert len(calls) < 20  # the call that was running and one more, not one per step
 
 
 def test_the_first_error_is_the_one_raised(
@@ -258,25 +260,25 @@ def test_the_first_error_is_the_one_raised(
     assert "the end of the run was not logged: 1 metrics" in caplog.records[-1].message
 
 
-def test_a_store_that_is_gone_is_an_error(uri: str, run_id: str) -> None:
+def test_a_missing_run_is_an_error(uri: str, run_id: str) -> None:
     with pytest.raises(Exception, match="not found"), open_run(tracking(uri, "0" * 32), 0):
         pass
 
 
-def test_a_busy_database_does_not_hold_up_the_loop(uri: str, database: Path, client: MlflowClient, run_id: str) -> None:
+def test_a_locked_database_does_not_delay_training(uri: str, database: Path, client: MlflowClient, run_id: str) -> None:
     with open_run(tracking(uri, run_id), 0) as run:
-        run.params({"ready": True})  # connected
+        run.params({"ready": True})  # connects
         with closing(sqlite3.connect(database, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             before = time.perf_counter()
             for step in range(100):
                 run.metrics({"train/loss": 1.0}, step)
-            assert time.perf_counter() - before < 1  # a write waits for 5 s and more
+            assert time.perf_counter() - before < 1  # a write would wait for 5 s or more
             other.execute("ROLLBACK")
     assert len(history(client, run_id, "train/loss")) == 100
 
 
-def test_who_records_nothing(uri: str) -> None:
+def test_other_ranks_and_tracking_off_record_nothing(uri: str) -> None:
     off = tracking(uri)
     off.enabled = False
     for run in (open_run(tracking(uri, "some run"), 1), open_run(off, 0)):

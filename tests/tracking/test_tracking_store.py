@@ -1,4 +1,4 @@
-"""Opening the store: created, found, migrated or refused."""
+"""Opening a tracking store: it is created, reused, migrated or refused."""
 
 import os
 import sqlite3
@@ -39,10 +39,10 @@ create_sweep(sys.argv[1], "demo", sys.argv[2], [])
 
 
 @pytest.mark.slow
-def test_several_processes_create_one_database_in_silence(tmp_path: Path) -> None:
-    place = tmp_path / "a b#é='1'"  # made on the way; its characters have a meaning in URIs
+def test_several_processes_create_one_database_without_output(tmp_path: Path) -> None:
+    place = tmp_path / "a b#é='1'"  # created by open_store; these characters are special in URIs
     uri = f"sqlite:///{place}/mlflow.db"
-    (tmp_path / "mlruns").mkdir()  # MLflow itself would turn to this one
+    (tmp_path / "mlruns").mkdir()  # MLflow would use this by default
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN_AND_LOG, uri, name], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -73,10 +73,10 @@ def test_an_existing_database_is_left_as_it_is(database: Path, uri: str) -> None
     assert names_in(database.parent) == {"mlflow.db", "mlartifacts"}
 
 
-def test_an_empty_file_and_a_killed_start_become_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_is_created_after_an_interrupted_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mlflow.db"
     path.touch()
-    (tmp_path / ".mlflow.db.partial").write_text("what a killed start left")
+    (tmp_path / ".mlflow.db.partial").write_text("left by an interrupted start")
     with monkeypatch.context() as patched:
 
         def interrupt(*_: object) -> None:
@@ -95,7 +95,7 @@ def test_an_empty_file_and_a_killed_start_become_a_database(tmp_path: Path, monk
 OLD_SCHEMA = "7ac759974ad8"  # MLflow 1.x
 
 
-def test_an_older_schema_is_migrated_and_a_copy_kept(tmp_path: Path) -> None:
+def test_an_older_schema_is_migrated_after_a_backup(tmp_path: Path) -> None:
     from alembic import command
     from mlflow.store.db import utils
     from mlflow.store.tracking.dbmodels.initial_models import Base
@@ -138,7 +138,9 @@ def test_a_newer_schema_is_refused(database: Path, uri: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["another application's", "no database", "directory"])
-def test_something_else_is_refused_and_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_what_is_no_mlflow_database_is_refused_and_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     path = tmp_path / "notes.db"
     if kind == "directory":
         path.mkdir()
@@ -149,7 +151,7 @@ def test_something_else_is_refused_and_left_alone(tmp_path: Path, monkeypatch: p
     else:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("CREATE TABLE notes (x)")
-        what = "is a database, but not one of MLflow"
+        what = "is a database, but not an MLflow database"
     content = path.is_file() and path.read_bytes()
     remedy = "name another file: {}=sqlite:///PATH/mlflow.db"
     assert refusal(path) == ("tracking.uri", f"{path}: {what}", remedy.format("tracking.uri"))
@@ -159,17 +161,17 @@ def test_something_else_is_refused_and_left_alone(tmp_path: Path, monkeypatch: p
     assert (path.is_file() and path.read_bytes()) == content
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 def test_a_directory_that_cannot_be_written(
-    public: Path, empty_store: Path, unwritable: Callable[[Path], None], there: bool
+    public: Path, empty_store: Path, unwritable: Callable[[Path], None], exists: bool
 ) -> None:
     path = public / "mlflow.db"
     (public / "mlartifacts").mkdir()
-    if there:
+    if exists:
         path.write_bytes(empty_store.read_bytes())
     before = names_in(public)
     unwritable(public)
-    reason = "attempt to write a readonly database" if there else f"Permission denied ({public}/.mlflow.db.partial)"
+    reason = "attempt to write a readonly database" if exists else f"Permission denied ({public}/.mlflow.db.partial)"
     assert refusal(path)[1] == f"{path}: can't be opened for writing: {reason}"
     below = public / "below" / "mlflow.db"
     assert refusal(below)[1] == f"{below}: can't be opened for writing: Permission denied ({public}/below)"
@@ -182,7 +184,7 @@ def test_a_path_under_a_file(tmp_path: Path) -> None:
     assert refusal(path)[1].startswith(f"{path}: can't be opened for writing: Not a directory")
 
 
-def test_a_database_that_another_process_holds(database: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_locked_by_another_process(database: Path, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dscoder_exp.tracking.sqlite._BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(database)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -205,7 +207,7 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_is_asked_once() -> None:
+def test_a_tracking_server() -> None:
     with HTTPServer(("127.0.0.1", 0), Server) as server:
         address = f"http://user:secret@127.0.0.1:{server.server_port}"
         thread = Thread(target=server.serve_forever)
@@ -219,8 +221,8 @@ def test_a_server_is_asked_once() -> None:
     assert where == "tracking.uri"
     assert "404" in what
     assert "secret" not in what
-    assert remedy == "start the server, mend the address, or tracking=off"
-    where, what, _ = refusal(f"{address}/good")  # nobody there any more
+    assert remedy == "start the server, correct the address, or set tracking=off"
+    where, what, _ = refusal(f"{address}/good")  # no longer listening
     assert "refused" in what
     assert "secret" not in what
 

@@ -15,7 +15,7 @@ from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.training.moments import StoredMoments, moments_file, write_moments
 from dscoder_exp.weights.names import factor_shapes, parameter_shapes
-from dscoder_exp.weights.native.layout import held, uneven
+from dscoder_exp.weights.native.layout import indivisible_sizes, rank_slice
 from dscoder_exp.weights.native.writer import write_model_files, write_weights
 from dscoder_exp.weights.source import open_weights
 
@@ -43,7 +43,9 @@ def drawn(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray
 
 def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, tuple[int, ...]]) -> list[FlatShard]:
     """All tensors as one bucket: its shards begin and end anywhere."""
-    parts = {name: held(name, shape, config, rank % layout.tensor, layout.tensor) for name, shape in shapes.items()}
+    parts = {
+        name: rank_slice(name, shape, config, rank % layout.tensor, layout.tensor) for name, shape in shapes.items()
+    }
     held_shapes = tuple(parts[name].shape(shape) for name, shape in shapes.items())
     bucket = Bucket(tuple(shapes), held_shapes, matrices=True, copies=1, partial=1)
     return bucket.shards(rank // layout.tensor, layout.replicas)
@@ -51,7 +53,10 @@ def owned_by(rank: int, layout: Layout, config: LlamaConfig, shapes: dict[str, t
 
 def values_of(rank: int, layout: Layout, config: LlamaConfig, arrays: dict[str, np.ndarray], owned: list[FlatShard]):
     tp_size = layout.tensor
-    parts = {name: held(name, array.shape, config, rank % tp_size, tp_size).of(array) for name, array in arrays.items()}
+    parts = {
+        name: rank_slice(name, array.shape, config, rank % tp_size, tp_size).take(array)
+        for name, array in arrays.items()
+    }
     return [parts[piece.name].reshape(-1)[piece.first : piece.last] for piece in owned]
 
 
@@ -74,7 +79,7 @@ layouts = st.builds(Layout, st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 3
 @example(Layout(1, 1), Layout(4, 3), (4, 2), False, True)
 def test_any_layout_to_any_layout(before, after, heads, tied, lora):
     config = config_of(*heads, tied=tied)
-    assert not uneven(config, before.tensor)
+    assert not indivisible_sizes(config, before.tensor)
     shapes = factor_shapes(config, LORA) if lora else parameter_shapes(config)
     moments = [drawn(shapes, seed) for seed in (1, 2)]
     with TemporaryDirectory() as name:
@@ -95,7 +100,7 @@ def test_weights_that_ranks_wrote_are_whole(tp_size, heads, tied):
     arrays = drawn(parameter_shapes(config), 3)
 
     def of_rank(rank):
-        return [(n, held(n, array.shape, config, rank, tp_size).of(array)) for n, array in arrays.items()]
+        return [(n, rank_slice(n, array.shape, config, rank, tp_size).take(array)) for n, array in arrays.items()]
 
     with TemporaryDirectory() as name:
         target = Path(name)
@@ -109,9 +114,9 @@ def test_weights_that_ranks_wrote_are_whole(tp_size, heads, tied):
 
 def test_sizes_that_ranks_cannot_share_are_named():
     config = config_of(4, 2, tied=False)
-    assert uneven(config, 2) == []
-    assert uneven(config, 3) == ["num_attention_heads 4", "num_key_value_heads 2"]
-    assert uneven(config, 16)[0] == "intermediate_size 24"
+    assert indivisible_sizes(config, 2) == []
+    assert indivisible_sizes(config, 3) == ["num_attention_heads 4", "num_key_value_heads 2"]
+    assert indivisible_sizes(config, 16)[0] == "intermediate_size 24"
 
 
 def refusal(call, *arguments: object) -> str:

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: what is read, what is refused, and how they are merged."""
+"""Adapters in PEFT's format: reading, refusals and merging."""
 
 import json
 import shutil
@@ -19,13 +19,13 @@ from dscoder_exp.weights.random_init import random_factors
 from dscoder_exp.weights.source import open_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-PEFTS = REFERENCE / "lora_r8_all" / "adapter_after_step20"
+PEFT_ADAPTER = REFERENCE / "lora_r8_all" / "adapter_after_step20"
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    shutil.copytree(PEFTS, tmp_path / "adapter")
+    shutil.copytree(PEFT_ADAPTER, tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
@@ -44,8 +44,8 @@ def refusal(directory: Path) -> str:
     return str(caught.value)
 
 
-def test_one_of_pefts_own() -> None:
-    adapter = read_adapter(str(PEFTS), "adapter.path")
+def test_an_adapter_written_by_peft_is_read() -> None:
+    adapter = read_adapter(str(PEFT_ADAPTER), "adapter.path")
     assert (adapter.lora.r, adapter.lora.alpha, adapter.lora.scale) == (8, 16, 2)
     assert adapter.lora.target_modules == ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     assert (adapter.base, adapter.template) == (None, None)
@@ -58,10 +58,11 @@ def test_rank_stabilised_scale(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-def test_merging_some_rows_at_a_time_is_merging_all(dtype: str) -> None:
-    adapter, weight = read_adapter(str(PEFTS), "adapter.path"), open_weights(str(REFERENCE / "tiny_gqa")).tensor(UP)
+def test_merging_in_chunks_equals_merging_all_rows(dtype: str) -> None:
+    adapter = read_adapter(str(PEFT_ADAPTER), "adapter.path")
+    weight = open_weights(str(REFERENCE / "tiny_gqa")).tensor(UP)
     stored = from_float32(weight, dtype)
-    parts = [adapter.merged(UP, stored[first : first + 50], first, dtype) for first in range(0, len(stored), 50)]
+    parts = [adapter.merge_rows(UP, stored[first : first + 50], first, dtype) for first in range(0, len(stored), 50)]
     a, b = (adapter.factors[UP.replace(".weight", f".lora_{which}.weight")].astype(np.float64) for which in "AB")
     expected = to_float32(stored, dtype).astype(np.float64) + 2 * b @ a
     merged = np.concatenate(parts)
@@ -69,7 +70,7 @@ def test_merging_some_rows_at_a_time_is_merging_all(dtype: str) -> None:
     spacing = {"F32": 2**-22, "F16": 2**-11, "BF16": 2**-8}[dtype]  # half a unit in the last place, of values below 1
     np.testing.assert_allclose(to_float32(merged, dtype), expected, atol=spacing)
     norm = open_weights(str(REFERENCE / "tiny_gqa")).tensor("model.norm.weight")
-    assert adapter.merged("model.norm.weight", norm, 0, "F32") is norm
+    assert adapter.merge_rows("model.norm.weight", norm, 0, "F32") is norm
 
 
 def test_bfloat16_is_rounded_to_nearest_even() -> None:
@@ -79,21 +80,21 @@ def test_bfloat16_is_rounded_to_nearest_even() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "expected"),
     [
-        ({"use_dora": True}, "use_dora is true, which isn't built"),
-        ({"peft_type": "IA3"}, 'peft_type is "IA3", which isn\'t built'),
-        ({"rank_pattern": {"q_proj": 2}}, 'rank_pattern is {"q_proj": 2}, which isn\'t built'),
-        ({"modules_to_save": ["lm_head"]}, 'modules_to_save is ["lm_head"], which isn\'t built'),
+        ({"use_dora": True}, "use_dora is true, which is not supported"),
+        ({"peft_type": "IA3"}, 'peft_type is "IA3", which is not supported'),
+        ({"rank_pattern": {"q_proj": 2}}, 'rank_pattern is {"q_proj": 2}, which is not supported'),
+        ({"modules_to_save": ["lm_head"]}, 'modules_to_save is ["lm_head"], which is not supported'),
         ({"r": "8"}, "r '8', lora_alpha 16"),
         ({"r": 0}, "r 0, lora_alpha 16"),
         ({"lora_alpha": None}, "r 8, lora_alpha None"),
         ({"r": 4}, "28 of another shape (model.layers.0.self_attn.q_proj.lora_A.weight [8, 64] instead of [4, 64], "),
     ],
 )
-def test_what_is_not_computed_here_is_refused(copy: Path, values: dict[str, object], told: str) -> None:
+def test_unsupported_adapters_are_refused(copy: Path, values: dict[str, object], expected: str) -> None:
     change(copy, **values)
-    assert told in refusal(copy)
+    assert expected in refusal(copy)
 
 
 def test_factors_that_do_not_fit_are_named(copy: Path) -> None:
@@ -106,7 +107,7 @@ def test_factors_that_do_not_fit_are_named(copy: Path) -> None:
     assert f"{copy} doesn't fit the model: 1 missing (model.layers.1.self_attn.q_proj.lora_B.weight); " in message
     assert "1 unexpected (lm_head.lora_A.weight)" in message
     save_file({name: array.astype(np.int32) for name, array in factors.items()}, file)
-    assert "is I32 [8, 176], no factor" in refusal(copy)
+    assert "is I32 [8, 176], not a LoRA factor" in refusal(copy)
     file.write_bytes(b"x")
     assert "not a readable safetensors file" in refusal(copy)
     file.unlink()
@@ -115,12 +116,12 @@ def test_factors_that_do_not_fit_are_named(copy: Path) -> None:
 
 def test_an_older_record_is_refused(copy: Path) -> None:
     (copy / "adapter.json").write_text(json.dumps({"format": "dscoder_exp adapter", "version": 0}))
-    assert "version 0; this is 'dscoder_exp adapter' 1" in refusal(copy)
+    assert "version 0; expected 'dscoder_exp adapter' version 1" in refusal(copy)
     (copy / "adapter.json").write_text(json.dumps({"format": "dscoder_exp adapter", "version": 1, "base": 3}))
     assert "damaged: " in refusal(copy)
 
 
-def test_a_format_in_a_file_goes_with_the_adapter_and_into_what_it_is_merged_into(tmp_path: Path) -> None:
+def test_a_prompt_format_file_is_copied_with_the_adapter_and_when_merging(tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text("{{ messages[0]['content'] }}")
     source, lora = open_weights(str(REFERENCE / "tiny_gqa")), Lora(2, 4.0, 0.0, ("q_proj",))

@@ -1,4 +1,4 @@
-"""Conversion moves bytes: whatever the shape, dtype, number of files or cut, the same tensors come back."""
+"""Conversion is bit exact for any shape, dtype, number of files and number of ranks."""
 
 import dataclasses
 import errno
@@ -23,9 +23,9 @@ from dscoder_exp.weights.convert.conversion import Conversion, ConvertedTokenize
 from dscoder_exp.weights.convert.plan import ConversionPlan, TargetTensor, plan_hf, plan_mindformers, plan_native
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
-from dscoder_exp.weights.formats.tensor_io import STORED, TensorWriter
+from dscoder_exp.weights.formats.tensor_io import NUMPY_DTYPES, TensorWriter
 from dscoder_exp.weights.names import parameter_shapes
-from dscoder_exp.weights.native.layout import Cut, cut_of
+from dscoder_exp.weights.native.layout import Partition, partition_of
 from dscoder_exp.weights.source import WeightSource, open_weights
 
 
@@ -47,15 +47,15 @@ def shapes(draw: st.DrawFn) -> LlamaConfig:
 
 
 def random_bits(config: LlamaConfig, dtype: str, seed: int) -> dict[str, np.ndarray]:
-    """Finite values with all sorts of bits, subnormal and negative zero too."""
+    """Finite values with random bits, including subnormals and negative zero."""
     generator = np.random.default_rng(seed)
-    unsigned = np.dtype(f"u{np.dtype(STORED[dtype]).itemsize}")
+    unsigned = np.dtype(f"u{np.dtype(NUMPY_DTYPES[dtype]).itemsize}")
     found = {}
     for name, shape in parameter_shapes(config).items():
         bits = generator.integers(0, np.iinfo(unsigned).max, shape, unsigned, endpoint=True)
-        exponent = unsigned.type(module.INFINITE[dtype])
+        exponent = unsigned.type(module.EXPONENT_MASKS[dtype])
         bits[(bits & exponent) == exponent] = 0
-        found[name] = bits.view(STORED[dtype])
+        found[name] = bits.view(NUMPY_DTYPES[dtype])
     return found
 
 
@@ -96,11 +96,11 @@ def to_mindformers(source: Path, target: Path, ckpt_format: str, max_shard_size:
 
 
 def stored(path: Path) -> dict[str, bytes]:
-    """The very bytes of each tensor, and its dtype."""
+    """Name -> dtype and stored bytes of each tensor."""
     source = open_weights(str(path))
     assert check(source).complete
     return {
-        name: source.dtype(name).encode() + b"".join(rows.tobytes() for rows in source.pieces(name))
+        name: source.dtype(name).encode() + b"".join(rows.tobytes() for rows in source.row_chunks(name))
         for name in source.shapes()
     }
 
@@ -118,7 +118,7 @@ FORMATS = ["native-1", "native-2", "native-4", "native-8", "hf", "safetensors", 
     piece=st.sampled_from([1, 250, 2**20]),
     seed=st.integers(0, 2**32),
 )
-def test_any_way_there_and_back_is_bit_exact(
+def test_conversion_through_any_formats_is_bit_exact(
     tmp_path_factory: pytest.TempPathFactory,
     config: LlamaConfig,
     dtype: str,
@@ -128,12 +128,12 @@ def test_any_way_there_and_back_is_bit_exact(
     piece: int,
     seed: int,
 ) -> None:
-    directory = tmp_path_factory.mktemp("way")
+    directory = tmp_path_factory.mktemp("convert")
     path = write_hf(directory / "hf", config, random_bits(config, dtype, seed), dtype)
     original = stored(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.formats.tensor_io.CHUNK", chunk)
-        patch.setattr("dscoder_exp.weights.formats.ckpt_file.SLICE", piece)
+        patch.setattr("dscoder_exp.weights.formats.tensor_io.CHUNK_BYTES", chunk)
+        patch.setattr("dscoder_exp.weights.formats.ckpt_file.MAX_VALUE_BYTES", piece)
         for number, name in enumerate(formats):
             target = directory / f"{number}-{name}"
             kind, _, count = name.partition("-")
@@ -153,8 +153,8 @@ def test_any_way_there_and_back_is_bit_exact(
     shutil.rmtree(directory)
 
 
-def test_ranks_hold_their_slices(tmp_path: Path) -> None:
-    """By Megatron's rule, on a shape that divides."""
+def test_ranks_files_hold_their_slices(tmp_path: Path) -> None:
+    """As in Megatron-LM, for sizes that are multiples of the ranks."""
     from safetensors.numpy import load_file
 
     tensors = random_bits(TINY, "F32", 1)
@@ -172,28 +172,28 @@ def test_ranks_hold_their_slices(tmp_path: Path) -> None:
                 assert rank[name].tobytes() == part.tobytes(), name
 
 
-def test_what_cannot_be_cut_stays_whole() -> None:
+def test_indivisible_tensors_stay_whole() -> None:
     config = dataclasses.replace(TINY, num_key_value_heads=1, head_dim=6, vocab_size=97)
-    cut = {name: cut_of(name, shape, 4) for name, shape in parameter_shapes(config).items()}
-    assert cut["model.layers.0.self_attn.k_proj.weight"] == Cut((6, 64), None, 1)
-    assert cut["lm_head.weight"] == Cut((97, 64), None, 1)
-    assert cut["model.layers.0.self_attn.q_proj.weight"] == Cut((24, 64), 0, 4)
-    assert cut["model.layers.0.self_attn.o_proj.weight"] == Cut((64, 24), 1, 4)
+    cut = {name: partition_of(name, shape, 4) for name, shape in parameter_shapes(config).items()}
+    assert cut["model.layers.0.self_attn.k_proj.weight"] == Partition((6, 64), None, 1)
+    assert cut["lm_head.weight"] == Partition((97, 64), None, 1)
+    assert cut["model.layers.0.self_attn.q_proj.weight"] == Partition((24, 64), 0, 4)
+    assert cut["model.layers.0.self_attn.o_proj.weight"] == Partition((64, 24), 1, 4)
 
 
-def test_shards_are_as_hugging_face_has_them(tmp_path: Path) -> None:
+def test_shards_have_an_index_as_hugging_faces(tmp_path: Path) -> None:
     source = open_weights(str(REFERENCE / "tiny_gqa_sharded"))
     back = to_hugging_face(source.path, tmp_path / "x", max_shard_size=20_000)
     index = json.loads((back / "model.safetensors.index.json").read_text())
     sizes = [file.stat().st_size for file in sorted(back.glob("*.safetensors"))]
     assert len(sizes) > 2
     assert index["metadata"]["total_size"] == sum(
-        np.prod(shape) * np.dtype(STORED[source.dtype(name)]).itemsize for name, shape in source.shapes().items()
+        np.prod(shape) * np.dtype(NUMPY_DTYPES[source.dtype(name)]).itemsize for name, shape in source.shapes().items()
     )
     assert stored(back) == stored(source.path)
 
 
-def test_the_tokenizer_goes_with_the_weights(tmp_path: Path) -> None:
+def test_tokenizer_files_are_copied_with_the_weights(tmp_path: Path) -> None:
     source = shutil.copytree(REFERENCE / "tiny_gqa", tmp_path / "hf")
     kept = {"tokenizer.json": b'{"version": "1.0"}', "tokenizer_config.json": b"{ }", "generation_config.json": b"{}\n"}
     for name, content in kept.items():
@@ -205,7 +205,7 @@ def test_the_tokenizer_goes_with_the_weights(tmp_path: Path) -> None:
     assert {name: (back / name).read_bytes() for name in kept} == kept
 
 
-def test_a_gguf_becomes_a_directory_of_its_values(tmp_path: Path) -> None:
+def test_a_gguf_is_converted_to_a_directory_of_float32(tmp_path: Path) -> None:
     source = open_weights(SMOLLM2)
     some = ("model.norm.", "model.layers.0.")
     plan = plan_hf(source, 10**9)
@@ -225,7 +225,7 @@ def test_a_gguf_becomes_a_directory_of_its_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("BF16", 0x7F80), ("F16", 0xFE01), ("F32", 0x7FC00000)])
-def test_what_is_no_number_is_named(tmp_path: Path, dtype: str, bits: int) -> None:
+def test_tensors_with_nan_or_infinity_are_named(tmp_path: Path, dtype: str, bits: int) -> None:
     tensors = random_bits(TINY, dtype, 1)
     for name in ("model.norm.weight", "model.layers.1.mlp.up_proj.weight"):
         tensors[name].view(f"u{tensors[name].itemsize}").flat[-1] = bits
@@ -235,10 +235,10 @@ def test_what_is_no_number_is_named(tmp_path: Path, dtype: str, bits: int) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
-def test_a_target_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+def test_a_target_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     source = open_weights(str(REFERENCE / "tiny_gqa"))
     (tmp_path / "x").mkdir()
-    run(source, tmp_path / "x", plan_hf(source, 10**9))  # empty: fine
+    run(source, tmp_path / "x", plan_hf(source, 10**9))  # an empty directory is accepted
     message = refusal(run, source, tmp_path / "x", plan_hf(source, 10**9))
     assert f"weights.target: {tmp_path / 'x'} exists already" in message
 
@@ -246,7 +246,7 @@ def test_a_target_that_holds_something_is_left_alone(tmp_path: Path) -> None:
 def test_a_small_disk_is_a_problem(tmp_path: Path) -> None:
     plan = plan_hf(open_weights(str(REFERENCE / "tiny_gqa")), 10**9)
     assert disk_problem(tmp_path / "not" / "there", plan) is None
-    huge = {"x": TargetTensor("x", "F32", Cut((10**9, 10**6), None, 1), ("model.safetensors",))}
+    huge = {"x": TargetTensor("x", "F32", Partition((10**9, 10**6), None, 1), ("model.safetensors",))}
     problem = disk_problem(tmp_path / "not" / "there", dataclasses.replace(plan, tensors=huge))
     assert "weights.target: 4000000.0 GB are to be written, and the disk of" in str(problem)
 
@@ -259,7 +259,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(TensorWriter, "write", full)
     message = refusal(run, source, tmp_path / "x", plan_hf(source, 10**9))
-    assert f"weights.target: {tmp_path / 'x'} can't be written: No space left on device; nothing of it" in message
+    assert f"weights.target: {tmp_path / 'x'} can't be written: No space left on device; it was removed" in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -276,7 +276,7 @@ def test_an_altered_slice_is_refused_with_its_tensor(tmp_path: Path) -> None:
     assert f"{file} is missing" in refusal(open_weights, str(path))
 
 
-def test_killed_half_way_it_can_be_run_again(tmp_path: Path) -> None:
+def test_a_killed_conversion_can_be_run_again(tmp_path: Path) -> None:
     script = f"""
 import os, signal
 from pathlib import Path
@@ -297,4 +297,4 @@ convert(Conversion(source, source.config, check(source), None, target, plan_nati
     assert not (tmp_path / "x").exists()
     assert stored(to_native(REFERENCE / "tiny_gqa", tmp_path / "x", 2)) == stored(REFERENCE / "tiny_gqa")
     assert {file: file.stat().st_mtime_ns for file in (REFERENCE / "tiny_gqa").iterdir()} == before
-    assert os.listdir(tmp_path) == ["x"]  # what the killed one had begun is swept out
+    assert os.listdir(tmp_path) == ["x"]  # the partial directory of the killed process is gone

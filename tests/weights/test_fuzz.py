@@ -1,4 +1,4 @@
-"""Files of each format with something wrong in them: read or refused, never anything else."""
+"""Randomly damaged files of each format are read or refused; no other exception is raised."""
 
 import dataclasses
 import json
@@ -63,7 +63,7 @@ def gguf(directory: Path) -> Path:
 
 
 def damage_bytes(file: Path, chance: random.Random) -> None:
-    """A few bytes changed, left out or put in; mostly near the start, where headers lie."""
+    """Change, delete or insert a few bytes, mostly near the start, in the headers."""
     content = bytearray(file.read_bytes())
     end = min(len(content), chance.choice([16, 200, 4000, len(content)]))
     for _ in range(chance.randint(1, 3)):
@@ -80,11 +80,11 @@ def damage_bytes(file: Path, chance: random.Random) -> None:
     file.write_bytes(content)
 
 
-ODD: list[Any] = [None, True, -1, 0, 1, 2**70, 1.5, float("nan"), "", "x", "../x", [], [1, "a"], {}, {"a": None}]
+VALUES: list[Any] = [None, True, -1, 0, 1, 2**70, 1.5, float("nan"), "", "x", "../x", [], [1, "a"], {}, {"a": None}]
 
 
 def damage_json(file: Path, chance: random.Random) -> None:
-    """One value somewhere in it is another, or gone."""
+    """Replace or delete one value at a random place."""
     value = json.loads(file.read_text())
     node, path = value, []
     while isinstance(node, dict | list) and node and (not path or chance.random() < 0.8):
@@ -95,7 +95,7 @@ def damage_json(file: Path, chance: random.Random) -> None:
     if chance.random() < 0.3:
         del holder[key]
     else:
-        holder[key] = chance.choice(ODD)
+        holder[key] = chance.choice(VALUES)
     file.write_text(json.dumps(value))
 
 

@@ -1,4 +1,4 @@
-"""GGUF files: a tiny one written here, and SmolLM2's."""
+"""GGUF files: small ones written by the tests, and SmolLM2's."""
 
 import json
 
@@ -46,7 +46,7 @@ METADATA = {
 
 
 def interleaved(matrix: np.ndarray, heads: int) -> np.ndarray:
-    """A query or key matrix with its rows in llama.cpp's order, written the slow way."""
+    """A query or key matrix with its rows in llama.cpp's order, by a plain loop."""
     dim = matrix.shape[0] // heads
     order = [
         head * dim + half * dim // 2 + pair for head in range(heads) for pair in range(dim // 2) for half in (0, 1)
@@ -55,7 +55,7 @@ def interleaved(matrix: np.ndarray, heads: int) -> np.ndarray:
 
 
 def write_gguf(path, quantisation=GGMLQuantizationType.F32, arch="llama", weights=None, **metadata):
-    """A GGUF of TINY; returns what should be read back."""
+    """Write a GGUF file of TINY; return the tensors that should be read back."""
     writer = gguf.GGUFWriter(path, arch)
     writer.add_embedding_length(TINY.hidden_size)
     for key, value in (METADATA | metadata).items():
@@ -78,7 +78,7 @@ def write_gguf(path, quantisation=GGMLQuantizationType.F32, arch="llama", weight
 
 
 @pytest.mark.parametrize("quantisation", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
-def test_a_written_file_comes_back(tmp_path, quantisation):
+def test_a_written_file_is_read_back(tmp_path, quantisation):
     back = write_gguf(tmp_path / "tiny.gguf", GGMLQuantizationType[quantisation])
     source = open_weights(str(tmp_path / "tiny.gguf"))
     assert (source.kind, source.config, source.template) == ("gguf", TINY, None)
@@ -94,8 +94,8 @@ def test_a_written_file_comes_back(tmp_path, quantisation):
 
 
 @pytest.mark.parametrize("quantisation", ["Q4_K", "Q6_K", "Q5_0", "Q2_K"])
-def test_other_quantisations_are_what_gguf_makes_of_them(tmp_path, quantisation):
-    """Of random blocks, since gguf doesn't write these; read in pieces, whose borders lie anywhere."""
+def test_other_quantisations_are_dequantised_as_by_gguf(tmp_path, quantisation):
+    """Random blocks, since gguf can't quantise to these types; read in chunks of rows."""
     kind = GGMLQuantizationType[quantisation]
     block, size = gguf.GGML_QUANT_SIZES[kind]
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
@@ -109,12 +109,12 @@ def test_other_quantisations_are_what_gguf_makes_of_them(tmp_path, quantisation)
     writer.write_tensors_to_file()
     writer.close()
     source = open_weights(str(tmp_path / "x.gguf"))
-    assert source.stored_as("model.embed_tokens.weight") == quantisation
+    assert source.stored_dtype("model.embed_tokens.weight") == quantisation
     whole = dequantize(stored, kind)
     assert np.isfinite(whole).all()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.formats.tensor_io.CHUNK", 4 * block * 7)
-        assert len(list(source.pieces("model.embed_tokens.weight"))) == -(-TINY.vocab_size // 7)
+        patch.setattr("dscoder_exp.weights.formats.tensor_io.CHUNK_BYTES", 4 * block * 7)
+        assert len(list(source.row_chunks("model.embed_tokens.weight"))) == -(-TINY.vocab_size // 7)
         assert np.array_equal(source.tensor("model.embed_tokens.weight"), whole)
 
 
@@ -142,9 +142,9 @@ def test_metadata_that_changes_the_config(tmp_path):
             {"arch": "qwen2"},
             "general.architecture is 'qwen2', not 'llama': a bias on its query, key",
         ),
-        ({"add_sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not built"),
+        ({"add_sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not supported"),
         ({"add_expert_count": 8}, "a mixture of 8 experts"),
-        ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "rope scaling 'yarn' is not built"),
+        ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "rope scaling 'yarn' is not supported"),
         ({"weights": {"rope_freqs.weight": np.ones(8, np.float32)}}, "no weights in it (token_embd.weight is missing)"),
     ],
 )
@@ -157,7 +157,7 @@ def test_files_that_are_refused(tmp_path, options, what):
 def test_llama3_frequencies_are_refused(tmp_path):
     weights = dict(random_weights(TINY, seed=3)) | {"rope_freqs.weight": np.ones(8, np.float32)}
     write_gguf(tmp_path / "tiny.gguf", weights=weights)
-    assert "rope scaling 'llama3' is not built" in refusal(open_weights, str(tmp_path / "tiny.gguf"))
+    assert "rope scaling 'llama3' is not supported" in refusal(open_weights, str(tmp_path / "tiny.gguf"))
 
 
 def test_unknown_tensors_are_named(tmp_path):
@@ -168,7 +168,7 @@ def test_unknown_tensors_are_named(tmp_path):
     assert "1 missing (model.layers.1.mlp.up_proj.weight); 1 unexpected (blk.0.attn_q.bias)" in message
 
 
-def test_every_cut_is_a_refusal(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     file = tmp_path / "tiny.gguf"
     write_gguf(file, add_token_list=[b"a", b"bc", b"def"], add_tokenizer_model="gpt2")
     whole = file.read_bytes()
@@ -197,7 +197,7 @@ def smollm2():
 
 
 def test_smollm2_metadata_is_what_gguf_itself_reads(smollm2):
-    reader = gguf.GGUFReader(smollm2.path)  # slow, but not ours
+    reader = gguf.GGUFReader(smollm2.path)  # slow, but an independent reader
     ours = smollm2._reader
     assert ours.fields.keys() == reader.fields.keys()
     for key, field in reader.fields.items():
@@ -227,7 +227,7 @@ def test_smollm2_tokenizer_gives_the_reference_ids(smollm2, shared_data):
 
 
 def test_smollm2_tokenizer_splits_digits_off_before_spaces(smollm2):
-    """Without the Digits step the last blank would go with the number, and the run of blanks break up."""
+    """Without the Digits step the last space would join the number, and the run of spaces would be split."""
     tokens = smollm2.tokenizer().encode("n =    12\n\n3").tokens
     assert tokens == ["n", "Ġ=", "ĠĠĠĠ", "1", "2", "ĊĊ", "3"]
 
@@ -238,4 +238,4 @@ def test_smollm2_tokenizer_keeps_control_tokens_and_digits_whole(smollm2):
         *("<|im_start|>", "user", "Ċ"),
         *("2", "0", "4", "8", "<|im_end|>"),
     ]
-    assert tokenizer.decode([1, 2]) == ""  # special: left out of an answer's text
+    assert tokenizer.decode([1, 2]) == ""  # special tokens are skipped

@@ -1,4 +1,4 @@
-"""Hugging Face directories: one file, shards, half precision, and everything that is refused."""
+"""Hugging Face directories: one file, shards, half precision, and refusals."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def edit(file, **changes):
 
 
 @pytest.mark.parametrize("name", ["tiny_gqa", "tiny_gqa_tied", "tiny_mha_linear4"])
-def test_one_file_reads_as_the_safetensors_library_reads_it(name):
+def test_one_file_equals_what_the_safetensors_library_reads(name):
     source = open_weights(str(REFERENCE / name))
     reference = load_file(REFERENCE / name / "model.safetensors")
     assert (source.kind, source.template, source.tokenizer()) == ("hf", None, None)
@@ -41,7 +41,7 @@ def test_one_file_reads_as_the_safetensors_library_reads_it(name):
     assert check(source).parameters == source.config.num_parameters
 
 
-def test_shards_read_as_the_one_file():
+def test_shards_equal_one_file():
     whole, sharded = open_weights(str(REFERENCE / "tiny_gqa")), open_weights(str(REFERENCE / "tiny_gqa_sharded"))
     assert whole.config == sharded.config
     assert whole.shapes() == sharded.shapes()
@@ -87,15 +87,21 @@ def test_config_forms():
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"model_type": "mistral"}, "model_type is 'mistral', not 'llama': its sliding-window attention is not built"),
-        ({"model_type": "qwen3"}, "model_type is 'qwen3', not 'llama': a norm on its queries and keys is not built"),
-        ({"sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not built"),
+        (
+            {"model_type": "mistral"},
+            "model_type is 'mistral', not 'llama': its sliding-window attention is not supported",
+        ),
+        (
+            {"model_type": "qwen3"},
+            "model_type is 'qwen3', not 'llama': a norm on its queries and keys is not supported",
+        ),
+        ({"sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not supported"),
         ({"model_type": None}, "model_type is missing, not 'llama'"),
-        ({"attention_bias": True}, "attention_bias is true; projections with a bias are not built"),
-        ({"mlp_bias": True}, "mlp_bias is true; projections with a bias are not built"),
+        ({"attention_bias": True}, "attention_bias is true; projections with a bias are not supported"),
+        ({"mlp_bias": True}, "mlp_bias is true; projections with a bias are not supported"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not 'silu'"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic' is not built"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling 'llama3' is not built"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic' is not supported"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling 'llama3' is not supported"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing, not a number above 0"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised (quantization_config)"),
         ({"hidden_size": "64"}, "hidden_size is '64', not a whole number from 1 to 2147483647"),
@@ -133,17 +139,17 @@ def test_directories_without_weights(copy, tmp_path):
     message = refusal(open_weights, str(copy), "weights.source")
     assert f"weights.source: {copy} has a config.json but no weights" in message
     (copy / "pytorch_model.bin").write_bytes(b"")
-    assert "holds pytorch_model.bin, a pickle, which would run code when it is read" in refusal(open_weights, str(copy))
-    assert "is a file, but none that holds weights" in refusal(open_weights, str(copy / "config.json"))
+    assert "holds pytorch_model.bin, a pickle, which can run code when it is read" in refusal(open_weights, str(copy))
+    assert "is not a file of weights" in refusal(open_weights, str(copy / "config.json"))
 
 
-def test_a_missing_shard_and_an_index_that_lies(tmp_path):
+def test_a_missing_shard_and_a_wrong_index(tmp_path):
     copy = shutil.copytree(REFERENCE / "tiny_gqa_sharded", tmp_path / "model")
     index = json.loads((copy / "model.safetensors.index.json").read_text())
     index["weight_map"]["ghost"] = "model-00001-of-00005.safetensors"
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     message = refusal(open_weights(str(copy)).shapes)
-    assert "names 1 tensors that are not there, such as ghost in model-00001-of-00005.safetensors" in message
+    assert "names 1 tensors that the files lack, such as ghost in model-00001-of-00005.safetensors" in message
     (copy / "model-00002-of-00005.safetensors").unlink()
     (copy / "model-00004-of-00005.safetensors").unlink()
     message = refusal(open_weights, str(copy))
@@ -151,20 +157,20 @@ def test_a_missing_shard_and_an_index_that_lies(tmp_path):
     assert f"{copy / 'model-00002-of-00005.safetensors'} is missing, named in model.safetensors.index.json" in message
 
 
-def test_a_file_cut_short(copy):
+def test_a_truncated_file(copy):
     file = copy / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     assert f"model.path: {file}: not a readable safetensors file (" in refusal(check, open_weights(str(copy)))
 
 
-def test_integers_are_no_weights(copy):
+def test_integer_dtypes_are_refused(copy):
     tensors = load_file(copy / "model.safetensors")
     save_file(tensors | {"model.norm.weight": np.zeros(64, np.int8)}, copy / "model.safetensors")
     message = refusal(check, open_weights(str(copy)))
     assert "1 of another shape or dtype (model.norm.weight I8 [64] instead of [64])" in message
 
 
-def test_check_names_what_does_not_fit(copy):
+def test_check_names_tensors_that_do_not_match(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["model.norm.weight"] = np.ones(3, np.float32)
     del tensors["lm_head.weight"]

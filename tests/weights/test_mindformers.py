@@ -1,4 +1,4 @@
-"""MindSpore Transformers' weights: MindSpore itself reads what is written and writes what is read."""
+"""Weights of MindSpore Transformers: MindSpore reads the files written here, and writes those read here."""
 
 import dataclasses
 import json
@@ -24,18 +24,18 @@ ms = pytest.importorskip("mindspore")
 
 
 def save(file: Path, tensors: dict[str, np.ndarray], dtype: str = "float32", **options: object) -> Path:
-    """As the suite's scripts do."""
+    """Save as the scripts of MindSpore Transformers do."""
     listed = [{"name": name, "data": ms.Tensor(values, getattr(ms, dtype))} for name, values in tensors.items()]
     ms.save_checkpoint(listed, str(file), **options)
     return file
 
 
-def suite_weights() -> dict[str, np.ndarray]:
+def mindformers_weights() -> dict[str, np.ndarray]:
     return {mindformers_name(name): values for name, values in random_weights(TINY, seed=1)}
 
 
 def test_names() -> None:
-    """As mindformers/models/llama/llama.py converts them."""
+    """The names in mindformers/models/llama/llama.py."""
     assert [mindformers_name(name) for name in parameter_shapes(dataclasses.replace(TINY, num_hidden_layers=1))] == [
         "model.tok_embeddings.embedding_weight",
         "model.layers.0.attention_norm.weight",
@@ -55,10 +55,10 @@ def test_names() -> None:
 @pytest.mark.parametrize("ckpt_format", ["ckpt", "safetensors"])
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 @pytest.mark.parametrize("piece", [700, 2**29])
-def test_mindspore_reads_what_is_written(tmp_path: Path, ckpt_format: str, dtype: str, piece: int) -> None:
+def test_mindspore_reads_written_files(tmp_path: Path, ckpt_format: str, dtype: str, piece: int) -> None:
     tensors = random_bits(TINY, dtype, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dscoder_exp.weights.formats.ckpt_file.SLICE", piece)
+        patch.setattr("dscoder_exp.weights.formats.ckpt_file.MAX_VALUE_BYTES", piece)
         target = to_mindformers(write_hf(tmp_path / "hf", TINY, tensors, dtype), tmp_path / "x", ckpt_format)
     read = ms.load_checkpoint(str(target / f"model.{ckpt_format}"), format=ckpt_format)
     assert read.keys() == {mindformers_name(name) for name in tensors}
@@ -70,11 +70,11 @@ def test_mindspore_reads_what_is_written(tmp_path: Path, ckpt_format: str, dtype
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("options", [{}, {"crc_check": True}, {"format": "safetensors"}])
-def test_what_mindspore_writes_is_read(tmp_path: Path, dtype: str, options: dict[str, object]) -> None:
+def test_files_written_by_mindspore_are_read(tmp_path: Path, dtype: str, options: dict[str, object]) -> None:
     kind = str(options.get("format", "ckpt"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mindspore.train.serialization.SLICE_SIZE", 3)  # KB: every matrix in several pieces
-        file = save(tmp_path / f"llama.{kind}", suite_weights(), dtype, **options)
+        patch.setattr("mindspore.train.serialization.SLICE_SIZE", 3)  # KB: every matrix in several values
+        file = save(tmp_path / f"llama.{kind}", mindformers_weights(), dtype, **options)
     source = open_weights(str(file), shape=TINY)
     assert check(source).complete
     for name, values in random_weights(TINY, seed=1):
@@ -83,9 +83,9 @@ def test_what_mindspore_writes_is_read(tmp_path: Path, dtype: str, options: dict
 
 
 def test_a_file_without_a_config_needs_the_shape(tmp_path: Path) -> None:
-    file = save(tmp_path / "llama.ckpt", suite_weights())
+    file = save(tmp_path / "llama.ckpt", mindformers_weights())
     message = refusal(open_weights, str(file), "weights.source")
-    assert f"weights.source: {file}: such weights don't say which shape the model has" in message
+    assert f"weights.source: {file}: the files don't hold the model's shape" in message
     assert "or give its shape: model=7b" in message
     shape = {name: value for name, value in dataclasses.asdict(TINY).items() if name != "rope_scaling"}
     model = dataclasses.replace(NOTHING, **shape)
@@ -98,23 +98,23 @@ def test_a_file_without_a_config_needs_the_shape(tmp_path: Path) -> None:
     assert "9 missing (model.layers.2.input_layernorm.weight," in message
 
 
-def test_a_training_checkpoint_needs_its_other_names_let_pass(tmp_path: Path) -> None:
-    moments = {f"adam_m.{name}": values for name, values in suite_weights().items()}
+def test_other_tensors_of_a_training_checkpoint_must_be_allowed(tmp_path: Path) -> None:
+    moments = {f"adam_m.{name}": values for name, values in mindformers_weights().items()}
     extra = {"step_num": np.array(7, np.int32), "scale_sense": np.array(65536.0, np.float32)}
-    file = save(tmp_path / "llama.ckpt", suite_weights() | moments | extra)
+    file = save(tmp_path / "llama.ckpt", mindformers_weights() | moments | extra)
     source = open_weights(str(file), shape=TINY)
     message = refusal(check, source)
     assert "23 unexpected (adam_m.lm_head.weight, " in message
     assert "weights.allow=['NAME-or-pattern', …]" in message
     report = check(source, allow=["adam_*", "step_num", "scale_sense"])
     assert len(report.allowed) == 23
-    assert "; 23 let pass by weights.allow (adam_m.lm_head.weight, " in str(report)
+    assert "; 23 allowed by weights.allow (adam_m.lm_head.weight, " in str(report)
     target = run(source, tmp_path / "hf", plan_hf(source, 10**9), allow=report.allowed)
     assert set(stored(target)) == set(parameter_shapes(TINY))
 
 
-def test_a_missing_tensor_that_may_be_is_left_out_and_drawn(tmp_path: Path) -> None:
-    file = save(tmp_path / "llama.ckpt", {n: v for n, v in suite_weights().items() if n != "lm_head.weight"})
+def test_an_allowed_missing_tensor_is_left_out_and_initialised(tmp_path: Path) -> None:
+    file = save(tmp_path / "llama.ckpt", {n: v for n, v in mindformers_weights().items() if n != "lm_head.weight"})
     source = open_weights(str(file), shape=TINY)
     report = check(source, allow=["lm_*"])
     assert report.allowed == ("lm_head.weight",)
@@ -128,11 +128,11 @@ def test_a_missing_tensor_that_may_be_is_left_out_and_drawn(tmp_path: Path) -> N
     assert list(read) == list(parameter_shapes(TINY))
 
 
-def test_concatenated_projections_are_told(tmp_path: Path) -> None:
-    tensors = suite_weights()
+def test_concatenated_projections_are_explained(tmp_path: Path) -> None:
+    tensors = mindformers_weights()
     parts = [tensors.pop(f"model.layers.0.attention.w{name}.weight") for name in "qkv"]
     file = save(tmp_path / "x.ckpt", tensors | {"model.layers.0.attention.w_qkv.weight": np.concatenate(parts)})
-    assert "these were saved with qkv_concat" in refusal(check, open_weights(str(file), shape=TINY))
+    assert "the weights were saved with qkv_concat" in refusal(check, open_weights(str(file), shape=TINY))
 
 
 def test_directories(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_directories(tmp_path: Path) -> None:
     assert "files and no param_name_map.json: model-00001-of-" in message
 
     one = to_mindformers(REFERENCE / "tiny_gqa", tmp_path / "one", "ckpt")
-    (one / "hyper_param.safetensors").write_bytes(b"of the suite's training")
+    (one / "hyper_param.safetensors").write_bytes(b"of a training")
     assert stored(one) == stored(REFERENCE / "tiny_gqa")
     (tmp_path / "ranks" / "rank_0").mkdir(parents=True)
     shutil.copyfile(one / "model.ckpt", tmp_path / "ranks" / "rank_0" / "x.ckpt")
@@ -167,9 +167,9 @@ def test_pickles_are_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     file = tmp_path / name
     file.write_bytes(pickle.dumps(Boom(), protocol))
     pickle.loads(file.read_bytes())
-    (tmp_path / "boom").unlink()  # so it would have
+    (tmp_path / "boom").unlink()  # unpickling does create it
     message = refusal(lambda: check(open_weights(str(file), shape=TINY)))
-    assert "which would run code when it is read" in message
+    assert "which can run code when it is read" in message
     shutil.copyfile(REFERENCE / "tiny_gqa" / "config.json", tmp_path / "config.json")
     assert "run code" in refusal(lambda: check(open_weights(str(tmp_path)))) or name in ("x.bin", "x.pt")
     assert not (tmp_path / "boom").exists()
@@ -180,12 +180,12 @@ def test_damage(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-9])
     message = refusal(read_ckpt, file, "weights.source")
-    assert f"weights.source: {file}: not a readable MindSpore checkpoint (9 bytes are missing at its end)" in message
+    assert f"weights.source: {file}: not a readable MindSpore checkpoint (9 bytes are missing at the end)" in message
     file.write_bytes(whole + whole)
-    assert "(model.tok_embeddings.embedding_weight is there twice)" in refusal(read_ckpt, file, "weights.source")
+    assert "(model.tok_embeddings.embedding_weight occurs twice)" in refusal(read_ckpt, file, "weights.source")
     file.write_bytes(b"")
     assert f"{file}: an empty file" in refusal(read_ckpt, file, "weights.source")
-    save(file.with_name("y.ckpt"), suite_weights(), enc_key=b"0123456789ABCDEF")
+    save(file.with_name("y.ckpt"), mindformers_weights(), enc_key=b"0123456789ABCDEF")
     assert "an encrypted one has to be decrypted first" in refusal(
         read_ckpt, file.with_name("y.ckpt"), "weights.source"
     )

@@ -1,4 +1,4 @@
-"""The native checkpoint: written whole or not at all, read back bit by bit."""
+"""Native checkpoints: written atomically, read back bit by bit."""
 
 import dataclasses
 import hashlib
@@ -33,7 +33,7 @@ def tokenizer():
 
 
 @pytest.mark.parametrize("name", ["tiny_gqa_sharded", "tiny_gqa_tied", "tiny_mha_linear4"])
-def test_what_was_read_comes_back_bit_by_bit(tmp_path, name):
+def test_a_written_checkpoint_is_read_back_bit_by_bit(tmp_path, name):
     source = open_weights(str(REFERENCE / name))
     original = {tensor: source.tensor(tensor) for tensor in source.shapes()}
     save(tmp_path / "a" / "b", reversed(original.items()), source.config)
@@ -63,7 +63,7 @@ def test_the_directory_holds_exactly_these_files(tmp_path, tokenizer):
     assert (plain.tokenizer(), plain.fingerprint()) == (None, None)
 
 
-def test_the_record_says_what_was_written(tmp_path):
+def test_checkpoint_json_records_what_was_written(tmp_path):
     save(tmp_path / "x")
     record = json.loads((tmp_path / "x" / "checkpoint.json").read_text())
     assert (record["format"], record["version"], record["layout"]) == ("dscoder_exp", 2, {"tensor": 1})
@@ -79,7 +79,7 @@ def test_the_record_says_what_was_written(tmp_path):
     assert record["tensors"] == {}
 
 
-def test_it_is_a_hugging_face_directory_too(tmp_path):
+def test_a_checkpoint_is_also_a_hugging_face_directory(tmp_path):
     config = dataclasses.replace(TINY, rope_scaling=RopeScaling("linear", 2.5), pad_token_id=2, head_dim=8)
     save(tmp_path / "x", config=config)
     (tmp_path / "x" / "checkpoint.json").unlink()
@@ -96,7 +96,7 @@ def test_other_dtypes_and_layouts_are_written_as_float32(tmp_path):
     assert equal({name: source.tensor(name) for name in source.shapes()}, dict(random_weights(TINY, seed=1)))
 
 
-def test_a_failure_half_way_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path):
     def breaks():
         yield from list(random_weights(TINY, seed=1))[:7]
         raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def test_a_failure_half_way_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_kill_half_way_leaves_no_target_and_no_obstacle(tmp_path):
+def test_after_a_killed_write_the_next_one_succeeds(tmp_path):
     script = f"""
 import os, signal, sys
 sys.path[:0] = {[str(REFERENCE.parent / folder) for folder in ("weights", "support")]!r}
@@ -130,7 +130,7 @@ def test_an_existing_target_is_refused_untouched(tmp_path):
     assert [file.name for file in tmp_path.rglob("*")] == ["x", "mine"]
 
 
-def test_a_prompt_format_in_a_file_goes_along(tmp_path):
+def test_a_prompt_format_file_is_copied(tmp_path):
     mine = tmp_path / "mine.jinja"
     mine.write_text("{{ messages[0]['content'] }}")
     save(tmp_path / "x", template=str(mine))
@@ -144,7 +144,7 @@ def test_a_prompt_format_in_a_file_goes_along(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t[:-1], "1 tensors were not given, such as lm_head.weight"),
+        (lambda t: t[:-1], "1 tensors were not written completely, such as lm_head.weight"),
         (lambda t: [*t, t[0]], "model.embed_tokens.weight: not a tensor of this model, or given twice"),
         (lambda t: [("other", t[0][1])], "other: not a tensor of this model, or given twice"),
         (lambda t: [(t[0][0], t[0][1].T)], r"model.embed_tokens.weight: shape \(64, 96\), expected \(96, 64\)"),
@@ -162,18 +162,18 @@ def test_damage_is_refused(tmp_path):
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     source = open_weights(str(tmp_path / "x"))
-    assert check(source).complete  # by the headers
+    assert check(source).complete  # reads headers only
     message = refusal(source.tensor, "lm_head.weight")
     assert f"{file}, lm_head.weight: its content has changed since it was written (SHA-256 differs)" in message
     file.write_bytes(whole[:-4])
     message = refusal(open_weights, str(tmp_path / "x"))
-    assert f"{file} has {len(whole) - 4:,} bytes, was written with {len(whole):,}" in message
+    assert f"{file} has {len(whole) - 4:,} bytes, but was written with {len(whole):,}" in message
     file.unlink()
     assert f"model.path: {file} is missing" in refusal(open_weights, str(tmp_path / "x"))
     text = record.read_text()
     record.write_text(text.replace('"version": 2', '"version": 3'))
     message = refusal(open_weights, str(tmp_path / "x"))
-    assert f"{record}: format 'dscoder_exp' version 3; this is 'dscoder_exp' 2" in message
+    assert f"{record}: format 'dscoder_exp' version 3; expected 'dscoder_exp' version 2" in message
     (tmp_path / "x" / "config.json").write_text(
         (tmp_path / "x" / "config.json").read_text().replace("10000.0", "20000.0")
     )

@@ -1,4 +1,4 @@
-"""From the model and tokenizer groups to what is opened: agreement with the files, and what is missing."""
+"""Opening the model and tokenizer of the configuration: agreement with the files, and missing keys."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def test_a_path_alone_gives_the_whole_shape(directory: Path) -> None:
     assert opened.config.hidden_size == json.loads((directory / "config.json").read_text())["hidden_size"]
 
 
-def test_keys_that_agree_are_welcome_and_all_that_do_not_are_refused(directory: Path) -> None:
+def test_keys_that_agree_are_accepted_and_all_others_refused(directory: Path) -> None:
     found = open_model(group(path=str(directory))).config
     given = {name: value for name, value in asdict(found).items() if name != "rope_scaling" and value is not None}
     assert open_model(group(path=str(directory), **given)).config == found
@@ -73,18 +73,18 @@ def test_keys_that_agree_are_welcome_and_all_that_do_not_are_refused(directory: 
     assert refused["model.rope_scaling"].startswith("{type: linear, factor: 4} is given")
 
 
-def test_the_end_of_an_answer_is_the_users_choice(directory: Path) -> None:
+def test_users_may_choose_eos_and_padding(directory: Path) -> None:
     opened = open_model(group(path=str(directory), eos_token_id=7, pad_token_id=8))
     assert (opened.config.eos_token_id, opened.config.pad_token_id) == (7, 8)
 
 
-def test_a_token_that_the_file_leaves_open_may_be_given(directory: Path) -> None:
+def test_a_token_that_is_null_in_the_file_may_be_given(directory: Path) -> None:
     values = json.loads((directory / "config.json").read_text()) | {"bos_token_id": None}
     (directory / "config.json").write_text(json.dumps(values))
     assert open_model(group(path=str(directory), bos_token_id=7)).config.bos_token_id == 7
 
 
-def test_the_groups_template_wins_over_the_files(directory: Path) -> None:
+def test_the_groups_template_overrides_the_files(directory: Path) -> None:
     (directory / "chat_template.jinja").write_text("<|im_start|>")
     assert open_model(group(path=str(directory))).template == "chatml"
     assert open_model(group(path=str(directory), template="deepseek_coder")).template == "deepseek_coder"
@@ -102,12 +102,12 @@ def test_random_weights_need_the_whole_shape() -> None:
     assert opened == OpenedModel(TINY, None, "chatml")
     assert open_model(group(init="random", **(SHAPE | {"head_dim": None}))).config.head_dim == 16
     refused = problems(open_model, group(init="random", **(SHAPE | {"hidden_size": None, "rms_norm_eps": None})))
-    assert "these are null: hidden_size, rms_norm_eps" in refused["model"]
+    assert "these keys are null: hidden_size, rms_norm_eps" in refused["model"]
 
 
-def test_the_tokenizer_is_the_named_one_else_the_models_own(directory: Path, tmp_path: Path) -> None:
+def test_tokenizer_path_overrides_the_models_own_tokenizer(directory: Path, tmp_path: Path) -> None:
     opened = open_model(group(path=str(directory)))
-    assert "none lies in" in problems(open_tokenizer, NO_PATH, opened)["tokenizer.path"]
+    assert "there is none in" in problems(open_tokenizer, NO_PATH, opened)["tokenizer.path"]
     save_tokenizer(directory, 50)
     other = save_tokenizer(tmp_path / "other", 60)
     assert open_tokenizer(NO_PATH, opened).get_vocab_size() == 50
@@ -128,7 +128,7 @@ def test_a_tokenizer_that_does_not_fit_is_refused(directory: Path, tmp_path: Pat
     )
 
 
-def test_text_needs_an_end_but_no_padding(tmp_path: Path) -> None:
+def test_text_needs_eos_but_no_padding_token(tmp_path: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     setup = text_setup(replace(TINY, pad_token_id=None), tokenizer)
     assert (setup.bos_token_id, setup.eos_token_id, setup.pad_token_id, setup.context) == (1, 2, 2, 128)
@@ -155,7 +155,7 @@ def test_text_without_a_model_takes_the_tokenizers_own_tokens(tmp_path: Path, as
     assert (setup.bos_token_id, setup.eos_token_id, setup.pad_token_id, setup.context) == (5, 7, 8, 99)
 
 
-def test_text_without_any_end_is_refused(tmp_path: Path) -> None:
+def test_text_without_eos_is_refused(tmp_path: Path) -> None:
     found = TokenizerConfig(str(save_tokenizer(tmp_path / "text", 20)))
     assert "says which token ends" in problems(open_text, NOTHING, found)["model.eos_token_id"]
     assert "no tokenizer is given" in problems(open_text, NOTHING, NO_PATH)["tokenizer.path"]

@@ -1,4 +1,4 @@
-"""Tokenizers from files, and whether they fit a model."""
+"""Loading tokenizers from files, and checking that they fit a model."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def words(count: int) -> Tokenizer:
     return Tokenizer(models.WordLevel({f"w{index}": index for index in range(count)}, unk_token="w0"))
 
 
-def test_file_and_directory_give_the_same(tmp_path):
+def test_file_and_directory_give_the_same_tokenizer(tmp_path):
     words(5).save(str(tmp_path / "tokenizer.json"))
     from_directory = load_tokenizer(str(tmp_path))
     assert from_directory.encode("w3").ids == [3]
@@ -63,7 +63,7 @@ def special(tokenizer: Tokenizer, *texts: str) -> Tokenizer:
     ("changes", "problem"),
     [
         ({}, None),  # bos 1 and eos 2 are special
-        ({"eos_token_id": 95}, None),  # an instruct model's end mark that the base model's tokenizer lacks
+        ({"eos_token_id": 95}, None),  # an instruct model's EOS that the base model's tokenizer lacks
         (
             {"bos_token_id": 95},
             "tokenizer.path: the model's bos_token_id 95 is not in the tokenizer, whose ids end at 89",
@@ -83,12 +83,12 @@ def special(tokenizer: Tokenizer, *texts: str) -> Tokenizer:
         ),
     ],
 )
-def test_a_vocabulary_that_fits_by_accident(changes, problem):
+def test_special_tokens_must_match_even_if_the_sizes_fit(changes, problem):
     found = vocabulary_problem(special(words(90), "w1", "w2"), dataclasses.replace(TINY, **changes))
     assert found is None if problem is None else str(found).startswith(problem)
 
 
-def test_the_fingerprint_is_of_what_ids_depend_on():
+def test_the_fingerprint_covers_all_that_ids_depend_on():
     first = fingerprint(special(words(5), "w1"))
     assert (first.vocab_size, first.special) == (5, {"w1": 1})
     assert str(first) == f"5 entries, special w1 1, SHA-256 {first.sha256[:8]}…"

@@ -27,7 +27,7 @@ from dscoder_exp.model.kernels.cpu import (  # no fused operator replaces these
     lora_linear,
     lora_linear_dx,
 )
-from dscoder_exp.schema.config import MOST_DOCUMENTS
+from dscoder_exp.schema.config import MAX_DOCUMENTS
 
 __all__ = [
     "add_at",
@@ -59,7 +59,7 @@ RIGHT_DOWN_CAUSAL = 3
 ALL_BEFORE = 2**31 - 1  # pre_tokens: number of earlier keys that a query attends to
 CAUSAL = ms.Tensor(np.triu(np.ones((2048, 2048), np.uint8), 1))  # the only mask that this mode takes; 1: masked
 # attention_mask pads its arrays to one document per 64 positions and row. A batch of shorter documents than that on
-# average gets MOST_DOCUMENTS entries instead, a second shape to compile.
+# average gets MAX_DOCUMENTS entries instead, a second shape to compile.
 POSITIONS_PER_DOCUMENT = 64
 num_masks = 2
 
@@ -99,11 +99,11 @@ def attention_mask(documents, rank=0, ranks=1):
     changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
     changes[:, first + own - 1] = True  # a document's last query here has to see its last key (RIGHT_DOWN_CAUSAL)
     rows, columns = np.nonzero(changes)
-    if len(rows) > MOST_DOCUMENTS:  # data/loader.py checks training's batches beforehand
-        raise ValueError(f"a batch has {len(rows)} documents; attention on Ascend takes at most {MOST_DOCUMENTS}")
+    if len(rows) > MAX_DOCUMENTS:  # data/loader.py checks training's batches beforehand
+        raise ValueError(f"a batch has {len(rows)} documents; attention on Ascend takes at most {MAX_DOCUMENTS}")
     queries = rows * own + np.clip(columns + 1 - first, 0, own)
-    count = min(documents.size // POSITIONS_PER_DOCUMENT + len(documents), MOST_DOCUMENTS)
-    room = (count if len(rows) <= count else MOST_DOCUMENTS) - len(rows)
+    count = min(documents.size // POSITIONS_PER_DOCUMENT + len(documents), MAX_DOCUMENTS)
+    room = (count if len(rows) <= count else MAX_DOCUMENTS) - len(rows)
     return tuple(
         ms.Tensor.from_numpy(np.pad(ends, (0, room), mode="edge").astype(np.int64))
         for ends in (queries, rows * length + columns + 1)

@@ -1,4 +1,4 @@
-"""From one format to another as a file operation: rows are read, checked and written as they are stored."""
+"""Convert weights between formats: rows are copied in their stored dtype and checked for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from dscoder_exp.storage.atomic_directory import new_directory, target_problem
 from dscoder_exp.storage.disk_space import shortage
 from dscoder_exp.storage.file_names import BESIDE_WEIGHTS, CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.storage.json_files import write_json
-from dscoder_exp.weights.chat_template import keep
-from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_other_head
+from dscoder_exp.weights.chat_template import copy_template
+from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_untied_head
 from dscoder_exp.weights.convert.plan import ConversionPlan, TargetTensor, plan
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.mindformers import MAP_FILE
@@ -38,25 +38,29 @@ from dscoder_exp.weights.tokenizer import fingerprint
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-INFINITE = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}  # exponents of inf and NaN
+# Exponent bits, all set in infinity and NaN
+EXPONENT_MASKS = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80}
 
 
 @dataclass(frozen=True)
 class ConvertedTokenizer:
-    """home: the directory of its files, which are copied; None: they are made."""
+    """A tokenizer that is written with the weights.
+
+    directory: of its files, which are copied; None: they are written from `tokenizer`.
+    """
 
     tokenizer: Tokenizer
-    home: Path | None
+    directory: Path | None
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What is to be done, known to be possible as far as headers and directories tell.
+    """A conversion whose source and target have been checked, but for the values of the tensors.
 
     Attributes:
-        config: the source's shape, with the special tokens that the `model` group chose.
-        tokenizer: goes with the weights; None: there is none.
-        adapter: is merged into the weights that are written.
+        config: the source's config, with the special tokens of the `model` group.
+        tokenizer: written with the weights; None: there is none.
+        adapter: LoRA adapter that is merged into the written weights.
     """
 
     source: WeightSource
@@ -69,15 +73,15 @@ class Conversion:
 
 
 def open_conversion(weights: WeightsConfig, model: ModelConfig, tokenizer: TokenizerConfig) -> Conversion:
-    """Looks at everything but the tensors.
+    """Check everything but the values of the tensors, and plan the conversion.
 
     Args:
-        model: the shape, where the source doesn't say it; it has to agree with the source otherwise.
-        tokenizer: the one that goes with the weights, where none lies beside them.
+        model: the shape, for a source without a config; otherwise its keys must agree with the source.
+        tokenizer: the weights' tokenizer, if the source has none.
 
     Raises:
-        Refused: the source can't be opened or lacks tensors; the tokenizer doesn't fit; the target holds something;
-            the disk is too small.
+        Refused: the source can't be opened or lacks tensors; the tokenizer or the adapter doesn't fit; the target is
+            not empty; the disk is too small.
     """
     source, config = open_source(weights.source or "", "weights.source", model)
     report = refuse_incomplete(source, "weights.source", weights.allow, dtype=None)
@@ -96,47 +100,47 @@ def _open_tokenizer(source: WeightSource, config: LlamaConfig, tokenizer: Tokeni
     if tokenizer.path is not None:
         given = locate(tokenizer.path, "tokenizer.path")
         return ConvertedTokenizer(open_tokenizer(tokenizer, opened), given if given.is_dir() else None)
-    if source.beside is not None and not (source.beside / TOKENIZER_FILE).is_file():
+    if source.directory is not None and not (source.directory / TOKENIZER_FILE).is_file():
         return None
     if source.kind == "gguf" and source.tokenizer() is None:
         return None
-    return ConvertedTokenizer(open_tokenizer(tokenizer, opened), source.beside)
+    return ConvertedTokenizer(open_tokenizer(tokenizer, opened), source.directory)
 
 
 def convert(conversion: Conversion, on_tensor: Callable[[], None] = lambda: None) -> None:
-    """Write a new directory, whole or not at all.
+    """Write the target directory; nothing is left of it after an error.
 
     Args:
         on_tensor: called after each tensor.
 
     Raises:
-        Refused: the target holds something; the disk is full; a tensor holds NaN or infinity (all of them are named);
-            a tensor isn't what was recorded of it; a tied model's head isn't its embedding.
+        Refused: the target is not empty; the disk is full; tensors hold NaN or infinity (the message names them); a
+            tensor's SHA-256 differs from the recorded one; a tied model's stored head differs from its embedding.
     """
     try:
         _convert(conversion, on_tensor)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        what = f"{conversion.target} can't be written: {error.strerror}; nothing of it was left"
-        raise refuse("weights.target", what, "make room, or name a directory on another disk") from error
+        what = f"{conversion.target} can't be written: {error.strerror}; it was removed"
+        raise refuse("weights.target", what, "make room, or choose a directory on another disk") from error
 
 
 def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
     source, config, plan, adapter = conversion.source, conversion.config, conversion.plan, conversion.adapter
-    refuse_other_head(source, "weights.source")
+    refuse_untied_head(source, "weights.source")
     with new_directory(conversion.target, "weights.target") as directory:
         hashes = _write_tensors(conversion, directory, on_tensor)
         dtypes = [item.dtype for item in plan.tensors.values()]
         written = to_hf(config, max(dtypes, key=dtypes.count))
         write_json(directory / CONFIG_FILE, written)
-        _keep_files(conversion, directory)
-        keep(directory, adapter and adapter.template)
+        _copy_files(conversion, directory)
+        copy_template(directory, adapter and adapter.template)
         if plan.index is not None:
             _write_index(directory, plan)
         if plan.tp_size is not None:
             tensors = {
-                name: RecordedTensor(item.dtype, item.cut, tuple(hashes[file][name] for file in item.files))
+                name: RecordedTensor(item.dtype, item.partition, tuple(hashes[file][name] for file in item.files))
                 for name, item in plan.tensors.items()
             }
             write_manifest(
@@ -155,14 +159,14 @@ def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
 
 
 def disk_problem(target: Path, plan: ConversionPlan) -> Problem | None:
-    """Where the weights don't fit beside the target."""
+    """The problem that the planned weights don't fit on the target's disk; None if they do."""
     if (what := shortage(target.absolute().parent, plan.bytes, "written")) is None:
         return None
-    return Problem("weights.target", what, "make room, or name a directory on another disk")
+    return Problem("weights.target", what, "make room, or choose a directory on another disk")
 
 
 def _write_tensors(conversion: Conversion, directory: Path, on_tensor: Callable[[], None]) -> dict[str, dict[str, str]]:
-    """File -> tensor -> SHA-256 of what the file holds of it; empty where no record wants them."""
+    """Write all tensors; return file -> tensor name -> SHA-256 of its slice there, for a native checkpoint only."""
     source, plan, adapter, bad = conversion.source, conversion.plan, conversion.adapter, []
     with ExitStack() as stack, ThreadPoolExecutor(1) as background:
         writers = {
@@ -177,11 +181,11 @@ def _write_tensors(conversion: Conversion, directory: Path, on_tensor: Callable[
         writing = background.submit(lambda: None)
         for name, item in plan.tensors.items():
             finite, first = True, 0
-            for rows in source.pieces(name):
+            for rows in source.row_chunks(name):
                 if adapter is not None:
-                    rows = adapter.merged(name, rows, first, item.dtype)
+                    rows = adapter.merge_rows(name, rows, first, item.dtype)
                 finite = finite and _finite(rows, item.dtype)
-                writing.result()  # one piece is written and hashed while the next is read
+                writing.result()  # a chunk is written and hashed while the next one is read
                 writing = background.submit(write, item, rows, first)
                 first += len(rows)
             if not finite:
@@ -191,29 +195,29 @@ def _write_tensors(conversion: Conversion, directory: Path, on_tensor: Callable[
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
         what = f"{source.path} holds NaN or infinity in {', '.join(bad[:5])}{more}"
-        raise refuse("weights.source", what, "such weights compute nothing: take an earlier checkpoint")
+        raise refuse("weights.source", what, "such weights are unusable: take an earlier checkpoint")
     return {file: writer.hashes() for file, writer in writers.items()}
 
 
 def _finite(rows: np.ndarray, dtype: str) -> bool:
-    exponent = INFINITE[dtype]
+    exponent = EXPONENT_MASKS[dtype]
     bits = rows.view(f"u{rows.itemsize}")
     return bits.size == 0 or int((bits & bits.dtype.type(exponent)).max()) < exponent
 
 
-def _keep_files(conversion: Conversion, directory: Path) -> None:
-    """The tokenizer and what belongs to it, byte for byte where there are files."""
+def _copy_files(conversion: Conversion, directory: Path) -> None:
+    """Copy the tokenizer's and other files of the source, and write the tokenizer if it has no files."""
     found = conversion.tokenizer
-    for home in (conversion.source.beside, found and found.home):
+    for folder in (conversion.source.directory, found and found.directory):
         for name in BESIDE_WEIGHTS:
-            if home is not None and (home / name).is_file():
-                shutil.copyfile(home / name, directory / name)
-    if found is not None and found.home is None:
+            if folder is not None and (folder / name).is_file():
+                shutil.copyfile(folder / name, directory / name)
+    if found is not None and found.directory is None:
         write_tokenizer(directory, found.tokenizer, conversion.config, conversion.source.chat_template)
 
 
 def _write_index(directory: Path, plan: ConversionPlan) -> None:
-    """Where each tensor lies: the suite's is the bare map, transformers' also says the size of all."""
+    """Write the index: MindSpore Transformers' is only the map of tensors to files, transformers' has a total size."""
     files: dict[str, Any] = {item.name: item.files[0] for item in plan.tensors.values()}
     if plan.index != MAP_FILE:
         files = {"metadata": {"total_size": plan.bytes}, "weight_map": files}

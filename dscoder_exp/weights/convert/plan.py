@@ -1,11 +1,11 @@
-"""What a conversion will write: which tensor, cut how, in which file, under which name."""
+"""Plan a conversion: name, partition and files of every tensor that is written."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from dscoder_exp.schema.bounds import bytes_of_size
+from dscoder_exp.schema.bounds import parse_size
 from dscoder_exp.schema.config import WeightsConfig
 from dscoder_exp.storage.file_names import INDEX_FILE, WEIGHTS_FILE
 from dscoder_exp.weights.formats.ckpt_file import ckpt_layout
@@ -13,29 +13,29 @@ from dscoder_exp.weights.formats.mindformers import MAP_FILE, mindformers_name
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import Layout, size_of
 from dscoder_exp.weights.names import parameter_shapes
-from dscoder_exp.weights.native.layout import INPUTS, Cut, cut_of, file_name
+from dscoder_exp.weights.native.layout import INPUTS, Partition, file_name, partition_of
 from dscoder_exp.weights.source import WeightSource
 
-Shaped = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
+TensorSpecs = Mapping[str, tuple[str, tuple[int, ...]]]  # name -> dtype and shape
 
 
 @dataclass(frozen=True)
 class TargetTensor:
-    """A tensor as the target holds it: rank r's slice, or all of it, lies in files[r]."""
+    """A tensor in the target: slice i of its partition is written to files[i]."""
 
     name: str
     dtype: str
-    cut: Cut
+    partition: Partition
     files: tuple[str, ...]
 
     def slices(self, rows: np.ndarray, first: int) -> Iterator[tuple[str, np.ndarray]]:
-        """(file, its part) of rows that begin at row `first`."""
-        if self.cut.axis == INPUTS:
-            width = self.cut.slice_shape[1]
+        """Yield (file, its part of `rows`), for rows that begin at row `first` of the tensor."""
+        if self.partition.axis == INPUTS:
+            width = self.partition.slice_shape[1]
             for rank, file in enumerate(self.files):
                 yield file, rows[:, rank * width : (rank + 1) * width]
             return
-        height = self.cut.slice_shape[0]
+        height = self.partition.slice_shape[0]
         for rank in range(first // height, -(-(first + len(rows)) // height)):
             start = rank * height - first
             yield self.files[rank], rows[max(start, 0) : start + height]
@@ -43,90 +43,90 @@ class TargetTensor:
 
 @dataclass(frozen=True)
 class ConversionPlan:
-    """What a target will hold.
+    """What the target will hold.
 
     Attributes:
         tensors: by Hugging Face's names.
-        tp_size: the ranks of a native checkpoint; None: another format.
-        index: the file that says which file holds a tensor; None: there is none.
-        layout: of one file, from its tensors.
+        tp_size: number of tensor-parallel ranks of a native checkpoint; None: another format.
+        index: name of the file that maps tensors to files; None: no such file.
+        layout: builds a file's Layout from its tensors.
     """
 
     tensors: dict[str, TargetTensor]
     tp_size: int | None
     index: str | None
-    layout: Callable[[Shaped], Layout]
+    layout: Callable[[TensorSpecs], Layout]
 
     @property
     def bytes(self) -> int:
-        """Of all weights."""
-        return sum(size_of(item.cut.shape, item.dtype) for item in self.tensors.values())
+        """Total size of the tensors."""
+        return sum(size_of(item.partition.shape, item.dtype) for item in self.tensors.values())
 
     def layouts(self) -> dict[str, Layout]:
-        """File -> what it will look like."""
+        """File name -> Layout."""
         contents: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
-        for rank in range(self.tp_size or 0):  # a rank's file is there even if it holds nothing
+        for rank in range(self.tp_size or 0):  # each rank has a file, even if it holds no tensor
             contents[file_name(rank, self.tp_size or 0)] = {}
         for item in self.tensors.values():
             for file in item.files:
-                contents.setdefault(file, {})[item.name] = (item.dtype, item.cut.slice_shape)
+                contents.setdefault(file, {})[item.name] = (item.dtype, item.partition.slice_shape)
         return {file: self.layout(tensors) for file, tensors in contents.items()}
 
 
 def plan(source: WeightSource, weights: WeightsConfig) -> ConversionPlan:
-    """As the configuration wants it."""
+    """Plan a conversion to the format of the `weights` group."""
     if weights.format == "native":
         return plan_native(source, weights.tensor)
-    size = bytes_of_size(weights.max_shard_size) or 0
+    size = parse_size(weights.max_shard_size) or 0
     if weights.format == "hf":
         return plan_hf(source, size)
     return plan_mindformers(source, weights.ckpt_format, size)
 
 
 def plan_hf(source: WeightSource, max_shard_size: int) -> ConversionPlan:
-    """Whole tensors, in files of at most `max_shard_size` bytes (a larger tensor has a file of its own)."""
-    files = _shards(source, max_shard_size)
+    """Hugging Face: whole tensors, in files of at most `max_shard_size` bytes (a larger tensor has its own file)."""
+    files = _shard_files(source, max_shard_size)
     index = INDEX_FILE if len(set(files.values())) > 1 else None
-    return ConversionPlan(_whole(source, files, str), None, index, safetensors_layout)
+    return ConversionPlan(_unsliced(source, files, str), None, index, safetensors_layout)
 
 
 def plan_mindformers(source: WeightSource, ckpt_format: str, max_shard_size: int) -> ConversionPlan:
-    """MindSpore Transformers' names: one .ckpt, or safetensors as `plan_hf` cuts them, with the suite's own index."""
+    """MindSpore Transformers: its names, in one .ckpt file, or in safetensors shards as in `plan_hf` with its index."""
     if ckpt_format == "ckpt":
-        files = dict.fromkeys(_names(source), "model.ckpt")
-        return ConversionPlan(_whole(source, files, mindformers_name), None, None, ckpt_layout)
-    tensors = _whole(source, _shards(source, max_shard_size), mindformers_name)
+        files = dict.fromkeys(_stored_names(source), "model.ckpt")
+        return ConversionPlan(_unsliced(source, files, mindformers_name), None, None, ckpt_layout)
+    tensors = _unsliced(source, _shard_files(source, max_shard_size), mindformers_name)
     return ConversionPlan(tensors, None, MAP_FILE, lambda shaped: safetensors_layout(shaped, "ms"))
 
 
 def plan_native(source: WeightSource, tp_size: int) -> ConversionPlan:
-    """Each tensor cut over `tp_size` ranks, a file a rank."""
+    """Native checkpoint: tensors sliced for `tp_size` tensor-parallel ranks, one file per rank."""
     files = tuple(file_name(rank, tp_size) for rank in range(tp_size))
     shapes, tensors = parameter_shapes(source.config), {}
-    for name in _names(source):
-        cut = cut_of(name, shapes[name], tp_size)
-        tensors[name] = TargetTensor(name, source.dtype(name), cut, files[: cut.num_slices])
+    for name in _stored_names(source):
+        partition = partition_of(name, shapes[name], tp_size)
+        tensors[name] = TargetTensor(name, source.dtype(name), partition, files[: partition.num_slices])
     return ConversionPlan(tensors, tp_size, None, safetensors_layout)
 
 
-def _names(source: WeightSource) -> list[str]:
-    """In the model's order; weights.allow may have let pass that some are missing."""
+def _stored_names(source: WeightSource) -> list[str]:
+    """Names of the stored tensors, in the model's order; some may be missing, by weights.allow."""
     return [name for name in parameter_shapes(source.config) if name in source.shapes()]
 
 
-def _whole(source: WeightSource, files: Mapping[str, str], rename: Callable[[str], str]) -> dict[str, TargetTensor]:
+def _unsliced(source: WeightSource, files: Mapping[str, str], rename: Callable[[str], str]) -> dict[str, TargetTensor]:
     shapes = parameter_shapes(source.config)
     return {
-        name: TargetTensor(rename(name), source.dtype(name), Cut(shapes[name], None, 1), (file,))
+        name: TargetTensor(rename(name), source.dtype(name), Partition(shapes[name], None, 1), (file,))
         for name, file in files.items()
     }
 
 
-def _shards(source: WeightSource, max_shard_size: int) -> dict[str, str]:
-    """Tensor -> file, by transformers' rule and names."""
+def _shard_files(source: WeightSource, max_shard_size: int) -> dict[str, str]:
+    """Tensor name -> file, sharded and named as transformers does."""
     shapes = parameter_shapes(source.config)
     numbers, number, size = {}, 1, 0
-    for name in _names(source):
+    for name in _stored_names(source):
         more = size_of(shapes[name], source.dtype(name))
         if size and size + more > max_shard_size:
             number, size = number + 1, 0

@@ -1,4 +1,4 @@
-"""A GGUF file (llama.cpp's format), dequantised to float32 under Hugging Face's names."""
+"""Weights in a GGUF file (llama.cpp's format), dequantised to float32, by Hugging Face's names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.chat_template import recognise
 from dscoder_exp.weights.formats.gguf_reader import Reader, open_reader
 from dscoder_exp.weights.formats.hf_config import LLAMA_ONLY, from_hf, not_llama
-from dscoder_exp.weights.formats.tensor_io import chunks, gather
+from dscoder_exp.weights.formats.tensor_io import gather, row_ranges
 from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
 
@@ -28,10 +28,10 @@ EMBEDDING_IN_FILE, HEAD_IN_FILE = "token_embd.weight", "output.weight"
 
 
 class GGUFFile:
-    """A WeightSource: metadata is read at once, tensors are dequantised one at a time."""
+    """A WeightSource: metadata is read when the file is opened, tensors are dequantised on request."""
 
     kind: Literal["gguf"] = "gguf"
-    beside = None
+    directory = None
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self._key = path, key
@@ -41,11 +41,11 @@ class GGUFFile:
             self.chat_template: str | None = self._reader.value("tokenizer.chat_template")
             self.template = recognise(self.chat_template)
         except (ValueError, TypeError) as error:
-            raise refuse(key, f"{path}: its metadata are damaged ({error})", "copy the file again") from error
+            raise refuse(key, f"{path}: its metadata is damaged ({error})", "copy the file again") from error
 
     @cached_property
     def _tensors(self) -> dict[str, ReaderTensor]:
-        """By Hugging Face's names; a tensor that a Llama has no place for keeps its own."""
+        """Tensors by Hugging Face's names; a tensor that is not part of a Llama keeps its own."""
         names = get_tensor_name_map(MODEL_ARCH.LLAMA, self.config.num_hidden_layers)
         ours = {names.get_name(name, try_suffixes=(".weight",)): name for name in parameter_shapes(self.config)}
         return {ours.get(tensor.name, tensor.name): tensor for tensor in self._reader.tensors}
@@ -56,13 +56,13 @@ class GGUFFile:
     def dtype(self, name: str) -> str:
         return "F32"
 
-    def stored_as(self, name: str) -> str:
+    def stored_dtype(self, name: str) -> str:
         return self._tensors[name].tensor_type.name
 
     def tensor(self, name: str) -> np.ndarray:
-        return gather(self.pieces(name), self.shapes()[name], "F32")
+        return gather(self.row_chunks(name), self.shapes()[name], "F32")
 
-    def pieces(self, name: str) -> Iterator[np.ndarray]:
+    def row_chunks(self, name: str) -> Iterator[np.ndarray]:
         tensor = self._tensors[name]
         raw = np.asarray(tensor.data)
         order = np.arange(len(raw))
@@ -70,9 +70,9 @@ class GGUFFile:
             order = _half_split_order(len(raw), self.config.num_attention_heads)
         elif name.endswith("self_attn.k_proj.weight"):
             order = _half_split_order(len(raw), self.config.num_key_value_heads)
-        for first, last in chunks(self.shapes()[name], "F32"):
+        for first, last in row_ranges(self.shapes()[name], "F32"):
             try:
-                with np.errstate(invalid="ignore"):  # what isn't finite is found and named by its tensor
+                with np.errstate(invalid="ignore"):  # NaN and infinity are reported later, by tensor
                     values = dequantize(raw[order[first:last]], tensor.tensor_type).reshape(last - first, -1)
             except NotImplementedError as error:
                 what = f"{self.path}: {tensor.name} has type {tensor.tensor_type.name}, which gguf can't dequantise"
@@ -90,16 +90,16 @@ class GGUFFile:
 
 
 def _half_split_order(rows: int, heads: int) -> np.ndarray:
-    """Where the rows of a query or key matrix [heads * head_dim, …] lie in llama.cpp's order.
+    """For each row of Hugging Face's query or key matrix [heads * head_dim, …], its row in llama.cpp's matrix.
 
-    It pairs neighbours (0, 1), (2, 3), … for rotary embedding, Hugging Face the two halves of a head. Rows stay
-    whole, so this works on quantised bytes as well.
+    For rotary embedding llama.cpp pairs neighbours (0, 1), (2, 3), …, Hugging Face the two halves of a head. Only whole
+    rows are permuted, so this also works on quantised bytes.
     """
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
-    """The metadata in the form of a config.json, so that one place checks both."""
+    """The config from the metadata, mapped to config.json's keys so that `from_hf` checks it."""
     architecture = reader.value("general.architecture")
     if architecture != "llama":
         raise refuse(key, f"{path}: {not_llama('general.architecture', architecture)}", LLAMA_ONLY)
@@ -120,8 +120,8 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
         "head_dim": reader.value("llama.attention.key_length") or reader.value("llama.rope.dimension_count"),
         "max_position_embeddings": reader.value("llama.context_length"),
         "sliding_window": reader.value("llama.attention.sliding_window"),
-        "rms_norm_eps": _shortest(reader.value("llama.attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest(reader.value("llama.rope.freq_base")),
+        "rms_norm_eps": _shortest_decimal(reader.value("llama.attention.layer_norm_rms_epsilon")),
+        "rope_theta": _shortest_decimal(reader.value("llama.rope.freq_base")),
         "rope_scaling": {"type": "llama3"} if "rope_freqs.weight" in shapes else _rope_scaling(reader),
         "tie_word_embeddings": HEAD_IN_FILE not in shapes,
         "bos_token_id": reader.value("tokenizer.ggml.bos_token_id"),
@@ -132,13 +132,13 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
 
 
 def _rope_scaling(reader: Reader) -> dict[str, Any] | None:
-    factor = _shortest(reader.value("llama.rope.scaling.factor") or reader.value("llama.rope.scale_linear"))
+    factor = _shortest_decimal(reader.value("llama.rope.scaling.factor") or reader.value("llama.rope.scale_linear"))
     kind = reader.value("llama.rope.scaling.type") or "linear"
     if kind == "none" or (kind == "linear" and not factor):
         return None
     return {"type": kind, "factor": factor}
 
 
-def _shortest(value: float | None) -> float | None:
-    """1e-5 for a float32's 9.999999747378752e-06: the number that was meant when it was stored."""
+def _shortest_decimal(value: float | None) -> float | None:
+    """The shortest decimal that rounds to this float32: 1e-5 for 9.999999747378752e-06."""
     return None if value is None else float(str(np.float32(value)))

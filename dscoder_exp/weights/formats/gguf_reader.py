@@ -1,4 +1,4 @@
-"""gguf's reader without its slow start, and its metadata as Python values."""
+"""A faster GGUFReader, with metadata as Python values."""
 
 import struct
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from gguf import GGUFReader, GGUFValueType
 
 from dscoder_exp.schema.errors import refuse
 
-ARRAY_HEAD = struct.Struct("<IQ")  # an array starts with its items' type and their number
-LENGTH = struct.Struct("<Q")  # a string starts with its length
+ARRAY_HEAD = struct.Struct("<IQ")  # header of an array: item type, item count
+LENGTH = struct.Struct("<Q")  # header of a string: its length in bytes
 
 
 class Reader(GGUFReader):
-    """Keeps each array in one piece: gguf makes two objects of each of 150,000 vocabulary entries, which takes 2 s."""
+    """Keeps each array as one object: gguf makes two per entry, which takes 2 s for a vocabulary of 150,000."""
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
         if raw_type != GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
         if self.byte_order == "S":
-            raise ValueError("its byte order is not this machine's")
+            raise ValueError("its byte order differs from this machine's")
         head = self._get(orig_offs, np.uint8, ARRAY_HEAD.size)
         item_type, count = ARRAY_HEAD.unpack(head.tobytes())
         start = orig_offs + ARRAY_HEAD.size
@@ -30,7 +30,7 @@ class Reader(GGUFReader):
         elif item_type in self.gguf_scalar_to_np:
             items = self._get(start, self.gguf_scalar_to_np[GGUFValueType(item_type)], count)
         else:
-            raise ValueError(f"an array of items of type {item_type}")
+            raise ValueError(f"an array with items of unsupported type {item_type}")
         return ARRAY_HEAD.size + items.nbytes, [head, items], [1], [GGUFValueType.ARRAY, GGUFValueType(item_type)]
 
     def _strings(self, start: int, count: int) -> Iterator[memoryview]:
@@ -42,7 +42,7 @@ class Reader(GGUFReader):
             start += length
 
     def value(self, key: str) -> Any:
-        """A metadata value as Python has it (an array as a list); None where the key is absent."""
+        """A metadata value as a Python object (an array as a list); None if the key is absent."""
         field = self.get_field(key)
         if field is None:
             return None
@@ -54,10 +54,10 @@ class Reader(GGUFReader):
 
 
 def open_reader(path: Path, key: str) -> Reader:
-    """Reads metadata and the list of tensors; the file stays mapped.
+    """Open a GGUF file, which stays memory-mapped; reads the metadata and the list of tensors.
 
     Raises:
-        Refused: not a GGUF file, or damaged or cut short.
+        Refused: the file is not GGUF, or it is damaged or truncated.
     """
     try:
         return Reader(path)

@@ -1,4 +1,4 @@
-"""Hugging Face's config.json to a LlamaConfig and back."""
+"""Convert Hugging Face's config.json to a LlamaConfig and back."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig, RopeScaling
 
 LLAMA_ONLY = "give a Llama (model_type llama: DeepSeek-Coder, Llama, SmolLM2, …)"
-MOST_LAYERS = 10_000  # a number above it is damage, and would take long to count to
-# What sets relatives of Llama apart, so that they would compute, but something else.
-RELATIVES = {
+MAX_LAYERS = 10_000  # a larger number means a damaged file, and would take long to process
+# Parts of architectures similar to Llama whose weights would load, but compute something else.
+UNSUPPORTED_PARTS = {
     "mistral": "its sliding-window attention",
     "mixtral": "its mixture of experts",
     "qwen2": "a bias on its query, key and value projections",
@@ -20,7 +20,7 @@ RELATIVES = {
 
 
 class _Reader:
-    """Reads typed values of a config.json and keeps everything that is wrong with it."""
+    """Reads typed values from a config.json, and collects all problems."""
 
     def __init__(self, values: dict[str, Any], where: str) -> None:
         self.values, self.where = values, where
@@ -34,7 +34,7 @@ class _Reader:
         value = default if value is None else value
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
             return value
-        self.problem(f"{name} is {_shown(value)}, not a whole number from 1 to {most}", f"mend {name} in the file")
+        self.problem(f"{name} is {_shown(value)}, not a whole number from 1 to {most}", f"correct {name} in the file")
         return 1
 
     def number(self, values: dict[str, Any], name: str, default: float | None = None) -> float:
@@ -42,12 +42,12 @@ class _Reader:
         value = default if value is None else value
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
             return float(value)
-        self.problem(f"{name} is {_shown(value)}, not a number above 0", f"give {name} in the file")
+        self.problem(f"{name} is {_shown(value)}, not a number above 0", f"correct {name} in the file")
         return 1.0
 
     def token(self, name: str, default: int | None) -> int | None:
         value = self.values.get(name, default)
-        if isinstance(value, list) and value:  # several may end an answer; the first is the text's own end
+        if isinstance(value, list) and value:  # several EOS tokens: the first ends a text
             value = value[0]
         if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
             return value
@@ -61,20 +61,20 @@ def _shown(value: Any) -> str:
 
 
 def not_llama(name: str, kind: Any) -> str:
-    """What is to be said of an architecture, which `name` names, other than Llama."""
-    missing = RELATIVES.get(kind) if isinstance(kind, str) else None
-    return f"{name} is {_shown(kind)}, not 'llama'" + (f": {missing} is not built" if missing else "")
+    """The message for an architecture `kind`, found at the key `name`, that isn't Llama."""
+    missing = UNSUPPORTED_PARTS.get(kind) if isinstance(kind, str) else None
+    return f"{name} is {_shown(kind)}, not 'llama'" + (f": {missing} is not supported" if missing else "")
 
 
 def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
-    """The model's shape; absent keys have transformers' own defaults.
+    """The LlamaConfig of a config.json; absent keys have transformers' defaults.
 
     Args:
         values: the content of a config.json.
-        where: the file, named in a refusal.
+        where: the file; error messages name it.
 
     Raises:
-        Refused: not a Llama, or one with parts that are not built, or sizes that don't fit; all problems at once.
+        Refused: the model isn't a Llama, has unsupported parts, or inconsistent sizes; all problems are reported.
     """
     if values.get("model_type") != "llama":
         raise refuse(where, not_llama("model_type", values.get("model_type")), LLAMA_ONLY)
@@ -86,11 +86,11 @@ def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
     head_dim = reader.positive("head_dim", max(hidden // heads, 1))
     if heads % key_value_heads:
         what = f"num_attention_heads {heads} is not a multiple of num_key_value_heads {key_value_heads}"
-        reader.problem(what, "mend the file")
+        reader.problem(what, "correct the file")
     if values.get("head_dim") is None and hidden % heads:
         reader.problem(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}", "give head_dim")
     elif head_dim % 2:
-        reader.problem(f"head_dim {head_dim} is odd; rotary embedding needs pairs", "mend the file")
+        reader.problem(f"head_dim {head_dim} is odd; rotary embedding needs pairs", "correct the file")
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}  # transformers 5 or before
     if not isinstance(rope, dict):
         reader.problem(f"rope_scaling is {rope!r}, not an object", "give null, or {type: linear, factor: …}")
@@ -99,7 +99,7 @@ def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
         vocab_size=reader.positive("vocab_size"),
         hidden_size=hidden,
         intermediate_size=reader.positive("intermediate_size"),
-        num_hidden_layers=reader.positive("num_hidden_layers", most=MOST_LAYERS),
+        num_hidden_layers=reader.positive("num_hidden_layers", most=MAX_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
         head_dim=head_dim,
@@ -120,9 +120,9 @@ def from_hf(values: dict[str, Any], where: str) -> LlamaConfig:
 def _check_unsupported(reader: _Reader) -> None:
     for name in ("attention_bias", "mlp_bias"):
         if reader.values.get(name):
-            reader.problem(f"{name} is true; projections with a bias are not built", "give a Llama without biases")
+            reader.problem(f"{name} is true; projections with a bias are not supported", "give a Llama without biases")
     if window := reader.values.get("sliding_window"):
-        reader.problem(f"sliding_window is {window!r}; sliding-window attention is not built", LLAMA_ONLY)
+        reader.problem(f"sliding_window is {window!r}; sliding-window attention is not supported", LLAMA_ONLY)
     activation = reader.values.get("hidden_act", "silu")
     if activation != "silu":
         reader.problem(f"hidden_act is {activation!r}, not 'silu'", LLAMA_ONLY)
@@ -135,7 +135,7 @@ def _rope_scaling(reader: _Reader, rope: dict[str, Any]) -> RopeScaling | None:
     if kind == "default":
         return None
     if kind != "linear":
-        reader.problem(f"rope scaling {kind!r} is not built", "give a model with rope scaling 'linear' or none")
+        reader.problem(f"rope scaling {kind!r} is not supported", "give a model with rope scaling 'linear' or none")
         return None
     return RopeScaling("linear", reader.number(rope, "factor"))
 
@@ -144,7 +144,7 @@ TORCH_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "b
 
 
 def to_hf(config: LlamaConfig, dtype: str = "F32") -> dict[str, Any]:
-    """The content of a config.json that transformers 4 and 5 (and `from_hf`) read as this very shape.
+    """The content of a config.json that transformers 4 and 5, and `from_hf`, read as this config.
 
     Args:
         dtype: of the tensors, as safetensors spells it.

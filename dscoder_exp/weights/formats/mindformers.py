@@ -1,4 +1,4 @@
-"""MindSpore Transformers' weights: a .ckpt file, one safetensors file, or a directory of either."""
+"""Weights of MindSpore Transformers: a .ckpt file, a safetensors file, or a directory of either."""
 
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE
 from dscoder_exp.storage.json_files import read_json
 from dscoder_exp.weights.chat_template import recognise
-from dscoder_exp.weights.directory import Slices, StoredTensors, index_files, places, whole
+from dscoder_exp.weights.directory import SlicedTensor, StoredTensors, checked_weight_map, locate_tensors, unsliced
 from dscoder_exp.weights.formats.ckpt_file import read_ckpt
 from dscoder_exp.weights.formats.hf_config import from_hf
 from dscoder_exp.weights.formats.safetensors_file import read_header
@@ -17,8 +17,8 @@ from dscoder_exp.weights.formats.tensor_io import Entry
 from dscoder_exp.weights.names import parameter_shapes
 
 MAP_FILE = "param_name_map.json"  # tensor -> file
-NOT_WEIGHTS = "hyper_param.safetensors"  # the suite's record of its training's numbers
-# mindformers/models/llama/llama.py, convert_name; matrices are [out, in] there too, and rotary embedding turns halves
+NOT_WEIGHTS = "hyper_param.safetensors"  # hyperparameters of a training, by MindSpore Transformers
+# mindformers/models/llama/llama.py, convert_name; matrices are [out, in], and rotary embedding pairs halves, as here
 NAMES = {
     "embed_tokens.weight": "tok_embeddings.embedding_weight",
     "input_layernorm.weight": "attention_norm.weight",
@@ -37,56 +37,56 @@ GIVE_ONE = "give the .ckpt or .safetensors file itself"
 
 
 def mindformers_name(name: str) -> str:
-    """`model.layers.3.attention.wq.weight` for `model.layers.3.self_attn.q_proj.weight`; lm_head keeps its name."""
+    """`model.layers.3.attention.wq.weight` for `model.layers.3.self_attn.q_proj.weight`; lm_head is unchanged."""
     parts = name.split(".")
     begin = 3 if parts[1] == "layers" else 1
     return ".".join([*parts[:begin], NAMES[".".join(parts[begin:])]]) if parts[0] == "model" else name
 
 
 class MindFormersWeights(StoredTensors):
-    """By Hugging Face's names; what a Llama has no place for, such as an optimizer's moments, keeps its own."""
+    """A WeightSource by Hugging Face's names; other tensors, such as optimizer moments, keep their own."""
 
     kind: Literal["mindformers"] = "mindformers"
 
     def __init__(self, path: Path, key: str, shape: LlamaConfig | None) -> None:
         """
         Args:
-            shape: the model's, where no config.json lies beside the weights.
+            shape: the model's, if there is no config.json beside the weights.
 
         Raises:
-            Refused: no weights, or several; or nothing says which shape the model has.
+            Refused: there are no weights, or several files without an index; or the model's shape is unknown.
         """
         self._file = path if path.is_file() else _only_file(path, key)
         beside = path if path.is_dir() else path.parent
         if (beside / CONFIG_FILE).is_file():
             shape = from_hf(read_json(beside / CONFIG_FILE, key), str(beside / CONFIG_FILE))
         if shape is None:
-            raise refuse(key, f"{path}: such weights don't say which shape the model has", GIVE_SHAPE)
+            raise refuse(key, f"{path}: the files don't hold the model's shape", GIVE_SHAPE)
         super().__init__(path, key, shape, None)
         self.template = recognise(self.chat_template)
 
     @cached_property
-    def _slices(self) -> dict[str, Slices]:
+    def _tensors(self) -> dict[str, SlicedTensor]:
         ours = {mindformers_name(name): name for name in parameter_shapes(self.config)}
-        return {ours.get(name, name): whole(*place) for name, place in self._places().items()}
+        return {ours.get(name, name): unsliced(*location) for name, location in self._locations().items()}
 
-    def _places(self) -> dict[str, tuple[Path, Entry]]:
+    def _locations(self) -> dict[str, tuple[Path, Entry]]:
         if self._file is None:
-            names = index_files(self.path, MAP_FILE, read_json(self.path / MAP_FILE, self._key), self._key)
-            return places(self.path, names, MAP_FILE, self._key)
+            names = checked_weight_map(self.path, MAP_FILE, read_json(self.path / MAP_FILE, self._key), self._key)
+            return locate_tensors(self.path, names, MAP_FILE, self._key)
         read = read_ckpt if self._file.suffix == ".ckpt" else read_header
         return {name: (self._file, entry) for name, entry in read(self._file, self._key).items()}
 
 
 def holds_mindformers(directory: Path) -> bool:
-    """Whether a directory looks like one of this kind."""
+    """Whether a directory looks like weights of MindSpore Transformers."""
     if (directory / MAP_FILE).is_file() or any(directory.glob("*.ckpt")) or any(directory.glob("rank_*/*.ckpt")):
         return True
     return not (directory / CONFIG_FILE).is_file() and any(directory.glob("*.safetensors"))
 
 
 def _only_file(directory: Path, key: str) -> Path | None:
-    """The one file that holds all; None where a map says which file holds what."""
+    """The only file of weights; None if the directory has an index."""
     if (directory / MAP_FILE).is_file():
         return None
     found = [*directory.glob("*.ckpt"), *directory.glob("*.safetensors")]
@@ -95,5 +95,5 @@ def _only_file(directory: Path, key: str) -> Path | None:
         return files[0]
     if not files:
         what = f"{directory} holds the slices of a distributed run (rank_*)"
-        raise refuse(key, what, "merge them with the suite's transform_checkpoint, and give the merged file")
+        raise refuse(key, what, "merge them with MindSpore Transformers' transform_checkpoint, then give that file")
     raise refuse(key, f"{directory} holds {len(files)} files and no {MAP_FILE}: {files[0].name}, …", GIVE_ONE)

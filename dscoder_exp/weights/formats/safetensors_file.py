@@ -1,8 +1,8 @@
-"""The layout of a .safetensors file: 8 bytes little-endian header length, a JSON header of name -> {dtype, shape,
-data_offsets}, then the data.
+"""Read headers and make layouts of .safetensors files: 8 bytes little-endian header length, a JSON header of name ->
+{dtype, shape, data_offsets}, then the data.
 
-The safetensors library checks what is read here, but its numpy side knows no bfloat16, and it writes only from all
-tensors in memory at once; hence the few lines that use the (fixed, published) layout directly.
+The safetensors library checks the headers read here, but its numpy interface has no bfloat16, and it writes only from
+tensors that are all in memory; hence this code for the (fixed, published) file layout.
 """
 
 import json
@@ -17,10 +17,10 @@ from dscoder_exp.weights.formats.tensor_io import ByteRange, Entry, Layout, size
 
 
 def read_header(path: Path, key: str) -> dict[str, Entry]:
-    """Name -> Entry of every tensor; no tensor is read.
+    """Name -> Entry of every tensor; reads no tensor.
 
     Raises:
-        Refused: the file is damaged or cut short.
+        Refused: the file is damaged or truncated.
     """
     try:
         with safe_open(path, framework="numpy"):  # checks the header, the offsets and the file's length
@@ -39,13 +39,14 @@ def read_header(path: Path, key: str) -> dict[str, Entry]:
     return entries
 
 
-def safetensors_layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]], made_by: str = "pt") -> Layout:
-    """
+def safetensors_layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]], framework: str = "pt") -> Layout:
+    """The Layout of a .safetensors file.
+
     Args:
-        tensors: name -> dtype (a key of STORED) and shape, in the file's order.
-        made_by: the framework that the file says it is for; transformers wants to see "pt".
+        tensors: name -> dtype (a key of NUMPY_DTYPES) and shape, in the file's order.
+        framework: `format` in the file's metadata; transformers requires "pt".
     """
-    header: dict[str, object] = {"__metadata__": {"format": made_by}}
+    header: dict[str, object] = {"__metadata__": {"format": framework}}
     runs, end = {}, 0
     for name, (dtype, shape) in tensors.items():
         start, end = end, end + size_of(shape, dtype)

@@ -1,4 +1,4 @@
-"""From the `adapter` group to what becomes of a model: factors to train, or an adapter to merge into its weights."""
+"""What the `adapter` group adds to a model: LoRA factors to train, or an adapter to merge into the weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ PATH = "adapter.path"
 
 
 def trained_lora(config: Config) -> Lora | None:
-    """What is trained instead of the weights, if the task trains and adapter=lora."""
+    """LoRA's settings if the task trains with adapter=lora; else None."""
     return lora_of(config.adapter) if config.task.name == "train" else None
 
 
 def open_adapted(config: Config) -> OpenedModel:
-    """The model of the `model` group, with the adapter of adapter.path, if one is given.
+    """Open the model of the `model` group with the adapter of adapter.path, if one is given.
 
     Raises:
-        Refused: as `open_model` and `read_adapter` do; or the adapter belongs to another model, or has other factors
-            than those that are to be trained.
+        Refused: as `open_model` and `open_adapter` do; or adapter=lora has settings other than the adapter's.
     """
     opened = open_model(config.model)
     if config.adapter.path is None:
@@ -37,14 +36,14 @@ def open_adapted(config: Config) -> OpenedModel:
 
 
 def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Adapter:
-    """An adapter that belongs to a model.
+    """Read an adapter, and check that it belongs to the model.
 
     Args:
         key: the config key that held `path`.
-        seed: of a model without weights of its own.
+        seed: seed of the weights, for a model without a source.
 
     Raises:
-        Refused: as `read_adapter` does; or its factors don't fit the model, or were trained beside other weights.
+        Refused: as `read_adapter` does; or its factors don't fit the model, or were trained on another base model.
     """
     adapter = read_adapter(path, key)
     refuse_unfitting(adapter, opened.config, key)
@@ -53,7 +52,7 @@ def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Ada
 
 
 def refuse_other_base(adapter: Adapter, opened: OpenedModel, seed: int, key: str) -> None:
-    """Raise Refused where the adapter says that it was trained beside other weights; reads one tensor of them."""
+    """Raise Refused if the adapter records another base model; reads one tensor of the weights."""
     if adapter.base is None:
         return
     source = opened.source
@@ -63,12 +62,12 @@ def refuse_other_base(adapter: Adapter, opened: OpenedModel, seed: int, key: str
         base = sha256_of(source.tensor(BASE_PROBE))
     if adapter.base != base:
         weights = source.path if source else f"random weights of seed {seed}"
-        what = f"{adapter.path} was trained beside other weights than those of {weights}"
-        raise refuse(key, what, f"give the model that its {ADAPTER_FILE} names as base")
+        what = f"{adapter.path} was trained on a base model other than {weights}"
+        raise refuse(key, what, f"give the base model that its {ADAPTER_FILE} names")
 
 
 def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Factors:
-    """Those of adapter.path, else fresh ones: A random, B zero, so that the model computes what its base does."""
+    """Initial factors of a training: those of adapter.path, or else A random and B zero, so that B A is zero."""
     if opened.adapter is not None:
         return Factors(lora, opened.adapter.factors)
     return Factors(lora, dict(random_factors(opened.config, lora, config.seed)))

@@ -1,4 +1,4 @@
-"""Writing the adapter of a model in memory: what PEFT loads, with our record beside it (adapter.py)."""
+"""Write a LoRA adapter: the files that PEFT loads, and adapter.json (adapter.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dscoder_exp.hub.address import SCHEME
 from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
 from dscoder_exp.storage.json_files import write_json
-from dscoder_exp.weights.chat_template import keep, recorded
+from dscoder_exp.weights.chat_template import copy_template, recorded_name
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
 from dscoder_exp.weights.lora.adapter import FORMAT, PREFIX, VERSION
@@ -29,13 +29,13 @@ def write_adapter(
     template: str | None,
     lineage: dict[str, Any],
 ) -> None:
-    """Writes an adapter's files into a directory, which makes it one.
+    """Write an adapter's files into a directory.
 
     Args:
-        factors: (name, fp32 array) of each that `factor_shapes` names.
-        base: model.path and the SHA-256 of BASE_PROBE of the weights beside which they were trained.
-        template: the prompt format that it was trained with; a file goes along.
-        lineage: where it came from (JSON values).
+        factors: (name, fp32 array) of each factor in `factor_shapes`.
+        base: the base model's path, and the SHA-256 of its BASE_PROBE.
+        template: the prompt format that it was trained with; a .jinja file is copied.
+        lineage: JSON values that say how the adapter was made.
     """
     path, sha256 = base
     shapes = {PREFIX + name: ("F32", shape) for name, shape in factor_shapes(config, lora).items()}
@@ -43,12 +43,12 @@ def write_adapter(
         for name, array in factors:
             writer.write(PREFIX + name, np.ascontiguousarray(array, np.float32))
     write_json(directory / ADAPTER_CONFIG_FILE, _peft_config(lora, path))
-    keep(directory, template)
+    copy_template(directory, template)
     record = {
         "format": FORMAT,
         "version": VERSION,
         "base": {"path": path, "sha256": sha256},
-        "template": recorded(template),
+        "template": recorded_name(template),
         "tensors": writer.hashes(),
         "lineage": lineage,
     }
@@ -56,7 +56,7 @@ def write_adapter(
 
 
 def _peft_config(lora: Lora, base: str) -> dict[str, Any]:
-    """PEFT's LoraConfig; what it leaves out has the library's defaults."""
+    """The content of PEFT's adapter_config.json; absent keys have PEFT's defaults."""
     name, _, revision = base.removeprefix(SCHEME).partition("@")
     return {
         "peft_type": "LORA",

@@ -1,7 +1,7 @@
-"""How tensors are cut over tensor-parallel ranks (Megatron-LM's rule, arXiv:1909.08053): in files, and in a model.
+"""How tensors are partitioned over tensor-parallel ranks (Megatron-LM, arXiv:1909.08053), in files and in memory.
 
-A projection into heads or into the MLP is cut by its outputs, the one back by its inputs, the two tables by their
-vocabulary. Norms are kept whole.
+Query, key, value, gate and up projections are partitioned by outputs, output and down projections by inputs, embedding
+and head by vocabulary. Norms are replicated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from dscoder_exp.schema.llama import LlamaConfig
 
-OUTPUTS, INPUTS = 0, 1
+OUTPUTS, INPUTS = 0, 1  # axes of a matrix [out, in]
 AXES = {
     "embed_tokens": OUTPUTS,
     "lm_head": OUTPUTS,
@@ -25,12 +25,12 @@ AXES = {
     "up_proj": OUTPUTS,
     "down_proj": INPUTS,
 }
-OF_KEYS = ("k_proj", "v_proj")
+KEY_VALUE = ("k_proj", "v_proj")
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A tensor of `shape` in `num_slices` equal slices along `axis`; one slice, axis None: it is whole."""
+class Partition:
+    """A tensor of `shape` in `num_slices` equal slices along `axis`; a whole tensor has one slice and axis None."""
 
     shape: tuple[int, ...]
     axis: int | None
@@ -40,8 +40,8 @@ class Cut:
     def slice_shape(self) -> tuple[int, ...]:
         return tuple(size // self.num_slices if axis == self.axis else size for axis, size in enumerate(self.shape))
 
-    def slice_of(self, rank: int) -> tuple[slice, ...]:
-        """Where a rank's slice lies in the whole; all of it lies with each rank, where it isn't cut."""
+    def slice_index(self, rank: int) -> tuple[slice, ...]:
+        """Index of a rank's slice in the whole tensor; of the whole tensor if it isn't partitioned."""
         return tuple(
             slice(rank * size, (rank + 1) * size) if axis == self.axis else slice(None)
             for axis, size in enumerate(self.slice_shape)
@@ -49,50 +49,55 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a tensor-parallel rank holds of a tensor while it computes: `slice_of` the whole, as `copies` ranks do."""
+class RankSlice:
+    """A tensor-parallel rank's slice of a tensor in memory.
+
+    slices: index of the slice in the whole tensor.
+    copies: number of ranks that hold this same slice.
+    """
 
     slices: tuple[slice, ...]
     copies: int
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
-        """Of the part, from that of the whole."""
+        """Shape of the slice of a tensor of shape `whole`."""
         return tuple(len(range(size)[part]) for size, part in zip(whole, self.slices, strict=True))
 
     def size(self, whole: tuple[int, ...]) -> int:
+        """Number of values in the slice of a tensor of shape `whole`."""
         return math.prod(self.shape(whole))
 
-    def of(self, whole: np.ndarray) -> np.ndarray:
-        """An array of its own, unless it is all of it."""
+    def take(self, whole: np.ndarray) -> np.ndarray:
+        """The slice of `whole` as a contiguous array; `whole` itself if the slice is all of it."""
         return whole if whole[self.slices].shape == whole.shape else np.ascontiguousarray(whole[self.slices])
 
-    def cut(self, array: np.ndarray, wanted: tuple[slice, ...]) -> np.ndarray:
-        """A smaller part of the whole, out of the array that holds this one."""
+    def subslice(self, array: np.ndarray, wanted: tuple[slice, ...]) -> np.ndarray:
+        """The part at index `wanted` of the whole tensor, from the `array` that holds this slice."""
         inside = zip(wanted, self.slices, strict=True)
         return array[tuple(_shifted(part, own.start or 0) for part, own in inside)]
 
 
-def cut_of(name: str, shape: tuple[int, ...], tp_size: int) -> Cut:
-    """How the tensor of this name is cut N ways. One whose axis N doesn't divide is whole."""
-    *_, module, last, _ = ("", *name.split("."))  # of a factor: the matrix it stands beside, and lora_A or lora_B
+def partition_of(name: str, shape: tuple[int, ...], tp_size: int) -> Partition:
+    """Partition of a tensor over `tp_size` ranks; it stays whole if its axis is not a multiple of `tp_size`."""
+    *_, module, last, _ = ("", *name.split("."))  # of a LoRA factor: its matrix, and lora_A or lora_B
     axis = AXES.get(module if last.startswith("lora_") else last)
     if (last, axis) in (("lora_A", OUTPUTS), ("lora_B", INPUTS)):
-        axis = None  # the matrix's cut side isn't this factor's
+        axis = None  # the factor doesn't have the matrix's partitioned axis
     if tp_size == 1 or axis is None or shape[axis] % tp_size:
-        return Cut(shape, None, 1)
-    return Cut(shape, axis, tp_size)
+        return Partition(shape, None, 1)
+    return Partition(shape, axis, tp_size)
 
 
-def held(name: str, shape: tuple[int, ...], config: LlamaConfig, rank: int, tp_size: int) -> Held:
-    """A rank's part; where key heads are fewer than ranks, neighbours hold the same one."""
+def rank_slice(name: str, shape: tuple[int, ...], config: LlamaConfig, rank: int, tp_size: int) -> RankSlice:
+    """A rank's slice of a tensor; with fewer key heads than ranks, neighbouring ranks hold the same key head."""
     heads = config.num_key_value_heads
-    own_size = min(tp_size, heads) if any(f".{module}." in name for module in OF_KEYS) else tp_size
-    cut = cut_of(name, shape, own_size)
-    return Held(cut.slice_of(rank * own_size // tp_size), tp_size // cut.num_slices)
+    own_size = min(tp_size, heads) if any(f".{module}." in name for module in KEY_VALUE) else tp_size
+    partition = partition_of(name, shape, own_size)
+    return RankSlice(partition.slice_index(rank * own_size // tp_size), tp_size // partition.num_slices)
 
 
 def rank_config(config: LlamaConfig, tp_size: int) -> LlamaConfig:
-    """The shape of what one of N ranks computes."""
+    """The config of the part of the model that one of `tp_size` ranks computes."""
     return replace(
         config,
         vocab_size=config.vocab_size // tp_size,
@@ -102,8 +107,8 @@ def rank_config(config: LlamaConfig, tp_size: int) -> LlamaConfig:
     )
 
 
-def uneven(config: LlamaConfig, tp_size: int) -> list[str]:
-    """Sizes of a model that can't be shared out over N ranks, in words; empty: it can be."""
+def indivisible_sizes(config: LlamaConfig, tp_size: int) -> list[str]:
+    """Sizes that can't be divided over `tp_size` ranks, as texts for a message; empty if all can."""
     names = ("vocab_size", "intermediate_size", "num_attention_heads")
     found = [f"{name} {getattr(config, name)}" for name in names if getattr(config, name) % tp_size]
     heads = config.num_key_value_heads
@@ -111,7 +116,7 @@ def uneven(config: LlamaConfig, tp_size: int) -> list[str]:
         found.append(f"num_key_value_heads {heads}")
     elif heads % tp_size and config.head_dim % (tp_size // heads):
         found.append(
-            f"head_dim {config.head_dim}, of which {tp_size // heads} ranks with one key head each save a part"
+            f"head_dim {config.head_dim}, which {tp_size // heads} ranks with the same key head save in equal parts"
         )
     return found
 

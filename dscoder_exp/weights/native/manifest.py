@@ -1,8 +1,7 @@
-"""checkpoint.json, which makes a directory of safetensors a native checkpoint: written and read here.
+"""Write and read checkpoint.json, which makes a directory of safetensors a native checkpoint.
 
 {format, version, config, template, tokenizer: {sha256, vocab_size, special} or null, layout: {tensor: N}, tensors:
-{name: {dtype, shape, axis, sha256: one a slice}}, files: {name: {bytes, and of what isn't weights the sha256}},
-lineage}.
+{name: {dtype, shape, axis, sha256: [one per slice]}}, files: {name: {bytes, sha256 (not of weights)}}, lineage}.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CHECKPOINT_FILE
 from dscoder_exp.storage.json_files import read_json, write_json
-from dscoder_exp.weights.chat_template import kept, recorded
+from dscoder_exp.weights.chat_template import recorded_name, template_path
 from dscoder_exp.weights.formats.hf_config import from_hf
-from dscoder_exp.weights.native.layout import INPUTS, OUTPUTS, Cut
+from dscoder_exp.weights.native.layout import INPUTS, OUTPUTS, Partition
 from dscoder_exp.weights.tokenizer import Fingerprint
 
 FORMAT, VERSION = "dscoder_exp", 2
@@ -28,18 +27,18 @@ COPY_AGAIN = "copy the directory again"
 
 @dataclass(frozen=True)
 class RecordedTensor:
-    """A tensor's dtype, how it is cut, and the SHA-256 (hex) of each slice."""
+    """A tensor's dtype, partition, and the SHA-256 (hex) of each slice."""
 
     dtype: str
-    cut: Cut
+    partition: Partition
     hashes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a native checkpoint says of itself.
+    """The content of checkpoint.json.
 
-    tp_size: files that the weights are cut into, one a tensor-parallel rank.
+    tp_size: number of files of weights, one per tensor-parallel rank.
     """
 
     config: LlamaConfig
@@ -58,25 +57,30 @@ def write_manifest(
     template: str | None,
     tokenizer: Fingerprint | None,
     lineage: dict[str, Any],
-    leave_out: Iterable[str] = (),
+    exclude: Iterable[str] = (),
 ) -> None:
-    """Last of all files: it makes the directory a checkpoint.
+    """Write checkpoint.json, after all other files.
 
     Args:
         config: the content of config.json.
-        template: the prompt format; one in a file lies in the directory (chat_template.py's `keep`).
-        leave_out: names of files in the directory that are no part of the model.
+        template: the prompt format; a .jinja file has been copied to the directory (chat_template.py).
+        exclude: names of files in the directory that don't belong to the model.
     """
-    names = {file.name for file in directory.iterdir()}.difference(leave_out)
+    names = {file.name for file in directory.iterdir()}.difference(exclude)
     record = {
         "format": FORMAT,
         "version": VERSION,
         "config": config,
-        "template": recorded(template),
+        "template": recorded_name(template),
         "tokenizer": tokenizer and asdict(tokenizer),
         "layout": {"tensor": tp_size},
         "tensors": {
-            name: {"dtype": item.dtype, "shape": item.cut.shape, "axis": item.cut.axis, "sha256": item.hashes}
+            name: {
+                "dtype": item.dtype,
+                "shape": item.partition.shape,
+                "axis": item.partition.axis,
+                "sha256": item.hashes,
+            }
             for name, item in tensors.items()
         },
         "files": {name: _file_entry(directory / name) for name in sorted(names)},
@@ -86,10 +90,10 @@ def write_manifest(
 
 
 def read_manifest(path: Path, key: str) -> Manifest:
-    """The record of a directory; its files are there in their sizes, and those that aren't weights unchanged.
+    """Read checkpoint.json, and check the size of each file and the SHA-256 of those that aren't weights.
 
     Raises:
-        Refused: damaged, of another version, or a file is missing or another than was written.
+        Refused: checkpoint.json is damaged or of another version, or a file is missing or has changed.
     """
     file = path / CHECKPOINT_FILE
     values = read_json(file, key)
@@ -109,13 +113,13 @@ def read_manifest(path: Path, key: str) -> Manifest:
         raise refuse(str(file), f"damaged: {error!r}", COPY_AGAIN) from error
     if problems:
         raise Refused(problems)
-    return Manifest(config, kept(path, template), found, tp_size, tensors)
+    return Manifest(config, template_path(path, template), found, tp_size, tensors)
 
 
 def refuse_other_format(file: Path, values: Mapping[str, Any], name: str, version: int) -> None:
-    """Raise Refused where a record isn't of this format and version."""
+    """Raise Refused if a JSON record has another format or version than expected."""
     if (values.get("format"), values.get("version")) != (name, version):
-        what = f"format {values.get('format')!r} version {values.get('version')!r}; this is {name!r} {version}"
+        what = f"format {values.get('format')!r} version {values.get('version')!r}; expected {name!r} version {version}"
         raise refuse(str(file), what, "use the release of dscoder_exp that wrote it")
 
 
@@ -126,8 +130,8 @@ def _tensor(item: dict[str, Any], tp_size: int) -> RecordedTensor:
     if axis not in (None, OUTPUTS, INPUTS) or len(hashes) != (1 if axis is None else tp_size):
         raise ValueError(f"axis {axis!r} with {len(hashes)} slices over {tp_size} ranks")
     if axis is not None and (axis >= len(shape) or shape[axis] % tp_size):
-        raise ValueError(f"{list(shape)} can't be cut {tp_size} ways along axis {axis}")
-    return RecordedTensor(_typed(item["dtype"], str), Cut(shape, axis, len(hashes)), hashes)
+        raise ValueError(f"{list(shape)} can't be divided into {tp_size} slices along axis {axis}")
+    return RecordedTensor(_typed(item["dtype"], str), Partition(shape, axis, len(hashes)), hashes)
 
 
 def _fingerprint(item: dict[str, Any]) -> Fingerprint:
@@ -137,12 +141,12 @@ def _fingerprint(item: dict[str, Any]) -> Fingerprint:
 
 def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
-        raise TypeError(f"{value!r} is no {kind.__name__}")
+        raise TypeError(f"{value!r} is not of type {kind.__name__}")
     return value
 
 
 def _file_entry(file: Path) -> dict[str, Any]:
-    """The size, and of what isn't weights, whose tensors have hashes of their own, the SHA-256."""
+    """A file's size, and its SHA-256 unless it holds weights, whose tensors are hashed one by one."""
     size = {"bytes": file.stat().st_size}
     return size if file.suffix == ".safetensors" else size | {"sha256": _sha256(file)}
 
@@ -152,14 +156,14 @@ def _file_problem(directory: Path, name: str, item: dict[str, Any], key: str) ->
     if not file.is_file():
         return Problem(key, f"{file} is missing", COPY_AGAIN)
     if (found := file.stat().st_size) != size:
-        return Problem(key, f"{file} has {found:,} bytes, was written with {size:,}", COPY_AGAIN)
+        return Problem(key, f"{file} has {found:,} bytes, but was written with {size:,}", COPY_AGAIN)
     if item.get("sha256", "") and _sha256(file) != item["sha256"]:
-        return altered(key, str(file))
+        return content_changed(key, str(file))
     return None
 
 
-def altered(key: str, what: str) -> Problem:
-    """Of a file, or of a tensor in it, that isn't what was written."""
+def content_changed(key: str, what: str) -> Problem:
+    """The problem that a file, or a tensor in it, differs from its recorded SHA-256."""
     return Problem(key, f"{what}: its content has changed since it was written (SHA-256 differs)", COPY_AGAIN)
 
 

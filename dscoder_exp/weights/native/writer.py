@@ -1,8 +1,7 @@
-"""Writing a native checkpoint of a model in memory, in fp32: whole, a directory that transformers reads as well, or a
-file a tensor-parallel rank.
+"""Write a native checkpoint of a model in memory, in fp32: one file of weights, which transformers also reads, or one
+per tensor-parallel rank.
 
-The weights lie in model.safetensors by Hugging Face's names; beside them config.json, the tokenizer's files, and the
-manifest (manifest.py).
+Tensors have Hugging Face's names; the other files are config.json, the tokenizer's, and checkpoint.json (manifest.py).
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import numpy as np
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.storage.json_files import write_json
-from dscoder_exp.weights.chat_template import keep
+from dscoder_exp.weights.chat_template import copy_template
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
 from dscoder_exp.weights.names import parameter_shapes
-from dscoder_exp.weights.native.layout import cut_of, file_name, held
+from dscoder_exp.weights.native.layout import file_name, partition_of, rank_slice
 from dscoder_exp.weights.native.manifest import RecordedTensor, write_manifest
 from dscoder_exp.weights.tokenizer import fingerprint
 
@@ -32,33 +31,33 @@ if TYPE_CHECKING:
 def write_weights(
     directory: Path, config: LlamaConfig, tensors: Iterable[tuple[str, np.ndarray]], rank: int, tp_size: int
 ) -> dict[str, str]:
-    """Writes a tensor-parallel rank's file: its slice of every tensor, and with rank 0 those that aren't cut.
+    """Write a tensor-parallel rank's file: its slice of every partitioned tensor; rank 0 also writes the others.
 
     Args:
-        tensors: (Hugging Face name, array that the rank holds; layout.py's `held`), in any order; taken one at a time,
-            so a generator that fetches them keeps memory low.
+        tensors: (Hugging Face name, the rank's slice in memory; layout.py's `rank_slice`), in any order; consumed one
+            by one, so that a generator keeps memory low.
 
     Returns:
-        Name -> SHA-256 (hex) of what was written.
+        Name -> SHA-256 (hex) of the written bytes.
 
     Raises:
         ValueError: the tensors are not those of `config`.
     """
     shapes = parameter_shapes(config)
-    cuts = {name: cut_of(name, shape, tp_size) for name, shape in shapes.items()}
-    mine = {name: cut for name, cut in cuts.items() if rank < cut.num_slices}
-    layout = safetensors_layout({name: ("F32", cut.slice_shape) for name, cut in mine.items()})
+    partitions = {name: partition_of(name, shape, tp_size) for name, shape in shapes.items()}
+    mine = {name: partition for name, partition in partitions.items() if rank < partition.num_slices}
+    layout = safetensors_layout({name: ("F32", partition.slice_shape) for name, partition in mine.items()})
     with TensorWriter(directory / file_name(rank, tp_size), layout) as writer:
         missing = set(shapes)
         for name, tensor in tensors:
             if name not in missing:
                 raise ValueError(f"{name}: not a tensor of this model, or given twice")
             missing.remove(name)
-            part = held(name, shapes[name], config, rank, tp_size)
+            part = rank_slice(name, shapes[name], config, rank, tp_size)
             if tensor.shape != (expected_shape := part.shape(shapes[name])):
                 raise ValueError(f"{name}: shape {tensor.shape}, expected {expected_shape}")
             if name in mine:
-                rows = part.cut(tensor, cuts[name].slice_of(rank))
+                rows = part.subslice(tensor, partitions[name].slice_index(rank))
                 writer.write(name, np.ascontiguousarray(rows, np.float32))
     return writer.hashes()
 
@@ -72,40 +71,42 @@ def write_model_files(
     template: str | None,
     lineage: dict[str, Any],
     tp_size: int = 1,
-    leave_out: Iterable[str] = (),
+    exclude: Iterable[str] = (),
 ) -> None:
-    """Writes what lies beside the weights, once these are there; the manifest last.
+    """Write the files beside the weights: config.json, the tokenizer, and checkpoint.json last.
 
     Args:
-        directory: holds the weights' files.
-        hashes: what `write_weights` returned, of each tensor-parallel rank.
-        tokenizer: saved beside the weights.
-        template: the prompt format that the model follows; a file goes along.
-        lineage: where it came from (JSON values).
-        leave_out: names of files in the directory that are no part of the model.
+        directory: holds the weights already.
+        hashes: what `write_weights` returned, per tensor-parallel rank.
+        template: the model's prompt format; a .jinja file is copied.
+        lineage: JSON values that say how the model was made.
+        exclude: names of files in the directory that don't belong to the model.
     """
     written = to_hf(config)
     write_json(directory / CONFIG_FILE, written)
     if tokenizer is not None:
         write_tokenizer(directory, tokenizer, config)
-    keep(directory, template)
-    cuts = {name: cut_of(name, shape, tp_size) for name, shape in parameter_shapes(config).items()}
+    copy_template(directory, template)
+    partitions = {name: partition_of(name, shape, tp_size) for name, shape in parameter_shapes(config).items()}
     write_manifest(
         directory,
         written,
-        {n: RecordedTensor("F32", cut, tuple(h[n] for h in hashes[: cut.num_slices])) for n, cut in cuts.items()},
+        {
+            name: RecordedTensor("F32", partition, tuple(by_name[name] for by_name in hashes[: partition.num_slices]))
+            for name, partition in partitions.items()
+        },
         tp_size=tp_size,
         template=template,
         tokenizer=tokenizer and fingerprint(tokenizer),
         lineage=lineage,
-        leave_out=leave_out,
+        exclude=exclude,
     )
 
 
 def write_tokenizer(
     directory: Path, tokenizer: Tokenizer, config: LlamaConfig, chat_template: str | None = None
 ) -> None:
-    """With the few lines that keep transformers from rebuilding it as Llama's own kind of tokenizer."""
+    """Write tokenizer.json, and the tokenizer_config.json that keeps transformers from making it a LlamaTokenizer."""
     tokenizer.save(str(directory / TOKENIZER_FILE))
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     if chat_template is not None:
