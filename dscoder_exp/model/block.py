@@ -1,140 +1,216 @@
-"""A Llama block on one page: its forward, its backward, and its step over a key/value cache.
+"""A Llama block: attention, MLP, and both in a row; forward, backward, and forward over a key/value cache.
 
-Plain functions over arrays (legend in kernels/__init__.py); compiled.py compiles each once, to be called once a layer.
-A block's tensors are its weights in the order of weights/names.py, each [out, in] as Hugging Face stores it, and what
-LoRA adds to them (projections.py).
+The functions are plain Python over arrays (dimensions: see kernels/__init__.py). compiled.py compiles each one once and
+calls it for every layer. A block's tensors are its weights in the order of weights/names.py, each [out, in] as Hugging
+Face stores it, followed by LoRA's factors and dropout masks (projections.py).
 Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
 """
 
 from dscoder_exp.model.kernels import Kernels
-from dscoder_exp.model.projections import DOWN, GATE, UP, K, O, Q, V, make_projections, tensors_of
-from dscoder_exp.model.tensor_parallel import Sharing
+from dscoder_exp.model.projections import (
+    DOWN,
+    GATE,
+    INPUT_NORM,
+    POST_ATTENTION_NORM,
+    UP,
+    K,
+    O,
+    Q,
+    V,
+    make_projections,
+    num_tensors,
+)
+from dscoder_exp.model.tensor_parallel import BlockCollectives
 from dscoder_exp.schema.llama import LlamaConfig, Lora
 
-# How many of the arrays that `forward` saves, its first ones, each way's backward takes; None: all.
+# By train.recompute: number of arrays saved for the backward, the first that `forward` returns after y; None: all.
 SAVED = {"none": None, "selective": 7, "full": 0}
 
 
-def make_block(
-    config: LlamaConfig, kernels: Kernels, sharing: Sharing, lora: Lora | None = None, *, drops: bool = False
-):
-    """forward and its backward for each way to recompute, and cached_run of a block of this shape, on these kernels.
-
-    They are closures over numbers and functions, and take and return flat lists of arrays: what MindSpore's graph
-    parser can read, and what it doesn't compile anew at each call (a tuple of arrays counts as a constant).
-
-    Args:
-        config: of this rank's part of the block. With N rows, x and what is added to it has N of them or, where
-            `sharing` shares them out, N / t.
-        lora: the factors that are trained instead of the weights; None: the weights are.
-        drops: whether the factors' inputs are dropped, as in training with lora.dropout.
-    """
-    heads, key_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+def make_attention(config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives, projections):
+    """forward, backward and cached_forward of the first half: x + attention(norm(x))."""
+    heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     eps = config.rms_norm_eps
     rms_norm, rms_norm_backward, rotate = kernels.rms_norm, kernels.rms_norm_backward, kernels.rotate
     attention, attention_backward = kernels.attention, kernels.attention_backward
-    swiglu, swiglu_backward = kernels.swiglu, kernels.swiglu_backward
     cached_attention = kernels.cached_attention
-    enter, leave = sharing.enter, sharing.leave
-    gather_keys, scatter_keys = sharing.gather_keys, sharing.scatter_keys
-    apply, apply_dx, apply_gradients = make_projections(kernels, lora, drops=drops)
-    products = SAVED["selective"]
-    masks, count, trains_weights = kernels.masks, tensors_of(lora, drops=drops), lora is None
+    gather_rows, reduce_rows = collectives.gather_rows, collectives.reduce_rows
+    gather_kv, reduce_kv = collectives.gather_kv, collectives.reduce_kv
+    project, project_dx, project_gradients = projections
 
-    def project(x, cos, sin, tensors):
+    def project_qkv(x, cos, sin, tensors):
         """x [N, H] -> normed [N, H], rstd, q [B, T, h, d] and k [B, T, k, d] rotated, v [B, T, k, d]."""
         batch, length = cos.shape[0], cos.shape[1]
-        normed, rstd = rms_norm(x, tensors[0], eps)
-        seen = enter(normed)
-        q = apply(seen, tensors, Q).reshape(batch, length, heads, size)
-        k = apply(seen, tensors, K).reshape(batch, length, key_heads, size)
-        v = apply(seen, tensors, V).reshape(batch, length, key_heads, size)
+        normed, rstd = rms_norm(x, tensors[INPUT_NORM], eps)
+        all_normed = gather_rows(normed)
+        q = project(all_normed, tensors, Q).reshape(batch, length, heads, size)
+        k = project(all_normed, tensors, K).reshape(batch, length, kv_heads, size)
+        v = project(all_normed, tensors, V).reshape(batch, length, kv_heads, size)
         return normed, rstd, rotate(q, cos, sin), rotate(k, cos, sin), v
 
-    def finish(x, attended, tensors):
-        """Output projection and MLP: -> y [N, H], and what the backward needs of them."""
-        middle = x + leave(apply(attended, tensors, O))
-        normed, rstd = rms_norm(middle, tensors[5], eps)
-        seen = enter(normed)
-        gate, up = apply(seen, tensors, GATE), apply(seen, tensors, UP)
-        y = middle + leave(apply(swiglu(gate, up), tensors, DOWN))
-        return y, middle, normed, rstd, gate, up
+    def forward(x, cos, sin, mask, tensors):
+        """x [N, H] -> y [N, H], and for `backward` (q, k, v, attended), (normed, rstd) and what the kernel saved."""
+        normed, rstd, q, k, v = project_qkv(x, cos, sin, tensors)
+        attended, kernel_saved = attention(q, gather_kv(k), gather_kv(v), mask)
+        y = x + reduce_rows(project(attended, tensors, O))
+        return y, (q, k, v, attended), (normed, rstd), kernel_saved
 
-    def forward(x, cos, sin, *mask_and_tensors):
-        """x [N, H] -> y [N, H], followed by what `backward` takes as saved."""
-        mask, tensors = mask_and_tensors[:masks], mask_and_tensors[masks:]
-        normed, rstd, q, k, v = project(x, cos, sin, tensors)
-        attended, kept = attention(q, gather_keys(k), gather_keys(v), mask)
-        y, middle, normed2, rstd2, gate, up = finish(x, attended, tensors)
-        return (y, q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept)
-
-    def backward(dy, x, cos, sin, *mask_tensors_and_saved):
-        """dy [N, H] -> dx [N, H], followed by the gradients of what is trained, in the tensors' order."""
-        mask, tensors = mask_tensors_and_saved[:masks], mask_tensors_and_saved[masks : masks + count]
-        saved = mask_tensors_and_saved[masks + count :]
-        q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kept = saved
-        every_dy, seen2 = enter(dy), enter(normed2)
-        dgate, dup, activation = swiglu_backward(apply_dx(every_dy, tensors, DOWN), gate, up)
-        of_down = apply_gradients(every_dy, activation, tensors, DOWN)
-        of_gate = apply_gradients(dgate, seen2, tensors, GATE)
-        of_up = apply_gradients(dup, seen2, tensors, UP)
-        dnormed2 = leave(apply_dx(dgate, tensors, GATE) + apply_dx(dup, tensors, UP))
-        dmiddle, dnorm2 = rms_norm_backward(dnormed2, middle, rstd2, tensors[5])
-        dmiddle = dmiddle + dy
-        every_dmiddle, seen = enter(dmiddle), enter(normed)
-        of_o = apply_gradients(every_dmiddle, attended, tensors, O)
-        dattended = apply_dx(every_dmiddle, tensors, O)
-        dq, dk, dv = attention_backward(dattended, attended, q, gather_keys(k), gather_keys(v), mask, kept)
+    def backward(dy, x, cos, sin, mask, tensors, qkv_attended, norm, kernel_saved):
+        """dy [N, H] -> dx [N, H], the norm's gradient [H], and a tuple of the matrices' or LoRA's gradients."""
+        q, k, v, attended = qkv_attended
+        normed, rstd = norm
+        all_dy, all_normed = gather_rows(dy), gather_rows(normed)
+        o_gradients = project_gradients(all_dy, attended, tensors, O)
+        dattended = project_dx(all_dy, tensors, O)
+        dq, dk, dv = attention_backward(dattended, attended, q, gather_kv(k), gather_kv(v), mask, kernel_saved)
         rows = attended.shape[0]
         dq = rotate(dq, cos, -sin).reshape(rows, heads * size)
-        dk = rotate(scatter_keys(dk), cos, -sin).reshape(rows, key_heads * size)
-        dv = scatter_keys(dv).reshape(rows, key_heads * size)
-        of_q = apply_gradients(dq, seen, tensors, Q)
-        of_k = apply_gradients(dk, seen, tensors, K)
-        of_v = apply_gradients(dv, seen, tensors, V)
-        dnormed = leave(apply_dx(dq, tensors, Q) + apply_dx(dk, tensors, K) + apply_dx(dv, tensors, V))
-        dx, dnorm = rms_norm_backward(dnormed, x, rstd, tensors[0])
-        dx = dx + dmiddle
+        dk = rotate(reduce_kv(dk), cos, -sin).reshape(rows, kv_heads * size)
+        dv = reduce_kv(dv).reshape(rows, kv_heads * size)
+        q_gradients = project_gradients(dq, all_normed, tensors, Q)
+        k_gradients = project_gradients(dk, all_normed, tensors, K)
+        v_gradients = project_gradients(dv, all_normed, tensors, V)
+        dnormed = reduce_rows(project_dx(dq, tensors, Q) + project_dx(dk, tensors, K) + project_dx(dv, tensors, V))
+        dx, dnorm = rms_norm_backward(dnormed, x, rstd, tensors[INPUT_NORM])
+        return dx + dy, dnorm, (*q_gradients, *k_gradients, *v_gradients, *o_gradients)
+
+    def cached_forward(x, cos, sin, mask, indices, k_cache, v_cache, tensors):
+        """x [T, H] of one sequence -> y [T, H], after its keys and values are written into the caches."""
+        _, _, q, k, v = project_qkv(x, cos, sin, tensors)
+        return x + reduce_rows(project(cached_attention(q, k, v, k_cache, v_cache, indices, mask), tensors, O))
+
+    return forward, backward, cached_forward
+
+
+def make_mlp(config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives, projections):
+    """forward and backward of the second half: x + down(silu(gate(norm(x))) * up(norm(x)))."""
+    eps = config.rms_norm_eps
+    rms_norm, rms_norm_backward = kernels.rms_norm, kernels.rms_norm_backward
+    swiglu, swiglu_backward = kernels.swiglu, kernels.swiglu_backward
+    gather_rows, reduce_rows = collectives.gather_rows, collectives.reduce_rows
+    project, project_dx, project_gradients = projections
+
+    def forward(x, tensors):
+        """x [N, H] -> y [N, H], and for `backward` (gate, up) [N, F] and (normed, rstd)."""
+        normed, rstd = rms_norm(x, tensors[POST_ATTENTION_NORM], eps)
+        all_normed = gather_rows(normed)
+        gate, up = project(all_normed, tensors, GATE), project(all_normed, tensors, UP)
+        y = x + reduce_rows(project(swiglu(gate, up), tensors, DOWN))
+        return y, (gate, up), (normed, rstd)
+
+    def backward(dy, x, tensors, gate_up, norm):
+        """dy [N, H] -> dx [N, H], the norm's gradient [H], and a tuple of the matrices' or LoRA's gradients."""
+        gate, up = gate_up
+        normed, rstd = norm
+        all_dy, all_normed = gather_rows(dy), gather_rows(normed)
+        dgate, dup, activation = swiglu_backward(project_dx(all_dy, tensors, DOWN), gate, up)
+        down_gradients = project_gradients(all_dy, activation, tensors, DOWN)
+        gate_gradients = project_gradients(dgate, all_normed, tensors, GATE)
+        up_gradients = project_gradients(dup, all_normed, tensors, UP)
+        dnormed = reduce_rows(project_dx(dgate, tensors, GATE) + project_dx(dup, tensors, UP))
+        dx, dnorm = rms_norm_backward(dnormed, x, rstd, tensors[POST_ATTENTION_NORM])
+        return dx + dy, dnorm, (*gate_gradients, *up_gradients, *down_gradients)
+
+    return forward, backward
+
+
+def make_block(
+    config: LlamaConfig,
+    kernels: Kernels,
+    collectives: BlockCollectives,
+    lora: Lora | None = None,
+    *,
+    dropout: bool = False,
+):
+    """A block's forward and backward functions, each a dict by train.recompute.
+
+    They are closures over numbers and functions, and take and return flat lists of arrays: MindSpore's graph parser can
+    read that, and doesn't compile it again at each call (a tuple of arrays counts as a constant).
+
+    Args:
+        config: of this rank's part of the block. x and y have N rows, or N / t where `collectives` split rows.
+        lora: shape of the LoRA factors, which are trained instead of the weights; None: the weights are trained.
+        dropout: apply dropout to the factors' inputs, as training with lora.dropout does.
+    """
+    projections = make_projections(kernels, lora, dropout=dropout)
+    attention_forward, attention_backward, _ = make_attention(config, kernels, collectives, projections)
+    mlp_forward, mlp_backward = make_mlp(config, kernels, collectives, projections)
+    masks, count, trains_weights = kernels.num_masks, num_tensors(lora, dropout=dropout), lora is None
+
+    def forward(x, cos, sin, *mask_and_tensors):
+        """x [N, H] -> y [N, H], followed by the arrays that `backward` takes as saved."""
+        mask, tensors = mask_and_tensors[:masks], mask_and_tensors[masks:]
+        middle, qkv_attended, norm, kernel_saved = attention_forward(x, cos, sin, mask, tensors)
+        y, gate_up, norm2 = mlp_forward(middle, tensors)
+        return (y, *qkv_attended, middle, *gate_up, *norm, *norm2, *kernel_saved)
+
+    def backward(dy, x, cos, sin, *mask_tensors_and_saved):
+        """dy [N, H] -> dx [N, H], followed by the gradients of the trained tensors, in the tensors' order."""
+        mask, tensors = mask_tensors_and_saved[:masks], mask_tensors_and_saved[masks : masks + count]
+        saved = mask_tensors_and_saved[masks + count :]
+        q, k, v, attended, middle, gate, up, normed, rstd, normed2, rstd2, *kernel_saved = saved
+        dmiddle, dnorm2, mlp_gradients = mlp_backward(dy, middle, tensors, (gate, up), (normed2, rstd2))
+        dx, dnorm, attention_gradients = attention_backward(
+            dmiddle, x, cos, sin, mask, tensors, (q, k, v, attended), (normed, rstd), kernel_saved
+        )
         if trains_weights:
-            return (dx, dnorm, *of_q, *of_k, *of_v, *of_o, dnorm2, *of_gate, *of_up, *of_down)
-        return (dx, *of_q, *of_k, *of_v, *of_o, *of_gate, *of_up, *of_down)
+            return (dx, dnorm, *attention_gradients, dnorm2, *mlp_gradients)
+        return (dx, *attention_gradients, *mlp_gradients)
 
-    def selective_backward(dy, x, cos, sin, *mask_tensors_and_products):
-        """`backward` that saved what matrix products gave: norms and the attention's inside are computed again."""
-        mask, tensors = mask_tensors_and_products[:masks], mask_tensors_and_products[masks : masks + count]
-        q, k, v, _, middle, _, _ = mask_tensors_and_products[masks + count :]
-        normed, normed2 = rms_norm(x, tensors[0], eps), rms_norm(middle, tensors[5], eps)
-        _, kept = attention(q, gather_keys(k), gather_keys(v), mask)
-        return backward(dy, x, cos, sin, *mask_tensors_and_products, *normed, *normed2, *kept)
+    return _by_recompute(forward, backward, count, config, kernels, collectives)
 
-    def recomputing_backward(dy, x, cos, sin, *mask_and_tensors):
-        """`backward` that saved nothing but the block's input."""
+
+def _by_recompute(forward, backward, count, config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives):
+    """Variants of a block's forward and backward by train.recompute; they save fewer arrays and recompute others."""
+    masks, num_selective = kernels.num_masks, SAVED["selective"]
+    rms_norm, eps = kernels.rms_norm, config.rms_norm_eps
+    attention, gather_kv = kernels.attention, collectives.gather_kv
+
+    def selective_forward(x, cos, sin, *mask_and_tensors):
+        """`forward` that returns only what `selective_backward` takes."""
+        return forward(x, cos, sin, *mask_and_tensors)[: 1 + num_selective]
+
+    def selective_backward(dy, x, cos, sin, *mask_tensors_and_saved):
+        """`backward` from the saved results of matrix products: computes norms and the kernel's saved arrays again."""
+        mask, tensors = mask_tensors_and_saved[:masks], mask_tensors_and_saved[masks : masks + count]
+        q, k, v, _, middle, _, _ = mask_tensors_and_saved[masks + count :]
+        norm, norm2 = rms_norm(x, tensors[INPUT_NORM], eps), rms_norm(middle, tensors[POST_ATTENTION_NORM], eps)
+        _, kernel_saved = attention(q, gather_kv(k), gather_kv(v), mask)
+        return backward(dy, x, cos, sin, *mask_tensors_and_saved, *norm, *norm2, *kernel_saved)
+
+    def full_forward(x, cos, sin, *mask_and_tensors):
+        """`forward` that returns (y,)."""
+        return forward(x, cos, sin, *mask_and_tensors)[:1]
+
+    def full_backward(dy, x, cos, sin, *mask_and_tensors):
+        """`backward` from the block's input alone: computes the whole forward again."""
         saved = forward(x, cos, sin, *mask_and_tensors)[1:]
         return backward(dy, x, cos, sin, *mask_and_tensors, *saved)
 
-    def cached_forward(x, cos, sin, mask, places, k_cache, v_cache, *tensors):
-        """x [T, H] of one sequence -> y [T, H]; its keys and values are written into the caches [k, S, d] first.
+    forwards = {"none": forward, "selective": selective_forward, "full": full_forward}
+    backwards = {"none": backward, "selective": selective_backward, "full": full_backward}
+    return forwards, backwards
 
-        mask [T, S] is 0 where position t may look and very negative elsewhere; places [k * T, 2] holds (key head,
-        position) of each row that is written.
+
+def make_cached_run(config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives, lora: Lora | None = None):
+    """The function cached_run: forward of several blocks in a row over their key/value caches, for decoding."""
+    projections = make_projections(kernels, lora)
+    _, _, attention_forward = make_attention(config, kernels, collectives, projections)
+    mlp_forward, _ = make_mlp(config, kernels, collectives, projections)
+    size = num_tensors(lora) + 2
+
+    def cached_run(x, cos, sin, mask, indices, *caches_and_tensors):
+        """x [T, H] of one sequence -> y [T, H]; k and v are written into the caches, in place.
+
+        mask [T, S] is 0 where position t may attend, very negative elsewhere. indices [k * T, 2] holds the (key head,
+        position) of each written row. caches_and_tensors holds for each block k_cache and v_cache, both [k, S, d], and
+        the block's tensors.
         """
-        _, _, q, k, v = project(x, cos, sin, tensors)
-        return finish(x, cached_attention(q, k, v, k_cache, v_cache, places, mask), tensors)[0]
-
-    def cached_run(x, cos, sin, mask, places, *caches_and_tensors):
-        """`cached_forward` through as many blocks as there are runs of (k_cache, v_cache, tensors)."""
-        size = count + 2
         for first in range(0, len(caches_and_tensors), size):
-            x = cached_forward(x, cos, sin, mask, places, *caches_and_tensors[first : first + size])
+            k_cache, v_cache = caches_and_tensors[first], caches_and_tensors[first + 1]
+            tensors = caches_and_tensors[first + 2 : first + size]
+            middle = attention_forward(x, cos, sin, mask, indices, k_cache, v_cache, tensors)
+            x = mlp_forward(middle, tensors)[0]
         return x
 
-    def selective_forward(x, cos, sin, *mask_and_tensors):
-        """`forward` that puts out no more than its backward takes."""
-        return forward(x, cos, sin, *mask_and_tensors)[: 1 + products]
-
-    def bare_forward(x, cos, sin, *mask_and_tensors):
-        return forward(x, cos, sin, *mask_and_tensors)[:1]
-
-    forwards = {"none": forward, "selective": selective_forward, "full": bare_forward}
-    backwards = {"none": backward, "selective": selective_backward, "full": recomputing_backward}
-    return forwards, backwards, cached_run
+    return cached_run

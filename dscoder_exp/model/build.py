@@ -1,4 +1,4 @@
-"""From weights on disk, or from a seed, to a model on the device."""
+"""Builds a model on the device from weights on disk, or from random weights."""
 
 from collections.abc import Iterator
 
@@ -28,13 +28,16 @@ def build(
     mesh: Mesh = ALONE,
     announce: Announce = lambda name: None,
 ) -> Llama:
-    """The model of a checked source (weights/check.py); what it lacks, or all without one, is drawn from `seed`.
+    """Build the model of a source that weights/check.py has checked.
 
     Args:
-        adapter: merged into the weights.
-        factors: LoRA's, which are trained instead of the weights.
-        frozen: nothing is trained.
-        mesh: the ranks that it is shared with.
+        source: the weights; None: all are random.
+        seed: of the random values, also for tensors that the source lacks.
+        adapter: LoRA adapter to merge into the weights.
+        factors: LoRA factors to train instead of the weights.
+        frozen: train nothing.
+        mesh: the ranks that hold the model together.
+        announce: called with a compiled function's name before it is compiled.
     """
     weights = random_weights(config, seed) if source is None else _read(config, source, seed)
     if adapter is not None:

@@ -1,7 +1,7 @@
-"""The compiled functions that the model is made of: each is compiled once a shape, whatever the model's depth.
+"""The model's compiled functions; each is compiled once per input shape, whatever the number of layers.
 
-MindSpore compiles a `ms.jit` function anew where an argument is another Parameter, or a tuple of arrays. So weights
-are plain tensors here, arguments are flat, and operators that write in place (ScatterAdd, AdamWeightDecay) do so on
+MindSpore compiles a `ms.jit` function again when an argument is a different Parameter, or is a tuple of arrays. So
+weights are plain tensors, arguments are flat, and operators that write in place (ScatterAdd, AdamWeightDecay) write to
 plain tensors too.
 """
 
@@ -12,44 +12,44 @@ from typing import Any
 import mindspore as ms
 from mindspore import ops
 
-from dscoder_exp.model.block import make_block
-from dscoder_exp.model.head import make_head
+from dscoder_exp.model.block import make_block, make_cached_run
+from dscoder_exp.model.head import make_cached_embed, make_embedding, make_head
 from dscoder_exp.model.kernels import Function, kernels_for
-from dscoder_exp.model.tensor_parallel import make_sharing
+from dscoder_exp.model.tensor_parallel import make_block_collectives
 from dscoder_exp.parallel.collectives import Mesh, identity
 from dscoder_exp.schema.llama import LlamaConfig, Lora
 
 DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
 Announce = Callable[[str], None]
-SHAPE_ARGUMENTS = 5  # first arguments of a function, whose shapes tell those of the others
+SHAPE_ARGUMENTS = 5  # a function's first arguments; their shapes determine those of the others
 
 
 class CompiledFunction:
-    """A compiled function that says so before a call that compiles.
+    """A function compiled by `ms.jit`; announces its name before a call that compiles.
 
     Attributes:
-        compile_seconds: spent in calls that compiled, their computing included.
+        compile_seconds: total duration of the calls that compiled, their computation included.
     """
 
     def __init__(self, function: Callable[..., Any], name: str, announce: Announce, *, waits: bool) -> None:
         """
         Args:
-            waits: return only when the result is there.
+            waits: block each call until its result is computed.
         """
-        level = ms.get_context("jit_level") or "O0"  # device/start.py chose it
+        level = ms.get_context("jit_level") or "O0"  # set by device/start.py
         self._compiled: Any = ms.jit(function, jit_level=level)
         self._name = name
         self._announce = announce
         self._waits = waits
-        self._seen: set[tuple[Any, ...]] = set()
+        self._compiled_shapes: set[tuple[Any, ...]] = set()
         self.compile_seconds = 0.0
 
     def __call__(self, *arguments: ms.Tensor) -> Any:
         shapes = tuple(argument.shape for argument in arguments[:SHAPE_ARGUMENTS])
-        if shapes in self._seen:
+        if shapes in self._compiled_shapes:
             return self._call(*arguments)
-        self._seen.add(shapes)
+        self._compiled_shapes.add(shapes)
         self._announce(self._name)
         started = time.perf_counter()
         result = self._call(*arguments)
@@ -68,6 +68,11 @@ class CompiledFunctions:
 
     Attributes:
         device: "cpu" or "ascend".
+        forward: a block's forward without dropout, by train.recompute.
+        training_forward: a block's forward with lora.dropout; equals `forward` where that is 0.
+        backward: a block's backward, by train.recompute.
+        cached_embed, cached_run: decoding over a key/value cache.
+        all_rows, own_rows: gather x over sequence-parallel ranks before the head, and take this rank's rows of dx.
     """
 
     def __init__(
@@ -78,38 +83,42 @@ class CompiledFunctions:
             config: of this rank's part of the model.
             announce: called with a function's name before it is compiled.
         """
-        kernels, dtype = kernels_for(device, precision), DTYPES[precision]
+        kernels, dtype, group = kernels_for(device, precision), DTYPES[precision], mesh.tp_group
         self.device = device
         self._all: list[CompiledFunction] = []
         self._announce = announce
-        sharing, whole = (make_sharing(mesh, sequence=by_rows) for by_rows in (mesh.topology.sequence, False))
-        forwards, backwards, _ = make_block(config, kernels, sharing, lora)
         self.attention_mask, self.dropout_mask = kernels.attention_mask, kernels.dropout_mask
-        self.forward = self.training_forward = self._forward(forwards)
+        by_rows = make_block_collectives(mesh, sequence=mesh.topology.sequence)
+        forwards, backwards = make_block(config, kernels, by_rows, lora)
+        self.forward = self.training_forward = self._compile_forwards(forwards)
         if lora is not None and lora.dropout > 0:
-            forwards, backwards, _ = make_block(config, kernels, sharing, lora, drops=True)
-            self.training_forward = self._forward(forwards)
-        self.backward = {how: self.compile(backward, "block backward") for how, backward in backwards.items()}
-        embed, _, embed_backward, logits, loss, loss_backward = make_head(
-            config, kernels, sharing, mesh.tp_group, dtype
-        )
+            forwards, backwards = make_block(config, kernels, by_rows, lora, dropout=True)
+            self.training_forward = self._compile_forwards(forwards)
+        self.backward = {
+            recompute: self.compile(backward, "block backward") for recompute, backward in backwards.items()
+        }
+        embed, embed_backward = make_embedding(config, kernels, by_rows, group, dtype)
         self.embed = self.compile(embed, "embedding")
         self.embed_backward = self.compile(embed_backward, "embedding backward")
+        logits, loss, loss_backward = make_head(config, kernels, group)
         self.logits = self.compile(logits, "logits", waits=False)
         self.loss = self.compile(loss, "loss")
         self.loss_backward = self.compile(loss_backward, "loss backward")
-        self.cached_embed = self.compile(make_head(config, kernels, whole, mesh.tp_group, dtype)[1], "embedding")
-        self.cached_run = self.compile(make_block(config, kernels, whole, lora)[2], "blocks with cache", waits=False)
-        self.all_rows, self.own_rows = self._rows(mesh) if mesh.topology.sequence else (identity, identity)
+        replicated = make_block_collectives(mesh, sequence=False)
+        self.cached_embed = self.compile(make_cached_embed(config, kernels, replicated, group, dtype), "embedding")
+        self.cached_run = self.compile(
+            make_cached_run(config, kernels, replicated, lora), "blocks with cache", waits=False
+        )
+        self.all_rows, self.own_rows = self._row_exchange(mesh) if mesh.topology.sequence else (identity, identity)
 
-    def _forward(self, forwards: dict[str, Function]) -> dict[str, CompiledFunction]:
-        """A block's forward for each train.recompute; on the CPU one for all, since what it returns exists anyway."""
+    def _compile_forwards(self, forwards: dict[str, Function]) -> dict[str, CompiledFunction]:
+        """A block's forward by train.recompute. On the CPU one for all: there the saved arrays exist anyway."""
         if self.device == "cpu":
             return dict.fromkeys(forwards, self.compile(forwards["none"], "block forward"))
-        return {how: self.compile(forward, "block forward") for how, forward in forwards.items()}
+        return {recompute: self.compile(forward, "block forward") for recompute, forward in forwards.items()}
 
-    def _rows(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """From a rank's rows [N / t, H] to all of them, and back: between the last block and the head."""
+    def _row_exchange(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """all_rows [N / t, H] -> [N, H] and own_rows [N, H] -> [N / t, H], between the last block and the head."""
         gather, rank, count = mesh.tp_group.all_gather, mesh.tp_group.rank, mesh.tp_group.size
         cut = ops.Slice()
 
@@ -123,13 +132,17 @@ class CompiledFunctions:
         return self.compile(all_rows, "all rows"), self.compile(own_rows, "own rows")
 
     def compile(self, function: Callable[..., Any], name: str, *, waits: bool = True) -> CompiledFunction:
-        """One more function, such as the optimizer's, that announces itself like the model's own."""
-        # On the CPU a call that is prepared while another one computes takes a core from it: at 512 tokens a block's
-        # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it gains.
+        """Compile a further function, such as the optimizer's, announced and timed like the model's own.
+
+        Args:
+            waits: block each call until its result is computed, on the CPU.
+        """
+        # On the CPU, preparing a call while the previous one computes takes a core from it: at 512 tokens a block's
+        # backward took 200 ms instead of 75. Decoding is bound by memory; there waiting costs more than it saves.
         self._all.append(CompiledFunction(function, name, self._announce, waits=waits and self.device == "cpu"))
         return self._all[-1]
 
     @property
     def compile_seconds(self) -> float:
-        """Spent so far in calls that compiled."""
+        """Total over all functions of the time spent in calls that compiled."""
         return sum(function.compile_seconds for function in self._all)

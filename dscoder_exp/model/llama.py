@@ -1,4 +1,4 @@
-"""The model: its weights on the device, and a pass through its compiled functions."""
+"""The Llama model: its weights on the device, and the forward pass through its compiled functions."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from dscoder_exp.weights.native.layout import rank_config, rank_slice
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that the loss takes at a time: int32 [C] each. counts: 1, or 0 for a row that only fills the chunk up."""
+    """Rows of one call of the loss: int32 [C] each. counts is 1, or 0 for a row that pads the chunk."""
 
     rows: ms.Tensor
     labels: ms.Tensor
@@ -31,20 +31,18 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """A batch on the device: ids and positions [B, T] of this rank, what attention takes as mask, and what the loss
-    counts.
-    """
+    """A batch on the device: this context rank's ids and positions [B, T], attention's mask, and the loss's chunks."""
 
     ids: ms.Tensor
     positions: ms.Tensor
-    reach: int  # one more than the largest position
+    num_positions: int  # largest position of the batch + 1
     mask: tuple[ms.Tensor, ...]
     chunks: list[Chunk]
 
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream x [N, H], or this rank's rows of it, and the rotary tables cos and sin [B, T, 1, d]."""
+    """The embedded batch: x [N, H], or this rank's rows of it, and the positions' cos and sin [B, T, 1, d]."""
 
     x: ms.Tensor
     cos: ms.Tensor
@@ -52,18 +50,19 @@ class Stream:
 
 
 class Llama:
-    """Weights in groups: the embedding, one group a block, and the final norm (with the head, where it isn't tied).
+    """A Llama model. Its weights form groups: the embedding, each block, and the final norm with an untied head.
 
     Attributes:
         config: the whole model's shape.
-        rank_config: of this rank's part of it, which is all that it holds.
-        mesh: the ranks that it is shared with.
+        rank_config: the shape of this tensor-parallel rank's part, the only weights held here.
+        precision: dtype of activations and matrix products, "fp32", "bf16" or "fp16".
+        mesh: the ranks that hold the model together.
         groups: the weights' tensors; fp32 or `precision`, see MasterWeights.
-        names: Hugging Face's names, in the same groups.
-        lora: the shape of LoRA's factors; None where the weights themselves are trained, or nothing is.
-        base_sha256: of BASE_PROBE, the weight that identifies the base model of an adapter.
-        masters: fp32 values of what is trained.
-        trained_names: names of what is trained, grouped like `groups`, or with one group of factors a block.
+        names: the weights' Hugging Face names, grouped like `groups`.
+        lora: shape of the LoRA factors; None where the weights themselves are trained, or nothing is.
+        base_sha256: SHA-256 of the weight BASE_PROBE, which identifies an adapter's base model; "" without LoRA.
+        masters: fp32 values of the trained tensors.
+        trained_names: names of the trained tensors, grouped like `groups`; with LoRA, the factors in a group per block.
     """
 
     def __init__(
@@ -80,12 +79,12 @@ class Llama:
     ) -> None:
         """
         Args:
-            weights: (name, array) of every tensor of `config`, in any order. The arrays become the model's own; of one
-                that is shared out among tensor ranks it keeps this rank's part.
+            weights: (name, array) of every tensor of `config`, whole, in any order. The model may use the arrays'
+                memory, so the caller must not change them. Of a split tensor it keeps this rank's part.
             device: "cpu" or "ascend".
-            precision: "fp32", "bf16" or "fp16", of the activations and what is multiplied with them.
-            factors: LoRA's; their arrays, too.
-            frozen: nobody writes to the weights. They are held in `precision` then, and so they are beside factors.
+            precision: dtype of activations and matrix products.
+            factors: LoRA factors to train instead of the weights; their arrays are used like those of `weights`.
+            frozen: train nothing. Frozen weights, here or with LoRA, are held in `precision`.
             announce: called with a function's name before it is compiled.
         """
         self.config, self.precision, self.lora, self.mesh = config, precision, factors and factors.lora, mesh
@@ -125,15 +124,15 @@ class Llama:
             self.masters.load(name, part_of(name, array))
         tensors |= self.masters.weights()
         self.groups = [[tensors[name] for name in group] for group in self.names]
-        added = [[tensors[name] for name in group] for group in self.trained_names] if factors else [[]] * len(blocks)
-        self._blocks = [[*weights, *more] for weights, more in zip(self.groups[1:-1], added, strict=True)]
+        lora = [[tensors[name] for name in group] for group in self.trained_names] if factors else [[]] * len(blocks)
+        self._blocks = [[*weights, *added] for weights, added in zip(self.groups[1:-1], lora, strict=True)]
 
     @property
     def num_blocks(self) -> int:
         return len(self._blocks)
 
     def block(self, layer: int) -> list[ms.Tensor]:
-        """A block's tensors, as block.py takes them: its weights, then LoRA's factors."""
+        """A block's tensors in block.py's order, weights and then LoRA's factors, once their all-gathers are done."""
         self.masters.wait_group(layer if self.lora else 1 + layer)
         return self._blocks[layer]
 
@@ -151,16 +150,19 @@ class Llama:
 
     @property
     def head(self) -> ms.Tensor:
-        """[V, H]; a tied model's is its embedding."""
+        """The head's matrix [V, H]; the embedding where config.tie_word_embeddings."""
         return self.embedding if self.config.tie_word_embeddings else self.groups[-1][1]
 
     @cached_property
     def trained_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape of all that is trained, whole."""
+        """Name -> whole shape of each trained tensor."""
         return parameter_shapes(self.config) if self.lora is None else factor_shapes(self.config, self.lora)
 
     def whole_state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(name, fp32 array) of all that is trained, whole. All ranks take part; the first replica's ranks get it."""
+        """Yield (name, whole fp32 array) of each trained tensor.
+
+        All ranks have to call this; only the first replica's ranks get the arrays.
+        """
         topology = self.mesh.topology
         if topology.tensor == 1:
             yield from self.masters.state()
@@ -179,45 +181,42 @@ class Llama:
         documents: NDArray[np.int32],
         labels: NDArray[np.int32] | None = None,
     ) -> ModelInputs:
-        """A batch on the device; all [B, T]. Attention stays within one document number.
+        """Copy a batch to the device. All arrays are [B, T]; positions attend only within the same document number.
 
-        Where ranks share the positions, N and T of what blocks take are this rank's.
+        With context parallelism the arrays are whole, and the result has this rank's positions.
 
         Args:
-            labels: each position's target, or -100; None: no loss is asked for.
+            labels: each position's target id, or IGNORE_INDEX; None: no loss will be computed.
         """
         topology = self.mesh.topology
         mask = self.compiled.attention_mask(documents, topology.context_rank, topology.context)
         counted = [] if labels is None else list(chunks_of(self.own_positions(labels)))
         own = (self.own_positions(values) for values in (ids, positions))
-        ids_there, positions_there, *rest = put_all(*own, *(array for chunk in counted for array in chunk))
+        ids_on_device, positions_on_device, *rest = put_all(*own, *(array for chunk in counted for array in chunk))
         chunks = [Chunk(*rest[first : first + 3]) for first in range(0, len(rest), 3)]
-        return ModelInputs(ids_there, positions_there, int(positions.max()) + 1, mask, chunks)
+        return ModelInputs(ids_on_device, positions_on_device, int(positions.max()) + 1, mask, chunks)
 
     def own_positions(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
-        """This context rank's part of [B, T]."""
+        """This context rank's columns of an array [B, T]."""
         topology = self.mesh.topology
         length = values.shape[1] // topology.context
         return np.ascontiguousarray(values[:, topology.context_rank * length : (topology.context_rank + 1) * length])
 
-    def enter(self, inputs: ModelInputs) -> Stream:
-        """The batch as the first block takes it."""
-        tables = self.rotary.tables(inputs.reach)
+    def embed(self, inputs: ModelInputs) -> Stream:
+        """The first block's inputs."""
+        tables = self.rotary.tables(inputs.num_positions)
         return Stream(*self.compiled.embed(inputs.ids, inputs.positions, self.embedding, *tables))
 
     def hidden(self, inputs: ModelInputs) -> ms.Tensor:
-        """The last block's output [N, H], whole on each tensor rank."""
-        stream, forward = self.enter(inputs), self.compiled.forward["full"]
+        """The last block's output [N, H], all rows on every tensor rank."""
+        stream, forward = self.embed(inputs), self.compiled.forward["full"]
         x = stream.x
         for layer in range(self.num_blocks):
             x = forward(x, stream.cos, stream.sin, *inputs.mask, *self.block(layer))[0]
         return self.compiled.all_rows(x)
 
     def loss_sum(self, inputs: ModelInputs) -> float:
-        """Summed -log p (nats) of the labels that count.
-
-        Where ranks share the positions, the sum over this rank's.
-        """
+        """Sum of -log p[label] (nats) over the labels that count, of this context rank's positions."""
         if not inputs.chunks and self.mesh.topology.context == 1:
             return 0.0
         x, total = self.hidden(inputs), mint.zeros((1,), dtype=ms.float32)
@@ -226,15 +225,16 @@ class Llama:
         return float(fetch(total)[0])
 
     def logits(self, inputs: ModelInputs) -> NDArray[np.float32]:
-        """[N, V], all at once."""
+        """Logits of all positions at once, fp32 [N, whole vocabulary]."""
         return fetch(self.compiled.logits(self.hidden(inputs), self.norm, self.head))
 
 
 def chunks_of(labels: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], ...]]:
-    """The positions that count, in chunks of one shape, which depends on the batch's shape alone: rows, labels, counts.
+    """Yield (rows, labels, counts) of the rows whose label counts, in chunks of one size.
 
-    A chunk is a quarter of the batch, at least 256 rows where there are as many (a row of 128 takes half as long again)
-    and at most 1,024 (fp32 logits and probabilities of 102,400 entries: 0.8 GB).
+    The size depends on the batch's shape only, so that other labels don't compile again: a quarter of the batch, at
+    least 256 rows where the batch has so many (in chunks of 128 a row takes 1.5 times as long), and at most 1,024 (fp32
+    logits and probabilities over 102,400 ids: 0.8 GB). It is never below 128.
     """
     labels = labels.reshape(-1)
     size = min(max(len(labels) // 4, min(len(labels), 256), 128), 1024)

@@ -1,8 +1,8 @@
-"""The fp32 master weights that training adds to, and the weights that the model computes with.
+"""The fp32 master weights that the optimizer updates, and the weights that the model computes with.
 
-ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): of each bucket of trained tensors a replica owns a slice, which is
-fp32. The model computes with the whole bucket, gathered in the model's precision (as in DeepSpeed's ZeRO), so that bf16
-weights take 2 bytes a parameter. A rank without other replicas computes with its fp32 values themselves.
+ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): each replica owns an fp32 slice of each bucket of trained tensors.
+The model computes with whole buckets, all-gathered in the model's precision (as in DeepSpeed's ZeRO), so bf16 weights
+take 2 bytes a parameter. With one replica the model computes with the fp32 master weights themselves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,19 +25,19 @@ _NOTHING = np.empty(0, np.float32)
 
 @dataclass(frozen=True)
 class BucketSlot:
-    """Where a tensor lies: index of its bucket, and its index among that bucket's tensors."""
+    """A tensor's position: the index of its bucket, and its index among that bucket's tensors."""
 
     bucket: int
     index: int
 
 
 class MasterWeights:
-    """The buckets of what is trained, and this rank's fp32 slice of each, on the device.
+    """The buckets of trained tensors, and this rank's fp32 slice of each bucket, on the device.
 
     Attributes:
         buckets: in the order in which a forward pass needs them.
-        counted: for each bucket, whether this rank's slice counts in the gradient's norm; of the tensor ranks that hold
-            the same values, only the first one's does.
+        counted: for each bucket, whether this rank adds its slice to the gradient norm; of tensor ranks that hold the
+            same values, only the first does.
         slots: the slot of each trained tensor, group by group.
     """
 
@@ -54,10 +54,10 @@ class MasterWeights:
     ) -> None:
         """
         Args:
-            groups: names of the trained tensors, as the model groups them: embedding, blocks, head.
+            groups: names of the trained tensors in the model's groups: embedding, each block, head.
             shapes: whole shape of each trained tensor.
-            factors: whether they are LoRA's factors, which are small and share one bucket.
-            dtype: of the gathered weights, where there are several replicas.
+            factors: the tensors are LoRA factors, which are small and share one bucket for all blocks.
+            dtype: of the all-gathered weights; unused with one replica.
         """
         self._replicas = mesh.replica_group
         self.buckets = _buckets(groups, shapes, config, mesh, factors=factors, merged=device == "ascend")
@@ -75,12 +75,12 @@ class MasterWeights:
         self._flat: dict[int, ms.Tensor] = {}
 
     def load(self, name: str, values: NDArray[np.float32]) -> None:
-        """Keep this rank's shard of a tensor; once a bucket is complete, put its slice on the device.
+        """Keep this rank's shard of a tensor; when its bucket is complete, copy the bucket's slice to the device.
 
-        On the CPU a tensor that is a bucket by itself shares the array's memory.
+        On the CPU a tensor that is alone in its bucket uses the array's memory.
 
         Args:
-            values: what this tensor rank holds of the tensor.
+            values: this tensor rank's part of the tensor.
         """
         slot = self._slot[name]
         number, index = slot.bucket, slot.index
@@ -109,7 +109,7 @@ class MasterWeights:
         return [self._slices[number] for number in range(len(self.buckets))]
 
     def weights(self) -> dict[str, ms.Tensor]:
-        """The tensors that the model computes with, by name: views of the buckets that `start_gather` writes to."""
+        """Name -> tensor that the model computes with, a view of the bucket that `start_gather` writes to."""
         return {
             name: tensor
             for number, bucket in enumerate(self.buckets)
@@ -117,14 +117,14 @@ class MasterWeights:
         }
 
     def start_gather(self, number: int) -> None:
-        """Begin to gather all replicas' slices of a bucket, as they are now, into the model's weights."""
+        """Start the all-gather of a bucket's current slices into the model's weights; a no-op with one replica."""
         if self._replicas.size > 1:
-            self._wait(number)  # a handle that nobody waits for is an error to MindSpore
+            self._wait(number)  # MindSpore reports an error for a handle that is never waited for
             own = self._slices[number].astype(self._dtype)
             self._gathering[number] = self._replicas.start_all_gather(self._flat[number], own)
 
     def wait_group(self, group: int) -> None:
-        """Wait for the gathers of a group's tensors. Kernels that are launched next see the new weights."""
+        """Wait for the all-gathers of a group's tensors: kernels launched afterwards read the new weights."""
         for slot in self.slots[group] if self._gathering else ():
             self._wait(slot.bucket)
 
@@ -138,20 +138,20 @@ class MasterWeights:
             self.wait_group(group)
 
     def shards(self, number: int) -> list[FlatShard]:
-        """What this rank's slice of a bucket consists of, in order; zeros follow up to the slice's length."""
+        """The shards of tensors that make up this rank's slice of a bucket, in order; zeros pad the slice's end."""
         return self.buckets[number].shards(self._replicas.rank, self._replicas.size)
 
     def owned(self) -> list[FlatShard]:
-        """`shards` of all buckets."""
+        """`shards` of all buckets, in order."""
         return [shard for number in range(len(self.buckets)) for shard in self.shards(number)]
 
     def split(self, number: int, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Views of an array [length] that is laid out like this rank's slice: one for each of `shards`."""
+        """Views of each of `shards` in an array [length] laid out like this rank's slice of the bucket."""
         ends = np.cumsum([shard.last - shard.first for shard in self.shards(number)])
         return np.split(values.reshape(-1), ends)[: len(ends)]
 
     def state(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """(name, fp32 array) of what this tensor rank holds of each trained tensor.
+        """Yield (name, fp32 array) of this tensor rank's part of each trained tensor.
 
         All replicas have to call this; only the first one gets the arrays.
         """
@@ -175,10 +175,12 @@ def _buckets(
     factors: bool,
     merged: bool,
 ) -> list[Bucket]:
-    """A group's matrices make a bucket; its small tensors share one with those of all groups.
+    """One bucket for each group's matrices, and one for the norms of all blocks. Tensors with different `copies` or
+    `partial` are never in one bucket.
 
     Args:
-        merged: with one replica, too; else each tensor is a bucket by itself there, and nothing has to be copied.
+        merged: build these buckets with one replica, too. Otherwise, with one replica, each tensor is its own bucket,
+            which saves a copy.
     """
     topology = mesh.topology
     merged = merged or mesh.replica_group.size > 1
@@ -198,7 +200,7 @@ def _buckets(
 
 
 def _is_partial(name: str, mesh: Mesh) -> bool:
-    """Whether tensor ranks that hold the same tensor each compute only a part of its gradient."""
+    """Whether each of the tensor ranks that hold this tensor computes only a partial sum of its gradient."""
     if name == NORM:
-        return False  # the last norm sees all rows on every rank
+        return False  # every rank computes the final norm over all rows
     return mesh.topology.sequence or not name.endswith("layernorm.weight")

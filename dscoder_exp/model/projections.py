@@ -1,85 +1,100 @@
-"""A block's matrix products, plain or with LoRA's factors beside them (schema/lora.py)."""
+"""The linear layers of a block, plain or with LoRA (arXiv:2106.09685)."""
 
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.schema.llama import MODULES, Lora
 
-WEIGHTS = 9  # of a block, in the order of weights/names.py
-Q, K, V, O, GATE, UP, DOWN = PLACES = (1, 2, 3, 4, 6, 7, 8)  # noqa: E741  # of the matrices among them
-READ = (0, 0, 0, 1, 2, 2, 3)  # which of the four arrays that a block's matrices read is each one's
-INPUTS = 4
+# Indices of a block's weights among its tensors, in the order of weights/names.py.
+INPUT_NORM, Q, K, V, O, POST_ATTENTION_NORM, GATE, UP, DOWN = range(9)  # noqa: E741
+NUM_WEIGHTS = 9
+MATRICES = (Q, K, V, O, GATE, UP, DOWN)  # in the order of MODULES
+INPUT_OF = (0, 0, 0, 1, 2, 2, 3)  # for each of MATRICES, which of the NUM_INPUTS arrays it multiplies
+NUM_INPUTS = 4  # the first norm's output, attention's, the second norm's, SwiGLU's
 
 
-def tensors_of(lora: Lora | None, *, drops: bool = False) -> int:
-    """Tensors that a block takes: its weights, each target's A and B, and where inputs are dropped a mask of each."""
+def num_tensors(lora: Lora | None, *, dropout: bool = False) -> int:
+    """Number of a block's tensors: its weights, A and B of each LoRA target, and with dropout a mask for each input."""
     factors = 0 if lora is None else 2 * len(lora.target_modules)
-    return WEIGHTS + factors + (INPUTS if drops else 0)
+    return NUM_WEIGHTS + factors + (NUM_INPUTS if dropout else 0)
 
 
-def make_projections(kernels: Kernels, lora: Lora | None, *, drops: bool = False):
-    """apply, apply_dx and apply_gradients of a block's matrices: y = x W^T, with factors plus scale x A^T B^T.
+def make_projections(kernels: Kernels, lora: Lora | None, *, dropout: bool = False):
+    """The functions project, project_dx and project_gradients: y = x W^T, with LoRA y = x W^T + scale x A^T B^T.
 
-    All take the block's `tensors` and the index `place` of W [out, in] among them; A is [r, in], B [out, r].
+    Each takes the block's `tensors` and the index of W [out, in] among them. A is [r, in], B [out, r].
 
     Args:
-        drops: whether A reads what dropout leaves of x; the masks come with the tensors.
+        dropout: apply dropout to the x that A multiplies; `tensors` holds the masks.
     """
+    return _plain_projections(kernels) if lora is None else _lora_projections(kernels, lora, dropout=dropout)
+
+
+def _plain_projections(kernels: Kernels):
     linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
-    adapted, adapted_dx = kernels.adapted, kernels.adapted_dx
-    if lora is None:
 
-        def plain(x, tensors, place):
-            """x [N, in] -> [N, out]."""
-            return linear(x, tensors[place])
+    def project(x, tensors, index):
+        """x [N, in] -> y [N, out]."""
+        return linear(x, tensors[index])
 
-        def plain_dx(dy, tensors, place):
-            """dy [N, out] -> dx [N, in]."""
-            return linear_dx(dy, tensors[place])
+    def project_dx(dy, tensors, index):
+        """dy [N, out] -> dx [N, in]."""
+        return linear_dx(dy, tensors[index])
 
-        def plain_gradients(dy, x, tensors, place):
-            """dy [N, out], x [N, in] -> (dW [out, in],)."""
-            return (linear_dweight(dy, x),)
+    def project_gradients(dy, x, tensors, index):
+        """dy [N, out], x [N, in] -> (dW [out, in],)."""
+        return (linear_dweight(dy, x),)
 
-        return plain, plain_dx, plain_gradients
-    scale, targets, rate, drop = lora.scale, lora.target_modules, lora.dropout, kernels.drop
-    factors, masks = [0] * WEIGHTS, [0] * WEIGHTS
-    for module, place, read in zip(MODULES, PLACES, READ, strict=True):
-        if module in targets:
-            factors[place] = WEIGHTS + 2 * targets.index(module)
-            masks[place] = WEIGHTS + 2 * len(targets) + read
-    first, mask = tuple(factors), tuple(masks)  # 0: the matrix has no factors
+    return project, project_dx, project_gradients
 
-    def dropped(x, tensors, place):
-        """What A sees of x [N, in]."""
-        if drops:
-            return drop(x, tensors[mask[place]], rate)
+
+def _lora_projections(kernels: Kernels, lora: Lora, *, dropout: bool):
+    linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
+    lora_linear, lora_linear_dx, drop = kernels.lora_linear, kernels.lora_linear_dx, kernels.dropout
+    scale, rate = lora.scale, lora.dropout
+    a_index, mask_index = _lora_indices(lora)
+
+    def dropped(x, tensors, index):
+        """x [N, in] after dropout."""
+        if dropout:
+            return drop(x, tensors[mask_index[index]], rate)
         return x
 
-    def inner_dx(dy, tensors, place):
-        """dy [N, out] -> the gradient of x A^T, scale dy B [N, r]."""
-        return linear_dx(dy, tensors[first[place] + 1]) * scale
+    def inner_dx(dy, tensors, index):
+        """dy [N, out] -> scale dy B [N, r], the gradient of x A^T."""
+        return linear_dx(dy, tensors[a_index[index] + 1]) * scale
 
-    def apply(x, tensors, place):
-        """x [N, in] -> [N, out]."""
-        if first[place] == 0:
-            return linear(x, tensors[place])
-        a, b = tensors[first[place]], tensors[first[place] + 1]
-        return adapted(x, dropped(x, tensors, place), tensors[place], a, b, scale)
+    def project(x, tensors, index):
+        """x [N, in] -> y [N, out]."""
+        if a_index[index] == 0:
+            return linear(x, tensors[index])
+        a, b = tensors[a_index[index]], tensors[a_index[index] + 1]
+        return lora_linear(x, dropped(x, tensors, index), tensors[index], a, b, scale)
 
-    def apply_dx(dy, tensors, place):
+    def project_dx(dy, tensors, index):
         """dy [N, out] -> dx [N, in]."""
-        if first[place] == 0:
-            return linear_dx(dy, tensors[place])
-        inner, a = inner_dx(dy, tensors, place), tensors[first[place]]
-        if drops:
-            return linear_dx(dy, tensors[place]) + dropped(linear_dx(inner, a), tensors, place)
-        return adapted_dx(dy, inner, tensors[place], a)
+        if a_index[index] == 0:
+            return linear_dx(dy, tensors[index])
+        inner, a = inner_dx(dy, tensors, index), tensors[a_index[index]]
+        if dropout:
+            return linear_dx(dy, tensors[index]) + dropped(linear_dx(inner, a), tensors, index)
+        return lora_linear_dx(dy, inner, tensors[index], a)
 
-    def apply_gradients(dy, x, tensors, place):
-        """dy [N, out], x [N, in] -> (dA [r, in], dB [out, r]), or () without factors; W itself is frozen."""
-        if first[place] == 0:
+    def project_gradients(dy, x, tensors, index):
+        """dy [N, out], x [N, in] -> (dA [r, in], dB [out, r]); () for a matrix without LoRA. W is frozen."""
+        if a_index[index] == 0:
             return ()
-        a = tensors[first[place]]
-        seen = dropped(x, tensors, place)
-        return linear_dweight(inner_dx(dy, tensors, place), seen), linear_dweight(dy, linear(seen, a) * scale)
+        a = tensors[a_index[index]]
+        a_input = dropped(x, tensors, index)
+        return linear_dweight(inner_dx(dy, tensors, index), a_input), linear_dweight(dy, linear(a_input, a) * scale)
 
-    return apply, apply_dx, apply_gradients
+    return project, project_dx, project_gradients
+
+
+def _lora_indices(lora: Lora) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """By a weight's index: the index of its A, which B follows, and of its dropout mask; 0: the weight has no LoRA."""
+    targets = lora.target_modules
+    a_index, mask_index = [0] * NUM_WEIGHTS, [0] * NUM_WEIGHTS
+    for module, index, source in zip(MODULES, MATRICES, INPUT_OF, strict=True):
+        if module in targets:
+            a_index[index] = NUM_WEIGHTS + 2 * targets.index(module)
+            mask_index[index] = NUM_WEIGHTS + 2 * len(targets) + source
+    return tuple(a_index), tuple(mask_index)

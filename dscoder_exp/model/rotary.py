@@ -1,4 +1,4 @@
-"""Rotary position embedding: cos and sin by position, computed on the host once and kept on the device."""
+"""Rotary position embedding: tables of cos and sin by position, computed once on the host."""
 
 import mindspore as ms
 import numpy as np
@@ -11,10 +11,10 @@ from dscoder_exp.schema.llama import LlamaConfig
 def rotary_tables(
     config: LlamaConfig, positions: NDArray[np.integer]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """cos and sin of each position's angles, each [T, d], both halves alike (RoFormer, arXiv:2104.09864).
+    """cos and sin of each position's angles, each [T, d], with two equal halves (RoFormer, arXiv:2104.09864).
 
     Args:
-        positions: [T]; linear scaling divides them (Chen et al. 2023, arXiv:2306.15595).
+        positions: [T]; divided by rope_scaling.factor (linear scaling, Chen et al. 2023, arXiv:2306.15595).
     """
     size = config.head_dim
     frequencies = config.rope_theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
@@ -25,14 +25,14 @@ def rotary_tables(
 
 
 class Rotary:
-    """A model's tables: of the positions that it knows, and of more once somebody asks for them."""
+    """A model's rotary tables on the device: max_position_embeddings positions, grown when more are requested."""
 
     def __init__(self, config: LlamaConfig) -> None:
         self._config, self._length = config, 0
         self._tables: list[ms.Tensor] = []
 
     def tables(self, positions: int) -> list[ms.Tensor]:
-        """cos and sin, each [S, d], S at least `positions`."""
+        """cos and sin, each fp32 [S, d] with S >= `positions`."""
         if positions > self._length:
             self._length = max(self._config.max_position_embeddings, 1 << (positions - 1).bit_length())
             self._tables = [put(table) for table in rotary_tables(self._config, np.arange(self._length))]

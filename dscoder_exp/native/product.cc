@@ -65,7 +65,7 @@ KERNEL(linear_dweight) {
 
 // x, dropped [N, in] (x with dropout), weight [out, in], LoRA's a [r, in], b [out, r], scale [1]
 // -> x weight^T + scale dropped a^T b^T [N, out]
-KERNEL(adapted) {
+KERNEL(lora_linear) {
   auto *x = input<float>(params, 0), *dropped = input<float>(params, 1), *weight = input<float>(params, 2);
   auto *a = input<float>(params, 3), *b = input<float>(params, 4), *scale = input<float>(params, 5);
   float* y = output(params, 6);
@@ -77,7 +77,7 @@ KERNEL(adapted) {
 }
 
 // dy [N, out], inner [N, r], weight [out, in], a [r, in] -> dy weight + inner a [N, in]
-KERNEL(adapted_dx) {
+KERNEL(lora_linear_dx) {
   auto *dy = input<float>(params, 0), *inner = input<float>(params, 1);
   auto *weight = input<float>(params, 2), *a = input<float>(params, 3);
   float* dx = output(params, 4);

@@ -123,7 +123,7 @@ class Backpropagation:
                     on_bucket(number)
 
         inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
-        stream, dropout = model.enter(inputs), Dropout(model, key)
+        stream, dropout = model.embed(inputs), Dropout(model, key)
         block_inputs, saved, x = self._forward_pass(inputs, stream, dropout)
         dx = mint.zeros(x.shape, dtype=x.dtype)
         of_embedding, of_head = total.ends or ([], [])

@@ -1,17 +1,17 @@
-"""Dry runs of the product's command line, shared by the tests of a session: each takes some ten seconds."""
+"""Dry runs of the product's command line, shared by a session's tests, since each takes about ten seconds."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dryrun import DryRun, Table, dry_run, product, why_not
+from dryrun import DryRun, Table, dry_run, product, unavailable_reason
 
 
 @pytest.fixture(scope="session")
 def cards() -> None:
-    """Skips, with the reason, where there are no dry runs."""
-    if (reason := why_not()) is not None:
+    """Skip the test, with the reason, where this machine can't do dry runs."""
+    if (reason := unavailable_reason()) is not None:
         pytest.skip(reason)
 
 
@@ -22,13 +22,13 @@ def table() -> Table:
 
 @pytest.fixture(scope="session")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """outputs / NAME is the output_dir of the run of that name."""
+    """Folder of the runs: outputs / NAME is the output_dir of the run NAME."""
     return tmp_path_factory.mktemp("ascend")
 
 
 @pytest.fixture(scope="session")
 def command(cards: None, outputs: Path) -> Callable[..., DryRun]:
-    """command(NAME, *overrides) -> what came of python -m dscoder_exp; the same one is run once a session."""
+    """command(NAME, *overrides) -> the dry run of python -m dscoder_exp; equal calls in a session share one run."""
     found: dict[tuple[str, ...], DryRun] = {}
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("MS_", "HYDRA_", "MLFLOW_"))

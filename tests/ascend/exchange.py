@@ -1,4 +1,7 @@
-"""Run by test_dryrun.py as each of two ranks: small collectives, each begun without waiting, and what came of them."""
+"""One of two ranks that test_dryrun.py starts: runs small asynchronous collectives and writes their results to a file.
+
+Arguments: folder of the result file, and number of kernels to launch while the last collective runs.
+"""
 
 import json
 from pathlib import Path
@@ -15,7 +18,7 @@ def tensor(*values: float, dtype: ms.Type = ms.float32) -> Any:
     return ms.Tensor(np.array(values), dtype).move_to("Ascend")
 
 
-def main(folder: Path, beside: int) -> None:
+def main(folder: Path, overlapped: int) -> None:
     ms.set_device("Ascend")
     distributed.init_process_group()
     rank = distributed.get_rank()
@@ -39,7 +42,7 @@ def main(folder: Path, beside: int) -> None:
     distributed.barrier()
     x = tensor(1.0)
     handle = distributed.all_reduce(x, op=ops.ReduceOp.MIN, async_op=True)
-    for _ in range(beside):
+    for _ in range(overlapped):
         mint.add(gathered, 1.0)
     note("min", handle, x)
     found["computed"] = mint.add(tensor(1.0), tensor(2.0)).asnumpy().tolist()

@@ -1,8 +1,7 @@
-"""What the 7B recipe asks of its cards, by dry runs of the command line: make ascend-dryrun.
+"""Measures a step's costs and the peak memory of the 7B recipe by dry runs of the command line: make ascend-dryrun.
 
-A Hugging Face directory of 7B's shape is made for it, whose weights are a hole in a file: zeros, and no space on the
-disk. A run at full depth writes a checkpoint of 28 GB, which is removed with it.
---layers 8 fits a laptop.
+The model is a Hugging Face directory of 7B's shape, whose weights are a sparse file: zeros that take no disk space. A
+training run with all layers writes a checkpoint of 28 GB, which is removed after the run. --layers 8 fits a laptop.
 """
 
 import argparse
@@ -13,20 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dryrun import DryRun, Figures, Record, Table, dry_run, product, why_not
+from dryrun import DryRun, Figures, Record, Table, dry_run, product, unavailable_reason
 from omegaconf import OmegaConf
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LENGTH = 8192
-FEW, MANY = 2, 3  # optimizer steps of the two runs whose difference is a step
-COPIES = 20  # of the sample's rows, so that eight replicas find sequences enough
+FEW, MANY = 2, 3  # optimizer steps of two runs, whose difference gives the costs of one step
+COPIES = 20  # of the sample's rows, so that there are enough sequences for eight replicas
 TRAIN = (
     "+experiment=finetune_8k",
     "model=from_path",
     "tokenizer=tiny",
     f"seq_length={LENGTH}",
     "train.max_eval_sequences=8",
-    "train.save_every=null",  # the checkpoint at the end holds the weights alone
+    "train.save_every=null",  # so that the only checkpoint, at the end, has no optimizer state
 )
 PREDICT = ("task=predict", "runtime=ascend", "predict.prompt=sort", f"predict.max_new_tokens={LENGTH - 64}")
 CASES = {
@@ -37,26 +36,26 @@ CASES = {
     "predict tp2": (*PREDICT, "parallel=tp2"),
 }
 MB, GB = 1e6, 1e9
-HOURS = 4 * 3600.0  # seconds that one run may take
+HOURS = 4 * 3600.0  # time limit of one run, seconds
 HEAD = "                   launches   H2D       MB   D2H       MB  waits  HCCL    pool GB  card GB"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A case's peaks, over all ranks, and the costs of a step on rank 0; None: it takes none."""
+    """A case's peaks in bytes, the maximum over all ranks, and a step's costs on rank 0; None: no training."""
 
     step: Figures | None
     pool_peak: int
     runtime_peak: int
 
 
-def main(words: Sequence[str]) -> int:
-    args = parse(words)
-    if (reason := why_not()) is not None:
+def main(arguments: Sequence[str]) -> int:
+    args = parse(arguments)
+    if (reason := unavailable_reason()) is not None:
         print(reason, file=sys.stderr)
         return 2
     print(
-        f"7B's shape with {args.layers} layers, sequences of {LENGTH}; of a step on rank 0, and the peak of all ranks"
+        f"7B's shape with {args.layers} layers, sequences of {LENGTH}: costs of a step on rank 0, peaks over all ranks"
     )
     print(HEAD, flush=True)
     table, failed = Table.read(), False
@@ -64,42 +63,44 @@ def main(words: Sequence[str]) -> int:
         model = make_model(Path(folder) / "model", args.layers)
         rows = make_rows(Path(folder) / "rows.json")
         for name in args.cases or CASES:
-            runs = [run(words, Path(folder), args.gib) for words in commands(name, model, rows)]
+            runs = [run(overrides, Path(folder), args.gib) for overrides in commands(name, model, rows)]
             problems = [problem for run in runs for problem in run.problems(table)]
             failed = failed or bool(problems)
             print(line(name, measured(runs)) if not problems else f"{name:18}failed", *problems, sep="\n  ", flush=True)
     return int(failed)
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cases", nargs="*", type=case, metavar="CASE", help=f"one of: {', '.join(CASES)}; default: all")
+    parser.add_argument("--layers", type=int, default=30, help="number of transformer blocks; default 30")
     parser.add_argument(
-        "cases", nargs="*", type=case, metavar="CASE", help=f"of {', '.join(CASES)}; without any, all of them"
+        "--gib", type=float, default=64, help="memory of a card in GiB; raise it to measure a case that needs more"
     )
-    parser.add_argument("--layers", type=int, default=30, help="transformer blocks; 30")
-    parser.add_argument("--gib", type=float, default=64, help="memory of a card; give more to learn how much is needed")
-    parser.add_argument("--directory", type=Path, help="where 30 GB may lie for a while; the system's for such things")
-    return parser.parse_args(words)
+    parser.add_argument(
+        "--directory", type=Path, help="folder for up to 30 GB of temporary files; default: the system's"
+    )
+    return parser.parse_args(arguments)
 
 
 def case(name: str) -> str:
     if name not in CASES:
-        raise argparse.ArgumentTypeError(f"no case {name!r}")
+        raise argparse.ArgumentTypeError(f"unknown case {name!r}; the cases are {', '.join(CASES)}")
     return name
 
 
 def commands(name: str, model: Path, rows: Path) -> list[list[str]]:
-    """A case's overrides; of training two commands, the second with more steps."""
-    words = [*CASES[name], f"model.path={model}", "tracking=off"]
-    if "task=predict" in words:
-        return [words]
+    """Overrides of a case's runs: one for predict, two for training, of which the second has more steps."""
+    overrides = [*CASES[name], f"model.path={model}", "tracking=off"]
+    if "task=predict" in overrides:
+        return [overrides]
     data = [f"data.source={rows}", f"runtime.cache_dir={rows.parent / 'cache'}"]
-    return [[*words, *data, f"train.max_steps={steps}"] for steps in (FEW, MANY)]
+    return [[*overrides, *data, f"train.max_steps={steps}"] for steps in (FEW, MANY)]
 
 
-def run(words: Sequence[str], folder: Path, gib: float) -> DryRun:
+def run(overrides: Sequence[str], folder: Path, gib: float) -> DryRun:
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        return dry_run(product(*words, f"output_dir={output}/run"), directory=folder, gib=gib, timeout=HOURS)
+        return dry_run(product(*overrides, f"output_dir={output}/run"), directory=folder, gib=gib, timeout=HOURS)
 
 
 def measured(runs: Sequence[DryRun]) -> Measured:
@@ -122,25 +123,27 @@ def line(name: str, found: Measured) -> str:
 
 
 def make_model(directory: Path, layers: int) -> Path:
-    """A Hugging Face directory of conf/model/7b.yaml's shape, in bf16, with the small tokenizer that the tests have."""
+    """A Hugging Face directory of conf/model/7b.yaml's shape, in bf16 zeros, with the tests' small tokenizer."""
     from dscoder_exp.schema.llama import LlamaConfig
     from dscoder_exp.weights.formats.hf_config import to_hf
     from dscoder_exp.weights.names import parameter_shapes
 
     names = LlamaConfig.__dataclass_fields__
     shape = {name: value for name, value in OmegaConf.load(REPOSITORY / "conf/model/7b.yaml").items() if name in names}
-    # What is read of a dry run's logits is zeros, so the first token drawn is 0: it ends an answer.
+    # A dry run's logits read as zeros, so the first generated token is 0. As eos it ends the answer at once.
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 2}
     config = LlamaConfig(**{**shape, **ends, "num_hidden_layers": layers, "max_position_embeddings": LENGTH})
     directory.mkdir()
     (directory / "config.json").write_text(json.dumps(to_hf(config)))
     (directory / "tokenizer.json").write_bytes((REPOSITORY / "examples/tiny_tokenizer.json").read_bytes())
-    make_hole(directory / "model.safetensors", {name: tuple(shape) for name, shape in parameter_shapes(config).items()})
+    make_sparse_weights(
+        directory / "model.safetensors", {name: tuple(shape) for name, shape in parameter_shapes(config).items()}
+    )
     return directory
 
 
-def make_hole(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A safetensors file of bf16 zeros which takes no space: a header, and a length."""
+def make_sparse_weights(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A sparse safetensors file of bf16 zeros: a header, then a hole of the tensors' size."""
     header, end = {}, 0
     for name, shape in shapes.items():
         size = 2
@@ -156,7 +159,7 @@ def make_hole(file: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def make_rows(file: Path) -> Path:
-    """The sample's rows several times, each one different."""
+    """The sample's rows COPIES times, made unique."""
     rows = json.loads((REPOSITORY / "examples/code_instructions.json").read_text())
     many = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in rows]
     file.write_text(json.dumps(many))

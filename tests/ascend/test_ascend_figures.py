@@ -1,4 +1,4 @@
-"""What a step costs on a card besides computing: two runs, of which one has more steps, tell it by their difference."""
+"""Copies, waits and launches of one training step: the difference of two runs, of which one has more steps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,16 +10,16 @@ from safetensors import safe_open
 
 FEW, MANY = 2, 6  # optimizer steps
 DEPTHS = (2, 4)
-MOST_COPIES, MOST_BYTES, MOST_WAITS = 12, 200_000, 6  # a step's, host to device; whatever the depth
+MOST_COPIES, MOST_BYTES, MOST_WAITS = 12, 200_000, 6  # per step, copies from host to device; for any number of layers
 PRODUCTS = ("aclnnMm", "aclnnMatmul", "aclnnBatchMatMul")
-SMALL = 100_000  # bytes: losses and norms that a short run reads
+SMALL = 100_000  # bytes: more than the losses and norms that a short run reads
 
 Command = Callable[..., DryRun]
 
 
 @pytest.fixture(scope="session")
 def steps(command: Command) -> Callable[[int, int], DryRun]:
-    """steps(COUNT, LAYERS) -> a run of so many."""
+    """steps(COUNT, LAYERS) -> a run with this number of steps and layers."""
 
     def run(count: int, layers: int) -> DryRun:
         size = ("train.max_eval_sequences=2", f"train.max_steps={count}", f"model.num_hidden_layers={layers}")
@@ -30,7 +30,7 @@ def steps(command: Command) -> Callable[[int, int], DryRun]:
 
 @pytest.fixture(scope="session")
 def step(steps: Callable[[int, int], DryRun]) -> Callable[[int], Figures]:
-    """step(LAYERS) -> of one step, steady."""
+    """step(LAYERS) -> the figures of one step after the first ones."""
 
     def figures(layers: int) -> Figures:
         many, few = (steps(count, layers) for count in (MANY, FEW))
@@ -42,28 +42,28 @@ def step(steps: Callable[[int, int], DryRun]) -> Callable[[int], Figures]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", DEPTHS)
-def test_a_step_brings_little_to_the_device_and_seldom_waits(step: Callable[[int], Figures], layers: int) -> None:
+def test_a_step_copies_little_to_the_device_and_seldom_waits(step: Callable[[int], Figures], layers: int) -> None:
     found = step(layers)
     assert found.h2d <= MOST_COPIES
     assert found.h2d_bytes <= MOST_BYTES
     assert found.waits <= MOST_WAITS
-    assert found.launches > 20 * layers  # it was a step that was measured
+    assert found.launches > 20 * layers  # the difference is that of whole steps
 
 
-def test_that_does_not_grow_with_the_depth(step: Callable[[int], Figures]) -> None:
+def test_copies_and_waits_do_not_grow_with_the_number_of_layers(step: Callable[[int], Figures]) -> None:
     shallow, deep = (step(layers) for layers in DEPTHS)
     assert (shallow.h2d, shallow.h2d_bytes, shallow.waits) == (deep.h2d, deep.h2d_bytes, deep.waits)
     assert deep.launches > shallow.launches
 
 
-def test_documents_that_end_elsewhere_compile_nothing_again(steps: Callable[[int, int], DryRun]) -> None:
-    """Every step's documents end elsewhere. Each compiled unit has products, which are prepared as it compiles."""
+def test_other_document_boundaries_compile_nothing_again(steps: Callable[[int, int], DryRun]) -> None:
+    """Document boundaries differ in every step. Each compiled function has matrix products, prepared as it compiles."""
     many, few = (steps(count, DEPTHS[0]).records[0].prepared() for count in (MANY, FEW))
     assert few["aclnnMm"] > 0
     assert {name: many[name] for name in PRODUCTS} == {name: few[name] for name in PRODUCTS}
 
 
-def test_a_save_reads_weights_and_moments_back_once(command: Command, outputs: Path) -> None:
+def test_a_save_copies_weights_and_moments_to_the_host_once(command: Command, outputs: Path) -> None:
     run = command("saves", *RECIPE, "train.save_every=1", "train.max_eval_sequences=2")
     assert run.status == 0, run.output
     saved = sum(tensor_bytes(file) for file in outputs.glob("saves/checkpoints/step-*/*.safetensors"))

@@ -1,4 +1,4 @@
-"""The dry run's own parts: the table, the sums, the ranks' meeting, the stand-ins' atomic_directory."""
+"""The dry run's own parts: table of supported dtypes, figures, collectives between ranks, build of the stand-ins."""
 
 import json
 import os
@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dryrun import DryRun, Exchanged, Figures, Launch, Moved, Record, Row, Table, build, dry_run
+from dryrun import CollectiveCount, CopyCount, DryRun, Figures, Launch, Record, Row, Table, build, dry_run
 from dryrun.record import read_records
-from recipe_7b import make_hole
+from recipe_7b import make_sparse_weights
 from safetensors import safe_open
 
 EXCHANGE = Path(__file__).with_name("exchange.py")
-BESIDE = 3  # kernels that it launches while a collective runs
+OVERLAPPED = 3  # kernels that exchange.py launches while a collective runs
 MATMUL = Row(("aclnnMm",), "a page", {"0": ["bf16", "fp32"]}, same=(0, 1, 2))
 CONCAT = Row(("aclnnCat",), "a page", {"0": ["bf16", "fp32"]})
 
@@ -39,11 +39,11 @@ def record(**given: object) -> Record:
         (CONCAT, "{fp32 fp16} fp32", ["argument 0 is fp16, not one of bf16, fp32"]),
     ],
 )
-def test_a_row_tells_what_a_launch_has_wrong(row: Row, dtypes: str, wrong: list[str]) -> None:
+def test_a_row_lists_a_launchs_unsupported_dtypes(row: Row, dtypes: str, wrong: list[str]) -> None:
     assert row.unsupported(dtypes) == wrong
 
 
-def test_the_table_names_violations_with_their_source_and_operators_without_a_row() -> None:
+def test_the_table_lists_violations_with_their_source_and_operators_without_a_row() -> None:
     table = Table([MATMUL])
     launches = [
         launched("aclnnMm", "int8 int8 int8"),
@@ -58,7 +58,7 @@ def test_the_table_names_violations_with_their_source_and_operators_without_a_ro
         Table([MATMUL, MATMUL])
 
 
-def test_the_table_knows_that_a_card_has_no_bf16_scatter_add(table: Table) -> None:
+def test_the_table_refuses_bf16_scatter_add(table: Table) -> None:
     found = table.violations([launched("aclop ScatterAdd", "bf16 int32 bf16 bf16")])
     assert len(found) == 1
     assert "argument 0 is bf16" in found[0]
@@ -66,42 +66,45 @@ def test_the_table_knows_that_a_card_has_no_bf16_scatter_add(table: Table) -> No
 
 def test_a_steps_figures_are_the_difference_of_two_runs() -> None:
     def run(steps: int) -> Figures:
-        copies = {"host to device": Moved(10 + 3 * steps, 1000 + 8 * steps), "device to host": Moved(steps, 4 * steps)}
+        copies = {
+            "host to device": CopyCount(10 + 3 * steps, 1000 + 8 * steps),
+            "device to host": CopyCount(steps, 4 * steps),
+        }
         launches = (Launch("aclnnMm", "", "", 5 * steps, 1), Launch("aclnnAdd", "", "", 7, 1))
         waits = {"stream": 2 * steps, "device": 9}
         return record(
-            copies=copies, launches=launches, waits=waits, collectives={"AllReduce": Exchanged(steps, 8)}
+            copies=copies, launches=launches, waits=waits, collectives={"AllReduce": CollectiveCount(steps, 8)}
         ).figures
 
     assert run(6).per_step_from(run(2), 4) == Figures(5, 3, 8, 1, 4, 2, 1)
 
 
-def test_what_was_not_recorded_is_a_problem(table: Table) -> None:
+def test_a_missing_record_an_exit_status_and_recorded_errors_are_problems(table: Table) -> None:
     assert "nothing was recorded" in DryRun(0, "", ()).problems(table)[0]
     assert "exit status 1: ...the end" in DryRun(1, "the end", (record(),)).problems(table)[0]
     errors = DryRun(0, "", (record(rank=3, errors=("a copy to nowhere",)),)).problems(table)
     assert errors == ["rank 3: a copy to nowhere"]
 
 
-def test_calls_that_nothing_stands_in_for_are_errors(tmp_path: Path) -> None:
+def test_calls_of_unsupported_functions_are_errors(tmp_path: Path) -> None:
     raw = {"rank": 1, "peak": 5, "notes": {"max_memory_allocated": 3.0}, "copies": {"host to device": [1, 2]}}
     raw |= {"waits": {}, "collectives": {}, "errors": [], "others": {"HcclSend": 2, "aclInit": 1}}
     raw |= {"kernels": [["aclnnMm", "bf16 bf16 bf16", "[1,1] [1,1] [1,1]", 4, 2]]}
     (tmp_path / "7.json").write_text(json.dumps(raw))
     (found,) = read_records(tmp_path)
-    assert found.errors == ("HcclSend was called 2 times, and nothing stands in for it",)
+    assert found.errors == ("HcclSend was called 2 times, and the stand-ins don't implement it",)
     assert found.launches == (Launch("aclnnMm", "bf16 bf16 bf16", "[1,1] [1,1] [1,1]", count=4, executors=2),)
     assert (found.rank, found.pool_peak, found.pool_reserved, found.copies) == (
         1,
         3,
         None,
-        {"host to device": Moved(1, 2)},
+        {"host to device": CopyCount(1, 2)},
     )
 
 
-def test_other_machines_are_told_why_there_are_no_dry_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_machine_gets_the_reason_why_dry_runs_are_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    assert build.what_is_missing() == "the stand-ins are written for Linux on x86-64"
+    assert build.missing_requirement() == "dry runs need Linux on x86-64"
 
 
 @pytest.mark.slow
@@ -117,14 +120,21 @@ def test_two_processes_may_build_at_once(cards: None, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_small_collectives_exchange_what_ranks_hold(
+def test_small_collectives_compute_their_results(
     cards: None, table: Table, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    """Also those that are begun and waited for later; and what a kernel would have computed reads as zeros."""
+    """Asynchronous ones; a kernel's result reads as zeros."""
     folder = Path(sys.executable).parent
     ranks = ["--worker_num=2", "--local_worker_num=2", "--join=True", f"--log_dir={tmp_path}"]
-    command = [str(folder / "msrun"), *ranks, f"--master_port={free_port()}", str(EXCHANGE), str(tmp_path), str(BESIDE)]
-    variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}  # msrun starts "python"
+    command = [
+        str(folder / "msrun"),
+        *ranks,
+        f"--master_port={free_port()}",
+        str(EXCHANGE),
+        str(tmp_path),
+        str(OVERLAPPED),
+    ]
+    variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}  # msrun starts `python` from PATH
     run = dry_run(command, environment=variables, directory=tmp_path, timeout=300)
     assert run.problems(table) == []
     same = {
@@ -139,13 +149,13 @@ def test_small_collectives_exchange_what_ranks_hold(
         found = json.loads((tmp_path / f"{rank}.json").read_text())
         assert found == {**same, "part": part, "computed": [0]}
         collectives = run.records[rank].collectives
-        assert collectives["ReduceScatter fp32 of 2"] == Exchanged(1, 16, beside=0)
-        assert collectives["AllReduce fp32 of 2"].beside == BESIDE
+        assert collectives["ReduceScatter fp32 of 2"] == CollectiveCount(1, 16, overlapped=0)
+        assert collectives["AllReduce fp32 of 2"].overlapped == OVERLAPPED
 
 
-def test_the_recipes_weights_are_a_hole_that_reads_as_zeros(tmp_path: Path) -> None:
+def test_the_recipes_weights_are_a_sparse_file_of_the_right_shapes(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
-    make_hole(file, {"a": (1000, 1000, 5), "b": (3,)})
+    make_sparse_weights(file, {"a": (1000, 1000, 5), "b": (3,)})
     assert file.stat().st_size > 10_000_000
     assert file.stat().st_blocks * 512 < 100_000
     with safe_open(file, "numpy") as tensors:

@@ -1,6 +1,8 @@
-"""The Ascend column can't run here, and the dry run (tests/ascend) computes nothing. So operators whose arguments could
-be mixed up are replaced by stand-ins that bind each call to the real operator's signature and compute what its
-documentation says; then the column must equal the CPU's, forward and backward.
+"""The Ascend kernels equal the CPU kernels, forward and backward.
+
+They can't run without a card, and the dry run (tests/ascend) computes nothing. So stand-ins replace the operators whose
+arguments could be mixed up: a stand-in binds each call to the real operator's signature, and computes on the CPU what
+the operator's documentation says.
 """
 
 import inspect
@@ -16,8 +18,8 @@ from dscoder_exp.model.kernels import Kernels, ascend, cpu, kernels_for
 BATCH, LENGTH, HEADS, KEY_HEADS, SIZE = 2, 12, 4, 2, 8
 RNG = np.random.default_rng(0)
 DOCUMENTS = np.array([[0] * 5 + [1] * 7, [0] * 8 + [-1] * 4], np.int32)  # -1: padding
-# Of fp32's 24 bits. The longest way is a query's gradient's: sums over all rows' keys, twice (softmax, and the product
-# itself), and over a head's numbers three times (scores, dp, and what is taken off it), each in an order of its own.
+# Bound of the relative error of fp32 sums in another order: 2^-24 for each term. Most terms are in a query's gradient:
+# sums over all rows' keys twice (softmax, and the product itself), over head_dim three times (scores, dp, and delta).
 ROUNDING = (2 * BATCH * LENGTH + 3 * SIZE) * 2.0**-24
 
 
@@ -26,7 +28,7 @@ def tensor(*shape):
 
 
 def stand_in(name, compute):
-    """A class with the operator's constructor and call signatures; `compute(options, arguments)`."""
+    """A class with the signatures of the operator's constructor and call, which returns compute(options, arguments)."""
     real = getattr(auto_generate, name)
 
     class StandIn:
@@ -43,10 +45,10 @@ def stand_in(name, compute):
     return StandIn
 
 
-def places_of(a):
-    """TND's cumulative lengths back as documents of the keys [1, N], and where among them each query lies.
+def documents_and_rows(a):
+    """From TND's cumulative lengths: each key's document number [1, N], and the row of each query among the keys.
 
-    A document's last query sees its last key, the one before one fewer. Documents of no length change nothing.
+    A document's last query is aligned with its last key (sparse_mode 3). Empty documents have no effect.
     """
     q_ends, kv_ends = a["actual_seq_qlen"], a["actual_seq_kvlen"]
     assert q_ends.dtype == kv_ends.dtype == ms.int64
@@ -56,19 +58,19 @@ def places_of(a):
     documents = np.searchsorted(kv_ends, np.arange(BATCH * LENGTH), side="right").astype(np.int32)[None]
     counts = np.diff(q_ends, prepend=0)
     assert (counts <= np.diff(kv_ends, prepend=0)).all()
-    places = [np.arange(end - count, end) for end, count in zip(kv_ends, counts, strict=True)]
-    return documents, ms.Tensor(np.concatenate(places).astype(np.int32))
+    rows = [np.arange(end - count, end) for end, count in zip(kv_ends, counts, strict=True)]
+    return documents, ms.Tensor(np.concatenate(rows).astype(np.int32))
 
 
-def spread(x, places):
-    """Rows of queries where their keys lie, [1, N, heads, d]."""
-    rows = np.zeros((BATCH * LENGTH, *x.shape[1:]), np.float32)
-    rows[places.asnumpy()] = x.asnumpy()
-    return ms.Tensor(rows[None])
+def scattered(x, rows):
+    """x [M, heads, d] at these rows of zeros [1, N, heads, d]."""
+    whole = np.zeros((BATCH * LENGTH, *x.shape[1:]), np.float32)
+    whole[rows.asnumpy()] = x.asnumpy()
+    return ms.Tensor(whole[None])
 
 
-def checked(options, mask):
-    """What the mode needs: FlashAttentionScore's documentation on TND."""
+def check_options(options, mask):
+    """Assert the options that FlashAttentionScore's documentation requires for TND with sparse_mode 3."""
     assert (options["input_layout"], options["sparse_mode"], options["next_tokens"]) == ("TND", 3, 0)
     assert options["pre_tokens"] == 2**31 - 1
     assert options["head_num"] == HEADS
@@ -78,27 +80,28 @@ def checked(options, mask):
 
 
 def flash(options, a):
-    checked(options, a["attn_mask"])
-    documents, places = places_of(a)
+    check_options(options, a["attn_mask"])
+    documents, rows = documents_and_rows(a)
     mask, (k, v) = cpu.attention_mask(documents), (a[name].expand_dims(0) for name in ("key", "value"))
-    out, (probabilities,) = cpu.attention(spread(a["query"], places), k, v, mask)
-    out = out.reshape(-1, HEADS, SIZE)[places]
-    return probabilities, tensor(1), None, out.reshape(a["query"].shape)  # the first two are only handed on
+    out, (probabilities,) = cpu.attention(scattered(a["query"], rows), k, v, mask)
+    out = out.reshape(-1, HEADS, SIZE)[rows]
+    # The first two results are softmax_max and softmax_sum, which callers only pass on to flash_grad.
+    return probabilities, tensor(1), None, out.reshape(a["query"].shape)
 
 
 def flash_grad(options, a):
-    checked(options, a["atten_mask"])
-    documents, places = places_of(a)
+    check_options(options, a["atten_mask"])
+    documents, rows = documents_and_rows(a)
     assert a["attention_in"].shape == a["dy"].shape == a["query"].shape
     mask, (k, v) = cpu.attention_mask(documents), (a[name].expand_dims(0) for name in ("key", "value"))
-    dy, out = (spread(a[name], places).reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
-    q = spread(a["query"], places)
+    dy, out = (scattered(a[name], rows).reshape(BATCH * LENGTH, -1) for name in ("dy", "attention_in"))
+    q = scattered(a["query"], rows)
     dq, dk, dv = cpu.attention_backward(dy, out, q, k, v, mask, (a["softmax_max"],))
-    return dq[0][places], dk[0], dv[0], None
+    return dq[0][rows], dk[0], dv[0], None
 
 
 def swiglu(_, a):
-    """The first half goes through silu."""
+    """silu is applied to the first half."""
     return cpu.swiglu(*ops.split(a["input"], a["input"].shape[-1] // 2, a["dim"]))
 
 
@@ -108,14 +111,14 @@ def swiglu_grad(_, a):
 
 
 def rotary(_, a):
-    """It takes x and tables of one dtype."""
+    """x, cos and sin have to have one dtype."""
     assert a["x"].dtype == a["cos"].dtype == a["sin"].dtype == ms.float32
     return cpu.rotate(a["x"], a["cos"], a["sin"])
 
 
 @pytest.fixture
-def column(monkeypatch):
-    """The Ascend column on stand-ins."""
+def on_ascend(monkeypatch):
+    """The Ascend kernels, over the stand-ins."""
     monkeypatch.setattr(ascend, "FlashAttentionScore", stand_in("FlashAttentionScore", flash))
     monkeypatch.setattr(ascend, "FlashAttentionScoreGrad", stand_in("FlashAttentionScoreGrad", flash_grad))
     monkeypatch.setattr(ascend, "Swiglu", stand_in("Swiglu", swiglu))
@@ -134,42 +137,42 @@ def assert_same(result, expected):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=ROUNDING * np.abs(theirs).max())
 
 
-def test_columns_have_the_same_functions(column):
-    assert column.masks == len(column.attention_mask(DOCUMENTS))
-    for name in Kernels.__dataclass_fields__.keys() - {"masks"}:
-        mine, theirs = (inspect.signature(getattr(table, name)) for table in (column, cpu))
+def test_both_devices_have_the_same_signatures(on_ascend):
+    assert on_ascend.num_masks == len(on_ascend.attention_mask(DOCUMENTS))
+    for name in Kernels.__dataclass_fields__.keys() - {"num_masks"}:
+        mine, theirs = (inspect.signature(getattr(table, name)) for table in (on_ascend, cpu))
         assert list(mine.parameters) == list(theirs.parameters), name
 
 
-def test_swiglu(column):
+def test_swiglu(on_ascend):
     dy, gate, up = (tensor(6, 16) for _ in range(3))
-    assert_same(column.swiglu(gate, up), cpu.swiglu(gate, up))
-    assert_same(column.swiglu_backward(dy, gate, up), cpu.swiglu_backward(dy, gate, up))
+    assert_same(on_ascend.swiglu(gate, up), cpu.swiglu(gate, up))
+    assert_same(on_ascend.swiglu_backward(dy, gate, up), cpu.swiglu_backward(dy, gate, up))
 
 
-def test_rotation_of_bf16_is_computed_in_fp32(column):
+def test_rotation_of_bf16_is_computed_in_fp32(on_ascend):
     x, cos, sin = tensor(BATCH, LENGTH, HEADS, SIZE), tensor(BATCH, LENGTH, 1, SIZE), tensor(BATCH, LENGTH, 1, SIZE)
     narrow = ops.cast(x, ms.bfloat16)
-    rotated = column.rotate(narrow, cos, sin)
+    rotated = on_ascend.rotate(narrow, cos, sin)
     assert rotated.dtype == ms.bfloat16
     exact = cpu.rotate(ops.cast(narrow, ms.float32), cos, sin)
     assert_same(ops.cast(rotated, ms.float32), ops.cast(ops.cast(exact, ms.bfloat16), ms.float32))
 
 
-def test_attention_over_packed_documents(column):
+def test_attention_over_packed_documents(on_ascend):
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     dout = tensor(BATCH * LENGTH, HEADS * SIZE)
-    ends, mask = column.attention_mask(DOCUMENTS), cpu.attention_mask(DOCUMENTS)
-    out, kept = column.attention(q, k, v, ends)
+    ends, mask = on_ascend.attention_mask(DOCUMENTS), cpu.attention_mask(DOCUMENTS)
+    out, kept = on_ascend.attention(q, k, v, ends)
     expected, kept_there = cpu.attention(q, k, v, mask)
     assert_same(out, expected)
-    gradients = column.attention_backward(dout, out, q, k, v, ends, kept)
+    gradients = on_ascend.attention_backward(dout, out, q, k, v, ends, kept)
     assert_same(gradients, cpu.attention_backward(dout, expected, q, k, v, mask, kept_there))
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_attention_of_context_ranks(column, ranks):
-    """Each has its positions' queries and the keys of all; outputs follow one another, gradients of keys add up."""
+def test_attention_of_context_ranks(on_ascend, ranks):
+    """Each rank has its positions' queries and all keys: outputs are concatenated, gradients of k and v are summed."""
     q, k, v = (tensor(BATCH, LENGTH, heads, SIZE) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
     dout = tensor(BATCH, LENGTH, HEADS, SIZE)
     mask = cpu.attention_mask(DOCUMENTS)
@@ -179,10 +182,12 @@ def test_attention_of_context_ranks(column, ranks):
     for rank in range(ranks):
         own, ends = (
             slice(rank * LENGTH // ranks, (rank + 1) * LENGTH // ranks),
-            column.attention_mask(DOCUMENTS, rank, ranks),
+            on_ascend.attention_mask(DOCUMENTS, rank, ranks),
         )
-        out, kept_here = column.attention(q[:, own], k, v, ends)
-        dq, dk, dv = column.attention_backward(dout[:, own].reshape(out.shape), out, q[:, own], k, v, ends, kept_here)
+        out, kept_here = on_ascend.attention(q[:, own], k, v, ends)
+        dq, dk, dv = on_ascend.attention_backward(
+            dout[:, own].reshape(out.shape), out, q[:, own], k, v, ends, kept_here
+        )
         outs.append(out.reshape(BATCH, LENGTH // ranks, -1))
         dqs.append(dq)
         sums = [sums[0] + dk, sums[1] + dv]
@@ -191,21 +196,21 @@ def test_attention_of_context_ranks(column, ranks):
 
 
 def in_documents(count):
-    """[2, 256] in so many documents, the last of them padding."""
+    """[2, 256] divided into `count` documents, the last one padding."""
     firsts = np.linspace(0, 512, count, endpoint=False).astype(int)
     numbers = np.repeat(np.arange(count), np.diff(firsts, append=512))
     return np.where(numbers == count - 1, -1, numbers).astype(np.int32).reshape(2, 256)
 
 
-def test_how_many_ends_there_are_follows_from_the_batchs_shape(column):
-    """Up to one document for 64 positions and one a row; beyond, there are as many as the operator takes."""
-    shapes = [column.attention_mask(in_documents(count))[0].shape for count in (2, 6, 10, 12, 512)]
+def test_number_of_ends_depends_on_the_batchs_shape_only(on_ascend):
+    """Unless the batch has more than one document per 64 positions and row: then it is the operator's maximum."""
+    shapes = [on_ascend.attention_mask(in_documents(count))[0].shape for count in (2, 6, 10, 12, 512)]
     assert shapes == [(10,), (10,), (10,), (2048,), (2048,)]
     most = np.arange(2048, dtype=np.int32)[None]
-    assert column.attention_mask(most)[0].shape == (2048,)
+    assert on_ascend.attention_mask(most)[0].shape == (2048,)
 
 
-def test_ends_behind_the_last_document_are_empty_ones(column):
-    for ends, last in zip(column.attention_mask(in_documents(4), 1, 2), (256, 512), strict=True):
+def test_ends_are_padded_with_empty_documents(on_ascend):
+    for ends, last in zip(on_ascend.attention_mask(in_documents(4), 1, 2), (256, 512), strict=True):
         assert (np.diff(ends.asnumpy()) >= 0).all()
         assert ends.asnumpy()[-1] == last

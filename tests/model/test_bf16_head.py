@@ -1,7 +1,7 @@
-"""What the head's backward rounds on Ascend, emulated on the CPU beside test_bf16_rounding.py: its own code on bf16
-tensors, whose products and sums are taken in fp32 and rounded once, since the CPU has none in bf16.
+"""bf16 rounding of the head's backward on Ascend, emulated on the CPU, as test_bf16_rounding.py does for a block.
 
-`python tests/model/test_bf16_head.py` prints the distances.
+head.py runs on bf16 tensors; matrix products and sums, which MindSpore lacks in bf16 on the CPU, are computed in fp32
+and rounded once. `python tests/model/test_bf16_head.py` prints the errors.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,11 @@ from test_bf16_rounding import CONFIG, SLACK, reference
 
 from dscoder_exp.model.head import make_head
 from dscoder_exp.model.kernels import Kernels, cpu
-from dscoder_exp.model.tensor_parallel import make_sharing
 from dscoder_exp.parallel.collectives import ALONE
 
 
-def column(dtype: Any) -> Kernels:
-    """The table's functions that the head is made of, their results in dtype."""
+def kernel_table(dtype: Any) -> Kernels:
+    """The kernels that the head uses, computed in fp32, with results in `dtype`."""
 
     def wide(x):
         return ops.cast(x, ms.float32)
@@ -53,9 +52,9 @@ def column(dtype: Any) -> Kernels:
 
 
 def gradients(case: str, seed: int, dtype: Any) -> dict[str, Array]:
-    """Of the summed loss. dx is in fp32 here: each of its rows is written once, and rounded before."""
+    """Gradients of the summed loss. dx is an fp32 array; its rows are rounded to `dtype` before they are added."""
     config = replace(CONFIG, vocab_size=VOCABULARY)
-    loss_backward = make_head(config, column(dtype), make_sharing(ALONE, sequence=False), ALONE.tp_group, dtype)[-1]
+    _, _, loss_backward = make_head(config, kernel_table(dtype), ALONE.tp_group)
     x, norm, table, labels = (ms.Tensor(array) for array in head_inputs(case, seed))
     rows, counts = (ms.Tensor(values.astype(np.int32)) for values in (np.arange(len(labels)), np.ones(len(labels))))
     total, dx, *trained = (ms.Tensor(np.zeros(shape, np.float32)) for shape in ((1,), x.shape, norm.shape, table.shape))
@@ -69,29 +68,29 @@ def exact_gradients(case: str) -> list[dict[str, Array]]:
     return [gradients(case, seed, ms.float32) for seed in SEEDS]
 
 
-def distances(case: str) -> dict[str, float]:
-    """From fp32, of each gradient."""
+def errors_of(case: str) -> dict[str, float]:
+    """Each gradient's relative error against fp32."""
     return errors([gradients(case, seed, ms.bfloat16) for seed in SEEDS], exact_gradients(case))
 
 
-def of_pytorch(case: str) -> dict[str, float]:
+def errors_of_pytorch(case: str) -> dict[str, float]:
     return dict(zip(HEAD_GRADIENTS, reference()[f"head.{case}"].tolist(), strict=True))
 
 
 @pytest.mark.parametrize("case", HEAD_CASES)
-def test_the_head_in_fp32_is_pytorchs(case: str) -> None:
+def test_fp32_gradients_equal_pytorchs(case: str) -> None:
     for name, gradient in exact_gradients(case)[0].items():
         theirs = reference()[f"head.{case}.fp32.{name}"]
         assert np.linalg.norm(gradient.reshape(-1)[::STRIDE] - theirs) < 1e-5 * np.linalg.norm(theirs), name
 
 
 @pytest.mark.parametrize("case", HEAD_CASES)
-def test_gradients_are_as_close_to_fp32_as_pytorchs(case: str) -> None:
-    """Also where nearly every label is known, and p - 1 is small."""
-    allowed, found = of_pytorch(case), distances(case)
+def test_bf16_gradients_are_as_close_to_fp32_as_pytorchs(case: str) -> None:
+    """Also where losses are small, so that p - 1 at the label is small."""
+    allowed, found = errors_of_pytorch(case), errors_of(case)
     assert [name for name in HEAD_GRADIENTS if found[name] > allowed[name] * SLACK] == []
 
 
 if __name__ == "__main__":
     for case in HEAD_CASES:
-        print(case, "PyTorch", of_pytorch(case), "Ascend's column", distances(case))
+        print(case, "PyTorch", errors_of_pytorch(case), "Ascend's kernels", errors_of(case))

@@ -1,7 +1,7 @@
-"""What the Ascend column rounds to bf16, emulated with numpy: a block's gradients stay within the distance that
-PyTorch's in bf16 have from fp32 (tests/reference/make_bf16_block.py).
+"""bf16 rounding of the Ascend kernels in a block, emulated with numpy: each gradient's error against fp32 is at most
+the error of PyTorch's bf16 gradient (tests/reference/make_bf16_block.py).
 
-docs/how-it-computes.md has what is rounded where. `python tests/model/test_bf16_rounding.py` prints the distances.
+docs/how-it-computes.md lists what is rounded where. `python tests/model/test_bf16_rounding.py` prints the errors.
 """
 
 from collections.abc import Callable
@@ -25,22 +25,22 @@ from bf16_support import (
     STRIDE,
     THETA,
     Array,
+    causal_mask,
     errors,
     inputs,
     positions,
     rounded,
-    seen,
 )
 
 from dscoder_exp.model.block import make_block
 from dscoder_exp.model.kernels import Kernels
 from dscoder_exp.model.rotary import rotary_tables
-from dscoder_exp.model.tensor_parallel import make_sharing
+from dscoder_exp.model.tensor_parallel import make_block_collectives
 from dscoder_exp.parallel.collectives import ALONE
 from dscoder_exp.schema.llama import LlamaConfig
 
-# Two sums of the same in another order (another CPU, another BLAS) differ in fp32's last digits, and what lies in the
-# middle between two numbers of bf16 is then rounded to the other one. That is rare, and moves a distance by far less.
+# Another CPU or BLAS sums in another order, so fp32 results differ in the last digits, and a value midway between two
+# bf16 values may round the other way. That is rare, and changes an error by far less than this factor.
 SLACK = 1.01
 REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "bf16_block" / "gradients.npz"
 CONFIG = LlamaConfig(
@@ -64,7 +64,7 @@ CONFIG = LlamaConfig(
 
 @dataclass(frozen=True)
 class Bf16:
-    """An array of bf16 numbers, held in fp32; what comes of two of them is rounded to bf16."""
+    """An array of bf16 values, stored as fp32; the result of each operator is rounded to bf16."""
 
     values: Array
 
@@ -90,7 +90,7 @@ def narrow(values: Array) -> Bf16:
 
 
 def same(values: Array) -> Array:
-    """In place of `narrow`: the block in fp32."""
+    """Takes the place of `narrow` for the block in fp32."""
     return values
 
 
@@ -99,7 +99,7 @@ def wide(x: Any) -> Array:
 
 
 def norms(out: Callable[[Array], Any]) -> dict[str, Any]:
-    """AddRmsNorm rounds the normed row before it is multiplied with the weight, and again; RmsNorm alone only again."""
+    """As AddRmsNorm, which rounds before and after it multiplies by the weight; RmsNorm alone rounds only after."""
 
     def rms_norm(x, weight, eps):
         rstd = 1 / np.sqrt(np.square(wide(x)).mean(-1, keepdims=True) + np.float32(eps))
@@ -114,8 +114,8 @@ def norms(out: Callable[[Array], Any]) -> dict[str, Any]:
 
 
 def attentions(out: Callable[[Array], Any]) -> dict[str, Any]:
-    """Flash attention: the two arrays that enter its inner products, powers (forward: not yet divided by their sum) and
-    the scores' gradient, are rounded; all else is fp32 until the results are.
+    """Flash attention, fp32 inside. Rounded are the results, and the arrays that enter the inner products: exponentials
+    (forward, not yet divided by their sum), probabilities and the scores' gradient (backward).
     """
     group = HEADS // KEY_HEADS
 
@@ -126,7 +126,7 @@ def attentions(out: Callable[[Array], Any]) -> dict[str, Any]:
         return out(x.swapaxes(0, 1)[None])
 
     def summed(x):
-        """Over the query heads that share a key head."""
+        """Sum over the query heads that share a key head."""
         return heads_last(x.reshape(KEY_HEADS, group, *x.shape[1:]).sum(1))
 
     def scores(q, k, mask):
@@ -169,59 +169,59 @@ def swiglus(out: Callable[[Array], Any]) -> dict[str, Any]:
     return {"swiglu": swiglu, "swiglu_backward": swiglu_backward}
 
 
-def turned(x: Array, cos: Array, sin: Array) -> Array:
+def rotated(x: Array, cos: Array, sin: Array) -> Array:
     first, second = np.split(x, 2, -1)
     return x * cos + np.concatenate((-second, first), -1) * sin
 
 
-def column(out: Callable[[Array], Any]) -> Kernels:
-    """The table with every operator in fp32 inside, its result handed to `out`."""
+def kernel_table(out: Callable[[Array], Any]) -> Kernels:
+    """A kernel table whose functions compute in fp32 and pass their results through `out`."""
     functions = dict.fromkeys((field.name for field in fields(Kernels)), None) | {
-        "masks": 1,
+        "num_masks": 1,
         "linear": lambda x, weight: out(wide(x) @ wide(weight).T),
         "linear_dx": lambda dy, weight: out(wide(dy) @ wide(weight)),
         "linear_dweight": lambda dy, x: out(wide(dy).T @ wide(x)),
-        "rotate": lambda x, cos, sin: out(turned(wide(x), cos, sin)),
+        "rotate": lambda x, cos, sin: out(rotated(wide(x), cos, sin)),
     }
     return Kernels(**(functions | norms(out) | attentions(out) | swiglus(out)))  # type: ignore[arg-type]
 
 
 def rotate_by_bf16_tables(x, cos, sin):
-    """The operator on bf16, whose tables are bf16, too."""
-    return narrow(turned(wide(x), rounded(cos), rounded(sin)))
+    """The fused operator called with bf16 x, which takes bf16 tables."""
+    return narrow(rotated(wide(x), rounded(cos), rounded(sin)))
 
 
-def rotate_of_operators(x, cos, sin):
-    """Composed of operators on bf16."""
+def rotate_of_bf16_operators(x, cos, sin):
+    """Rotation composed of bf16 operators."""
     first, second = np.split(x.values, 2, -1)
     return x * narrow(cos) + Bf16(np.concatenate((-second, first), -1)) * narrow(sin)
 
 
-def swiglu_backward_of_operators(dy, gate, up):
-    """Composed of operators on bf16, as the CPU's is of fp32 ones."""
+def swiglu_backward_of_bf16_operators(dy, gate, up):
+    """SwiGLU's backward composed of bf16 operators, as kernels/cpu.py composes it of fp32 operators."""
     s = narrow(sigmoid(gate.values))
     silu = gate * s
     return dy * up * (s + silu - silu * s), dy * silu, silu * up
 
 
-EXACT, ASCEND = column(same), column(narrow)
+EXACT, ASCEND = kernel_table(same), kernel_table(narrow)
 WORSE = {
     "rotate with bf16 tables": replace(ASCEND, rotate=rotate_by_bf16_tables),
-    "rotate of bf16 operators": replace(ASCEND, rotate=rotate_of_operators),
-    "SwiGLU's derivative of bf16 operators": replace(ASCEND, swiglu_backward=swiglu_backward_of_operators),
+    "rotate of bf16 operators": replace(ASCEND, rotate=rotate_of_bf16_operators),
+    "SwiGLU's backward of bf16 operators": replace(ASCEND, swiglu_backward=swiglu_backward_of_bf16_operators),
 }
 
 
 def gradients(case: str, seed: int, kernels: Kernels) -> dict[str, Array]:
-    """The block's own closures, on numpy."""
-    forwards, backwards, _ = make_block(CONFIG, kernels, make_sharing(ALONE, sequence=False))
+    """Gradients of block.py's own functions, run on numpy arrays."""
+    forwards, backwards = make_block(CONFIG, kernels, make_block_collectives(ALONE, sequence=False))
     x, dy, weights = inputs(case, seed)
-    held = same if kernels is EXACT else Bf16
+    convert = same if kernels is EXACT else Bf16
     cos, sin = (table[None, :, None] for table in rotary_tables(CONFIG, positions()))
-    mask = np.where(seen(), np.float32(0), np.float32(-1e9))
-    beside = cos, sin, mask, *(held(weight) for weight in weights.values())
-    _, *saved = forwards["none"](held(x), *beside)
-    found = backwards["none"](held(dy), held(x), *beside, *saved)
+    mask = np.where(causal_mask(), np.float32(0), np.float32(-1e9))
+    others = cos, sin, mask, *(convert(weight) for weight in weights.values())
+    _, *saved = forwards["none"](convert(x), *others)
+    found = backwards["none"](convert(dy), convert(x), *others, *saved)
     return {name: wide(gradient) for name, gradient in zip(GRADIENTS, found, strict=True)}
 
 
@@ -230,8 +230,8 @@ def exact_gradients(case: str) -> list[dict[str, Array]]:
     return [gradients(case, seed, EXACT) for seed in SEEDS]
 
 
-def distances(case: str, kernels: Kernels) -> dict[str, float]:
-    """From fp32, of each gradient."""
+def errors_of(case: str, kernels: Kernels) -> dict[str, float]:
+    """Each gradient's relative error against fp32."""
     return errors([gradients(case, seed, kernels) for seed in SEEDS], exact_gradients(case))
 
 
@@ -241,21 +241,21 @@ def reference() -> dict[str, Array]:
         return dict(kept)
 
 
-def of_pytorch(case: str) -> dict[str, float]:
-    """The smaller of the distances that it has with its two ways to attend."""
+def errors_of_pytorch(case: str) -> dict[str, float]:
+    """Each gradient's relative error in PyTorch, the smaller one of its SDPA and eager attention."""
     found = np.minimum(*(reference()[f"{case}.{attention}"] for attention in ("sdpa", "eager")))
     return dict(zip(GRADIENTS, found.tolist(), strict=True))
 
 
-def farther(case: str, kernels: Kernels) -> list[str]:
-    """The gradients that are farther from fp32 than PyTorch's."""
-    allowed, found = of_pytorch(case), distances(case, kernels)
+def worse_than_pytorch(case: str, kernels: Kernels) -> list[str]:
+    """Names of the gradients with a larger error than PyTorch's."""
+    allowed, found = errors_of_pytorch(case), errors_of(case, kernels)
     return [name for name in GRADIENTS if found[name] > allowed[name] * SLACK]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_block_in_fp32_is_pytorchs(case: str) -> None:
-    """Else the two distances would be from different things."""
+def test_fp32_gradients_equal_pytorchs(case: str) -> None:
+    """Otherwise the errors of both sides would not be comparable."""
     for name, gradient in exact_gradients(case)[0].items():
         theirs = reference()[f"{case}.fp32.{name}"]
         ours = gradient.reshape(-1)[::STRIDE]
@@ -263,37 +263,37 @@ def test_the_block_in_fp32_is_pytorchs(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_as_close_to_fp32_as_pytorchs(case: str) -> None:
-    assert farther(case, ASCEND) == []
+def test_bf16_gradients_are_as_close_to_fp32_as_pytorchs(case: str) -> None:
+    assert worse_than_pytorch(case, ASCEND) == []
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_they_would_not_be_with_swiglus_derivative_of_bf16_operators(case: str) -> None:
-    assert "mlp.gate_proj" in farther(case, WORSE["SwiGLU's derivative of bf16 operators"])
+def test_composed_swiglu_backward_makes_the_gate_gradient_worse_than_pytorchs(case: str) -> None:
+    assert "mlp.gate_proj" in worse_than_pytorch(case, WORSE["SwiGLU's backward of bf16 operators"])
 
 
-def test_tables_in_bf16_cost_every_gradient_of_a_trained_block() -> None:
-    """Even those that rotation is far from, since x and dx pass through. PyTorch's are in bf16."""
-    kept, worse = (distances("trained", kernels) for kernels in (ASCEND, WORSE["rotate with bf16 tables"]))
+def test_bf16_rotary_tables_increase_every_gradients_error() -> None:
+    """Every gradient depends on attention's x or dx. PyTorch's tables are in bf16."""
+    kept, worse = (errors_of("trained", kernels) for kernels in (ASCEND, WORSE["rotate with bf16 tables"]))
     assert all(worse[name] > 1.02 * kept[name] for name in GRADIENTS), (kept, worse)
 
 
-def test_swiglus_derivative_of_bf16_operators_is_three_times_less_exact() -> None:
-    """At gates of a trained model."""
+def test_composed_swiglu_backward_has_three_times_the_error() -> None:
+    """At gate values of a trained model."""
     rng = np.random.default_rng(0)
     dy, gate, up = (narrow(by * rng.standard_normal((512, INNER), np.float32)) for by in (1, 1.6, 1.6))
     exact = EXACT.swiglu_backward(dy.values, gate.values, up.values)[0]
     fused, composed = (
         np.linalg.norm(backward(dy, gate, up)[0].values - exact)
-        for backward in (ASCEND.swiglu_backward, swiglu_backward_of_operators)
+        for backward in (ASCEND.swiglu_backward, swiglu_backward_of_bf16_operators)
     )
     assert composed > 3 * fused
 
 
 if __name__ == "__main__":
     for case in CASES:
-        table = {"PyTorch": of_pytorch(case), "Ascend's column": distances(case, ASCEND)}
-        table |= {what: distances(case, kernels) for what, kernels in WORSE.items()}
+        table = {"PyTorch": errors_of_pytorch(case), "Ascend's kernels": errors_of(case, ASCEND)}
+        table |= {what: errors_of(case, kernels) for what, kernels in WORSE.items()}
         print(f"{case:38}", *(f"{name.split('.')[-1][:10]:>10}" for name in GRADIENTS))
         for what, row in table.items():
             print(f"{what:38}", *(f"{1000 * row[name]:10.2f}" for name in GRADIENTS))

@@ -1,4 +1,4 @@
-"""What is compiled, how often, and that it is said beforehand."""
+"""Which functions are compiled, how often, and that each is announced before."""
 
 from pathlib import Path
 
@@ -16,8 +16,8 @@ def announced_llm():
     return load(str(REFERENCE), announce=compiled.append), compiled
 
 
-def test_a_unit_is_compiled_once_for_all_layers(announced_llm, monkeypatch):
-    """MindSpore would compile a layer's call anew where an argument is a Parameter or a tuple."""
+def test_a_block_is_compiled_once_for_all_layers(announced_llm, monkeypatch):
+    """MindSpore would compile each layer's call again if an argument were a Parameter or a tuple."""
     from mindspore.graph import api
 
     llm, compiled = announced_llm

@@ -1,4 +1,4 @@
-"""The loss takes chunks of counted rows; what a chunk is must not show in a number."""
+"""The chunks of rows for the loss hold every row whose label counts, once."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from dscoder_exp.schema.llama import IGNORE_INDEX
 
 
 @given(st.integers(1, 700), st.floats(0, 1), st.integers(0, 99))
-def test_every_counted_row_is_taken_once(length, share, seed):
+def test_every_counted_row_is_in_one_chunk(length, share, seed):
     rng = np.random.default_rng(seed)
     labels = np.where(rng.random(length) < share, rng.integers(0, 50, length), IGNORE_INDEX).astype(np.int32)
     chunks = list(chunks_of(labels))
@@ -19,7 +19,7 @@ def test_every_counted_row_is_taken_once(length, share, seed):
     assert taken == [(row, labels[row]) for row in np.flatnonzero(labels != IGNORE_INDEX)]
 
 
-def test_no_counted_row_costs_nothing():
+def test_without_counted_rows_there_are_no_chunks():
     assert list(chunks_of(np.full((2, 8), IGNORE_INDEX, np.int32))) == []
 
 

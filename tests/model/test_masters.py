@@ -1,4 +1,4 @@
-"""Each gathering of weights that was begun is waited for, by whoever comes next: MindSpore wants it of every handle."""
+"""Every all-gather of weights that was started is waited for once: MindSpore requires that of every handle."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,18 +26,18 @@ class Handle:
 
 
 @pytest.fixture
-def begun() -> list[Handle]:
+def started() -> list[Handle]:
     return []
 
 
 @pytest.fixture
-def masters(begun: list[Handle]) -> MasterWeights:
-    """Of the first of two replicas, whose values are all there."""
+def masters(started: list[Handle]) -> MasterWeights:
+    """Loaded master weights of the first of two replicas."""
     start_device("cpu")
 
     def start_all_gather(into: Any, x: Any) -> Handle:
-        begun.append(Handle())
-        return begun[-1]
+        started.append(Handle())
+        return started[-1]
 
     replicas = ProcessGroup(2, 0, identity, identity, identity, lambda x: (x, Handle()), start_all_gather)
     mesh: Any = SimpleNamespace(replica_group=replicas, topology=Topology(0, data=2))
@@ -50,24 +50,24 @@ def masters(begun: list[Handle]) -> MasterWeights:
     return made
 
 
-def test_what_is_gathered_while_loading_is_there_at_once(masters: MasterWeights, begun: list[Handle]) -> None:
-    assert len(begun) == len(masters.buckets) == 5  # both tables, the block's matrices, its norms, the last norm
-    assert all(handle.waits == 1 for handle in begun)
+def test_loading_waits_for_its_all_gathers(masters: MasterWeights, started: list[Handle]) -> None:
+    assert len(started) == len(masters.buckets) == 5  # embedding, head, the block's matrices, its norms, the final norm
+    assert all(handle.waits == 1 for handle in started)
 
 
-def test_a_group_waits_for_its_own_and_once(masters: MasterWeights, begun: list[Handle]) -> None:
-    del begun[:]
+def test_wait_group_waits_once_for_its_own_buckets(masters: MasterWeights, started: list[Handle]) -> None:
+    del started[:]
     for number in range(len(masters.buckets)):
         masters.start_gather(number)
     masters.wait_group(0)
     masters.wait_group(0)
-    assert [handle.waits for handle in begun].count(1) == 1
+    assert [handle.waits for handle in started].count(1) == 1
     masters.wait_all()
-    assert all(handle.waits == 1 for handle in begun)
+    assert all(handle.waits == 1 for handle in started)
 
 
-def test_a_gather_that_nobody_waited_for_is_waited_for_by_the_next(masters: MasterWeights, begun: list[Handle]) -> None:
-    del begun[:]
+def test_start_gather_waits_for_the_buckets_previous_one(masters: MasterWeights, started: list[Handle]) -> None:
+    del started[:]
     masters.start_gather(0)
     masters.start_gather(0)
-    assert [handle.waits for handle in begun] == [1, 0]
+    assert [handle.waits for handle in started] == [1, 0]

@@ -11,7 +11,7 @@ def config(scaling=None):
 
 
 def test_angles_by_hand():
-    """Pair i of position p turns by p * theta^(-2i/d)."""
+    """Pair i of position p is rotated by p * theta^(-2i/d)."""
     cos, sin = rotary_tables(config(), np.array([0, 3]))
     assert cos.shape == (2, 8)
     angles = 3 * np.array([1.0, 10.0**-1, 10.0**-2, 10.0**-3])
@@ -32,7 +32,7 @@ def test_far_positions_keep_their_precision(far):
     assert cos[0, 0] == pytest.approx(np.cos(np.float64(far)), abs=1e-6)
 
 
-def test_tables_grow_with_the_positions_that_are_asked_for():
+def test_tables_grow_when_more_positions_are_requested():
     start_device("cpu")
     rotary = Rotary(config())
     known = rotary.tables(5)

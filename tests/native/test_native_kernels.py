@@ -50,8 +50,8 @@ def test_products(native, tensor, rows):
     assert_same(native["linear_dx"](dy, weight), cpu.linear_dx(dy, weight))
     assert_same(native["linear_dweight"](dy, x), cpu.linear_dweight(dy, x))
     a, b, inner = tensor(4, 40), tensor(72, 4), tensor(rows, 4)
-    assert_same(native["adapted"](x, x * 2, weight, a, b, 0.5), cpu.adapted(x, x * 2, weight, a, b, 0.5))
-    assert_same(native["adapted_dx"](dy, inner, weight, a), cpu.adapted_dx(dy, inner, weight, a))
+    assert_same(native["lora_linear"](x, x * 2, weight, a, b, 0.5), cpu.lora_linear(x, x * 2, weight, a, b, 0.5))
+    assert_same(native["lora_linear_dx"](dy, inner, weight, a), cpu.lora_linear_dx(dy, inner, weight, a))
 
 
 @pytest.mark.parametrize("rows", ROWS)

@@ -26,11 +26,11 @@ from bf16_support import (  # pyright: ignore[reportMissingImports]
     STRIDE,
     THETA,
     VOCABULARY,
+    causal_mask,
     errors,
     head_inputs,
     inputs,
     positions,
-    seen,
 )
 
 TARGET = Path(__file__).parent / "bf16_block" / "gradients.npz"
@@ -54,7 +54,8 @@ def gradients(case: str, seed: int, attention: str, dtype: torch.dtype) -> dict[
     arrays = inputs(case, seed)
     x, dy = (torch.from_numpy(array)[None].to(dtype) for array in arrays[:2])
     layer.load_state_dict({f"{name}.weight": torch.from_numpy(value) for name, value in arrays[2].items()})
-    mask = torch.zeros(seen().shape, dtype=dtype).masked_fill(~torch.from_numpy(seen()), torch.finfo(dtype).min)
+    allowed = torch.from_numpy(causal_mask())
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, torch.finfo(dtype).min)
     places = torch.from_numpy(positions())[None]
     x.requires_grad_()
     layer(x, attention_mask=mask[None, None], position_embeddings=rotary(x, places)).backward(dy)

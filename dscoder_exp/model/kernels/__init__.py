@@ -1,8 +1,9 @@
-"""What differs by device, in one table: each name is a plain function, the same in cpu.py and ascend.py.
+"""The table of functions that differ by device: cpu.py and ascend.py define the same names with the same signatures.
 
-Legend: B batch, T positions, N = B * T, H hidden_size, h heads, k key/value heads, d head_dim, F intermediate_size.
-A backward function stands beside each forward one, because a block's backward is a compiled function of its own and
-decides itself what was kept from the forward pass.
+Dimensions: B batch, T positions, N = B * T, H hidden_size, h heads, k key/value heads, d head_dim, F intermediate_size,
+V vocab_size, S positions of a key/value cache, C rows of a chunk.
+Backward functions are listed too, because a block's backward is written by hand: it is a compiled function of its own
+and chooses which arrays to save from the forward pass.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 from dscoder_exp.native.library import library
 
 Function = Callable[..., Any]
-MASKED = -1e9  # added to a score that must not count; far below any score, and finite, so that no row is NaN
+MASKED = -1e9  # added to the score of a masked key: far below any score, but finite, so that no row becomes NaN
 
 
 @dataclass(frozen=True)
@@ -22,37 +23,40 @@ class Kernels:
     linear: Function  # (x [N, in], weight [out, in]) -> [N, out], in the activations' dtype
     linear_dx: Function  # (dy [N, out], weight) -> dx [N, in]
     linear_dweight: Function  # (dy [N, out], x [N, in]) -> dweight [out, in], in their dtype
-    # LoRA's factors a [r, in] and b [out, r] beside a weight; seen: x, or what dropout left of it.
-    adapted: Function  # (x, seen [N, in], weight, a, b, scale) -> x weight^T + scale seen a^T b^T [N, out]
-    adapted_dx: Function  # (dy [N, out], inner [N, r], weight, a) -> dy weight + inner a [N, in]
+    # A weight with LoRA's factors a [r, in] and b [out, r]; a_input is x, or x after dropout.
+    lora_linear: Function  # (x, a_input [N, in], weight, a, b, scale) -> x weight^T + scale a_input a^T b^T [N, out]
+    lora_linear_dx: Function  # (dy [N, out], inner [N, r], weight, a) -> dy weight + inner a [N, in]
     rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
     rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H], fp32
-    rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; its inverse takes -sin
-    # (documents int32 [B, T], on the host, context rank, context ranks) -> what `attention` takes as mask, a tuple
+    rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; the inverse with -sin
+    # (documents int32 [B, T] on the host, context rank, number of context ranks) -> the mask that `attention` takes, a
+    # tuple of num_masks arrays
     attention_mask: Function
-    masks: int  # of how many arrays
-    # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple); q has this context rank's positions
+    num_masks: int
+    # (q [B, T, h, d], k, v [B, T, k, d], mask) -> out [N, h * d], saved (a tuple). With context parallelism q has this
+    # rank's positions, k and v have all positions.
     attention: Function
     attention_backward: Function  # (dout [N, h * d], out, q, k, v, mask, saved) -> dq, dk, dv
-    # (q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], places [k * T, 2], mask [T, S]) -> [T, h * d];
-    # k and v are written at places (key head, position) first; mask is added to the scores.
+    # (q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], indices [k * T, 2], mask [T, S]) -> [T, h * d];
+    # first writes k and v into the caches at indices (key head, position); mask is added to the scores.
     cached_attention: Function
-    # (rows, width of the whole array, this rank's columns of it, rate, key: numbers that it follows from alone) -> what
-    # `drop` takes as mask
+    # (rows, width of the whole array, slice of its columns on this rank, rate, key) -> the mask that `dropout` takes;
+    # key: a tuple of integers that seeds the mask
     dropout_mask: Function
-    drop: Function  # (x [N, n], mask, rate) -> x, of which about `rate` is 0 and the rest divided by 1 - rate
+    dropout: Function  # (x [N, n], mask, rate) -> x with about `rate` of it set to 0 and the rest divided by 1 - rate
     take_rows: Function  # (table [V, H], ids [C]) -> its rows [C, H]
-    add_rows: Function  # (table [V, H], ids [C], x [C, H]): adds x to its rows, in place
-    add_at: Function  # (x [C, V], columns [C], values [C]) -> x with a value added in one column of each row
+    add_rows: Function  # (table [V, H], ids [C], x [C, H]): adds x to these rows, in place
+    add_at: Function  # (x [C, V], columns [C], values [C]) -> x with values[i] added to x[i, columns[i]]
     swiglu: Function  # (gate, up [N, F]) -> silu(gate) * up
     swiglu_backward: Function  # (dy, gate, up) -> dgate, dup, silu(gate) * up
 
 
 def kernels_for(device: str, precision: str = "fp32") -> Kernels:
-    """The table of "cpu" or "ascend"; only what it takes is imported.
+    """The table for "cpu" or "ascend"; imports only that device's module.
 
     Args:
-        precision: that the activations are in; the C++ kernels are for fp32.
+        precision: of the activations. On the CPU in fp32, C++ kernels replace MindSpore's operators where they could be
+            compiled.
     """
     if device == "ascend":
         from dscoder_exp.model.kernels import ascend as module

@@ -1,4 +1,4 @@
-"""The Ascend column of the kernel table: fused operators. Compiled for a card (tests/ascend), never computed on one."""
+"""The Ascend functions of the kernel table: fused operators. Compiled for a card (tests/ascend), never run on one."""
 
 import hashlib
 
@@ -19,31 +19,31 @@ from mindspore.ops.auto_generate import (
     SwigluGrad,
 )
 
-from dscoder_exp.model.kernels.cpu import (  # nothing fused to call here
-    adapted,
-    adapted_dx,
+from dscoder_exp.model.kernels.cpu import (  # no fused operator replaces these
     cached_attention,
     linear,
     linear_dweight,
     linear_dx,
+    lora_linear,
+    lora_linear_dx,
 )
 from dscoder_exp.schema.config import MAX_DOCUMENTS
 
 __all__ = [
-    "adapted",
-    "adapted_dx",
     "add_at",
     "add_rows",
     "attention",
     "attention_backward",
     "attention_mask",
     "cached_attention",
-    "drop",
+    "dropout",
     "dropout_mask",
     "linear",
     "linear_dweight",
     "linear_dx",
-    "masks",
+    "lora_linear",
+    "lora_linear_dx",
+    "num_masks",
     "rms_norm",
     "rms_norm_backward",
     "rotate",
@@ -52,12 +52,16 @@ __all__ = [
     "take_rows",
 ]
 
-LAYOUT = "TND"  # [B * T, heads, d]; documents by their ends
-RIGHT_DOWN = 3  # sparse_mode: a document's last query here sees its last key here, the one before one fewer, …
-ALL_BEFORE = 2**31 - 1  # pre_tokens: how far a query sees back
-CAUSAL = ms.Tensor(np.triu(np.ones((2048, 2048), np.uint8), 1))  # the one mask that this mode takes; 1: doesn't count
-USUAL = 64  # positions a document is long, at least on average: so few documents are filled up to one number
-masks = 2
+LAYOUT = "TND"  # [B * T, heads, d], with the end of each document
+# sparse_mode: causal mask aligned to the end of each document, so that its last query here attends to all its keys, the
+# query before it to all but the last key, and so on.
+RIGHT_DOWN_CAUSAL = 3
+ALL_BEFORE = 2**31 - 1  # pre_tokens: number of earlier keys that a query attends to
+CAUSAL = ms.Tensor(np.triu(np.ones((2048, 2048), np.uint8), 1))  # the only mask that this mode takes; 1: masked
+# attention_mask pads its arrays to one document per 64 positions and row. A batch of shorter documents than that on
+# average gets MAX_DOCUMENTS entries instead, a second shape to compile.
+POSITIONS_PER_DOCUMENT = 64
+num_masks = 2
 
 _add_to_rows = InplaceIndexAddExt()
 
@@ -72,31 +76,33 @@ def rms_norm_backward(dy, x, rstd, weight):
 
 
 def rotate(x, cos, sin):
-    """In fp32: the operator takes tables of x's dtype, and theirs would be a second rounding (tests/model, bf16)."""
+    """Computed in fp32: the operator wants cos and sin in x's dtype, and bf16 tables would add a rounding error
+    (tests/model/test_bf16_rounding.py).
+    """
     return ops.cast(RotaryPositionEmbedding()(ops.cast(x, ms.float32), cos, sin, 0), x.dtype)
 
 
 def attention_mask(documents, rank=0, ranks=1):
-    """Two int64 [D]: where each document of the batch ends, among this rank's queries and among the keys of all, both
-    counted through all rows. Padding is one more document, and so are keys after a row's last query here; a document
-    whose queries are all on other ranks has none here.
+    """Two int64 [D]: the end of each document among this context rank's queries, and among all keys, both numbered
+    through the batch's rows. Padding counts as a document, and so do the keys after this rank's last query of a row. A
+    document whose queries are all on other ranks has no queries here.
 
-    They stay on the host, where the operator reads them; documents of no length at the end fill the number up, so that
-    a batch's shape tells it, and other documents compile nothing anew.
+    The arrays stay on the host, where the operator reads them. They are padded with empty documents, so that D depends
+    on the batch's shape only, and a batch with other documents doesn't compile again.
 
     Raises:
-        ValueError: there are more documents than the operator takes.
+        ValueError: the batch has more documents than the operator takes.
     """
     length = documents.shape[1]
     own, first = length // ranks, rank * (length // ranks)
     changes = np.ones(documents.shape, bool)
     changes[:, :-1] = documents[:, 1:] != documents[:, :-1]
-    changes[:, first + own - 1] = True  # so that a document's last query here sees its last key here (RIGHT_DOWN)
+    changes[:, first + own - 1] = True  # a document's last query here has to see its last key (RIGHT_DOWN_CAUSAL)
     rows, columns = np.nonzero(changes)
-    if len(rows) > MAX_DOCUMENTS:  # of training's batches it is known before (data/loader.py)
-        raise ValueError(f"{len(rows)} documents in a batch, and attention on Ascend takes {MAX_DOCUMENTS}")
+    if len(rows) > MAX_DOCUMENTS:  # data/loader.py checks training's batches beforehand
+        raise ValueError(f"a batch has {len(rows)} documents; attention on Ascend takes at most {MAX_DOCUMENTS}")
     queries = rows * own + np.clip(columns + 1 - first, 0, own)
-    count = min(documents.size // USUAL + len(documents), MAX_DOCUMENTS)
+    count = min(documents.size // POSITIONS_PER_DOCUMENT + len(documents), MAX_DOCUMENTS)
     room = (count if len(rows) <= count else MAX_DOCUMENTS) - len(rows)
     return tuple(
         ms.Tensor.from_numpy(np.pad(ends, (0, room), mode="edge").astype(np.int64))
@@ -116,7 +122,7 @@ def attention(q, k, v, mask):
         pre_tokens=ALL_BEFORE,
         next_tokens=0,
         input_layout=LAYOUT,
-        sparse_mode=RIGHT_DOWN,
+        sparse_mode=RIGHT_DOWN_CAUSAL,
     )
     softmax_max, softmax_sum, _, out = kernel(
         _flat(q), _flat(k), _flat(v), None, None, None, CAUSAL, None, mask[0], mask[1]
@@ -133,7 +139,7 @@ def attention_backward(dout, out, q, k, v, mask, saved):
         pre_tokens=ALL_BEFORE,
         next_tokens=0,
         input_layout=LAYOUT,
-        sparse_mode=RIGHT_DOWN,
+        sparse_mode=RIGHT_DOWN_CAUSAL,
     )
     out, dout = out.reshape(-1, heads, size), dout.reshape(-1, heads, size)
     q_k_v = _flat(q), _flat(k), _flat(v)
@@ -148,7 +154,7 @@ def swiglu(gate, up):
 
 
 def swiglu_backward(dy, gate, up):
-    """The operator computes in fp32 inside, where a derivative of bf16 operators would be three times less exact."""
+    """One operator, fp32 inside. Composed of bf16 operators, the derivative's error is three times as large."""
     both = ops.concat((gate, up), -1)
     width = gate.shape[-1]
     dgate, dup = SplitWithSize()(SwigluGrad()(dy, both, -1), (width, width), -1)
@@ -156,16 +162,16 @@ def swiglu_backward(dy, gate, up):
 
 
 def dropout_mask(rows, width, columns, rate, key):
-    """A bit each, made on the device. Ranks that share the columns don't drop what one rank would."""
+    """One bit per element, drawn on the device. Ranks that split the columns draw other values than one rank would."""
     own = len(range(width)[columns])
     words = (*key, columns.start or 0)
     digest = hashlib.blake2b(np.array(words, np.int64).tobytes(), digest_size=8).digest()
-    seed = int.from_bytes(digest, "little") >> 1  # the operator takes no negative one
-    seed, offset = (ms.Tensor([number], ms.int64) for number in (seed, 0))  # read on the host
+    seed = int.from_bytes(digest, "little") >> 1  # the operator takes no negative seed
+    seed, offset = (ms.Tensor([number], ms.int64) for number in (seed, 0))  # the operator reads them on the host
     return DropoutGenMaskExt()((rows, own), rate, seed, offset, ms.bfloat16)
 
 
-def drop(x, mask, rate):
+def dropout(x, mask, rate):
     return DropoutDoMaskExt()(x, mask, rate)
 
 

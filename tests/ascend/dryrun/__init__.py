@@ -1,26 +1,26 @@
-"""Dry runs: a command on MindSpore's own Ascend backend, with neither a card nor CANN.
+"""Dry runs: run a command on MindSpore's own Ascend backend, without a card and without CANN.
 
-The backend lies in MindSpore's wheel. CANN's libraries, which don't, have stand-ins (native/): graphs are compiled and
-kernels selected as for a card, and what would be launched, copied, waited for and held there is written down. Kernels
-compute nothing; what they would have written is zeros.
+The backend is in MindSpore's wheel; CANN's libraries aren't, and stand-ins (native/) replace them. Graphs are compiled
+and kernels selected as for a card, and launches, copies, waits, collectives and memory are recorded. Kernels compute
+nothing; their results are zeros.
 """
 
-from .command import DryRun, dry_run, product, why_not
-from .record import D2H, H2D, Exchanged, Figures, Launch, Moved, Record
+from .command import DryRun, dry_run, product, unavailable_reason
+from .record import D2H, H2D, CollectiveCount, CopyCount, Figures, Launch, Record
 from .table import Row, Table
 
 __all__ = [
     "D2H",
     "H2D",
+    "CollectiveCount",
+    "CopyCount",
     "DryRun",
-    "Exchanged",
     "Figures",
     "Launch",
-    "Moved",
     "Record",
     "Row",
     "Table",
     "dry_run",
     "product",
-    "why_not",
+    "unavailable_reason",
 ]

@@ -1,8 +1,8 @@
 """Builds stand-ins for CANN's shared libraries, so that MindSpore's Ascend plugin loads where there is no CANN.
 
-The plugin lies in MindSpore's wheel. One library is made and linked to by all names that are missing. It holds
-native/*.cc, and a stub in assembly for each further function that MindSpore's libraries need and nobody on this machine
-defines, or that they look up by name. Stubs are weak symbols: where native/ defines the function, that one is taken.
+The plugin is in MindSpore's wheel. One library is built, and the missing libraries' names are symbolic links to it. It
+contains native/*.cc, and an assembly stub for each further function that MindSpore's libraries look up by name, or need
+and no library on this machine defines. Stubs are weak symbols, so a definition in native/ takes precedence.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from pathlib import Path
 
 NATIVE = Path(__file__).parent / "native"
 LIBRARY = "libcann_stand_ins.so"
-OPENED = ["opapi", "acl_op_compiler", "acl_tdt_channel"]  # by dlopen, so that nothing lists them as needed
+OPENED = ["opapi", "acl_op_compiler", "acl_tdt_channel"]  # by dlopen, so no library lists them as NEEDED
 ENDING = "GetWorkspaceSize"
-# Looked up by names that don't lie whole in MindSpore's strings. Its executor cache (…PTACache…) is left out.
+# MindSpore looks these up by names that it composes at run time. Its executor cache (…PTACache…) is left out.
 MEMORY = {"InitHugeMemThreadLocal", "UnInitHugeMemThreadLocal", "ReleaseHugeMem"}
 TOOLS = ("g++", "nm", "readelf", "c++filt")
-# MindSpore's wheel is built with the old std::string.
+# MindSpore's wheel is built with the old ABI of std::string.
 FLAGS = ("-D_GLIBCXX_USE_CXX11_ABI=0", "-std=c++17", "-O1", "-shared", "-fPIC", "-Wall", "-Wextra")
 
-# What the caller of a C++ function does with what it gets. The result of a class type is written to where rdi points.
+# Stub bodies, by what the caller needs as a result. A result of class type is written to the address in rdi.
 ZEROS = ["pxor xmm0,xmm0", "movups [rdi],xmm0"]
 ITSELF = ["mov rax,rdi"]
 EMPTY_STRING = ["mov rdx,_ZNSs4_Rep20_S_empty_rep_storageE@GOTPCREL[rip]", "add rdx,24", "mov [rdi],rdx", *ITSELF]
-OPERATOR = [  # has a virtual table: MindSpore's own, where it defines one
+OPERATOR = [  # has a vtable: MindSpore's own, where it defines one
     "pxor xmm0,xmm0",
     "movups [rdi+8],xmm0",
     "mov rdx,_ZTVN2ge8OperatorE@GOTPCREL[rip]",
@@ -39,7 +39,8 @@ OPERATOR = [  # has a virtual table: MindSpore's own, where it defines one
     *ITSELF,
 ]
 BLANK = ["lea rax,blank[rip]"]  # the address of zeros
-# The six integer registers go into an array, since the number of arguments isn't known; native/kernels.cc reads them.
+# Stores the six integer argument registers in an array, since the number of arguments isn't known, for
+# native/kernels.cc.
 RECORD_OPERATOR = [
     "record_operator:",
     "push rbp",
@@ -53,7 +54,7 @@ RECORD_OPERATOR = [
     "leave",
     "ret",
 ]
-RULES = [  # the first that matches the demangled name; the last one is for all others
+RULES = [  # (pattern of the demangled name, stub body): the first match applies; the last one matches every name
     (r"ge::\w+::Get(Name|OpType)\(\) const", EMPTY_STRING),
     (r"Get(In|Out)(Control|Data)Nodes|GetDirectNode|Shape::GetDims", [*ZEROS, "mov qword ptr [rdi+16],0", *ITSELF]),
     (r"GetTensorDesc\(|::Get(Origin)?Shape\(|GetOutputDesc\(|GetCompiledGraphSummary", [*ZEROS, *ITSELF]),
@@ -67,28 +68,28 @@ RULES = [  # the first that matches the demangled name; the last one is for all 
 ]
 
 
-def what_is_missing() -> str | None:
-    """Why the stand-ins can't be built on this machine."""
+def missing_requirement() -> str | None:
+    """Why the stand-ins can't be built on this machine; None: they can."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return "the stand-ins are written for Linux on x86-64"
+        return "dry runs need Linux on x86-64"
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"the stand-ins are built with {', '.join(absent)}, not found here" if absent else None
+    return f"dry runs need {', '.join(absent)}, which this machine lacks" if absent else None
 
 
 def stand_ins() -> Path:
-    """The folder to be called CANN's home; built where these sources weren't built yet, which takes seconds.
+    """The folder to set as ASCEND_HOME_PATH. Builds the stand-ins, within seconds, unless the cache has them.
 
-    Several processes may build at once: each does it in a folder of its own, and the first to be done names it.
+    Several processes may build at once: each builds in its own folder, and the first to finish renames it into place.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dscoder_exp" / "ascend_dryrun"
     home = cache / _key()
     if not home.exists():
         cache.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=cache))
-        _build(made / "latest" / "lib64")  # MindSpore wants `latest` in the path
+        _build(made / "latest" / "lib64")  # MindSpore requires `latest` in the path
         try:
             made.rename(home)
-        except OSError:  # another one was faster
+        except OSError:  # another process finished first
             shutil.rmtree(made)
     return home / "latest"
 
@@ -119,7 +120,7 @@ def _build(target: Path) -> None:
 def _output_of(*command: str | Path) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} failed while the stand-ins were built:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"building the stand-ins: {command[0]} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
@@ -131,14 +132,14 @@ def _mindspore() -> Path:
 
 
 def _roots(package: Path) -> list[Path]:
-    """The libraries that are opened for Ascend; what they need in turn is found from there."""
+    """The libraries that MindSpore loads for Ascend, without their dependencies."""
     plugin = package / "lib" / "plugin"
     names = ("mindspore_graph_ir", "hccl_plugin", "mindspore_internal_kernels")
     return [plugin / "libmindspore_ascend.so.2", *(plugin / "ascend" / f"lib{name}.so" for name in names)]
 
 
 def _closure(package: Path) -> tuple[list[Path], set[str]]:
-    """All libraries that the roots need, and the names of those that aren't here: CANN's."""
+    """The roots with all their dependencies, and the names of the dependencies that this machine lacks: CANN's."""
     system = ("/lib64", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib/x86_64-linux-gnu")
     own = (file.parent for file in package.glob("lib/**/*.so*") if "custom" not in str(file))
     folders = list(dict.fromkeys([*own, *map(Path, system)]))
@@ -156,25 +157,25 @@ def _closure(package: Path) -> tuple[list[Path], set[str]]:
 
 
 def _symbols(files: list[Path]) -> tuple[set[str], set[str]]:
-    """What one of the libraries needs and none defines, Python's own and weak ones left out; and what they define."""
+    """Symbols that the libraries need and none of them defines, without Python's and weak ones; and symbols defined."""
     wanted, defined = set(), set()
     for file in files:
         for line in _output_of("nm", "-D", file).splitlines():
             kind, name = line.split()[-2:]
             if kind == "U":
                 wanted.add(name.split("@")[0])
-            elif kind not in "wv":  # u and i count as defined: else memcpy would get a stub
+            elif kind not in "wv":  # u and i count as defined, or memcpy would get a stub
                 defined.add(name.split("@")[0])
     return {name for name in wanted - defined if not re.match(r"_?Py|_ZTH", name)}, defined
 
 
 def _looked_up(package: Path) -> tuple[set[str], set[str]]:
-    """C functions that MindSpore finds by name, from its headers and its strings; and which of them give a pointer."""
+    """C functions that MindSpore looks up by name, from its headers and strings; and those that return a pointer."""
     headers = (file for file in (package / "include").rglob("*.h") if "ascend" in str(file))
     text = "".join(file.read_text(errors="ignore") for file in headers)
     declared = re.findall(r"ORIGIN_METHOD\w*\(\s*(\w+)\s*,\s*([^,)]+)", text)
     names = MEMORY | {name for name, _ in declared} | set(re.findall(r"using _(acl\w+) =", text))
-    # Channels for printing (acltdt*) stay null: a thread of MindSpore's would read from one for ever.
+    # Print channels (acltdt*) stay null, or a MindSpore thread would read from one for ever.
     addresses = {name for name, kind in declared if re.search(r"(\*|Desc)\s*$", kind)}
     pointers = {name for name in addresses if not name.startswith("acltdt")}
     plugin = package / "lib" / "plugin"
@@ -192,12 +193,12 @@ def _function(name: str, body: list[str]) -> list[str]:
 
 
 def _assembly(cpp: dict[str, str], names: set[str], pointers: set[str]) -> str:
-    """stub.S.
+    """The text of stub.S.
 
     Args:
-        cpp: C++ functions, mangled name -> readable name.
+        cpp: C++ functions, mangled name -> demangled name.
         names: C functions.
-        pointers: those of them that return an address.
+        pointers: those of `names` that return an address.
     """
     out = [".intel_syntax noprefix", ".text"]
     for name, readable in cpp.items():

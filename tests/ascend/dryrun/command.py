@@ -1,4 +1,4 @@
-"""Runs a command on Ascend cards that aren't there, and gives back what it asked of them."""
+"""Runs a command on simulated Ascend cards, and returns the record of what it did on them."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .build import stand_ins, what_is_missing
+from .build import missing_requirement, stand_ins
 from .record import Record, read_records
 from .table import Table
 
@@ -18,7 +18,8 @@ INSIDE = Path(__file__).parent / "inside"
 CARDS = 8
 CARD_GIB = 64.0
 TIMEOUT = 600  # seconds
-# A /dev of the program's own: as many cards' files as it may count, and what a program needs besides. Takes root.
+# Shell script that gives the command a /dev of its own, with the device files of $2 cards and those that programs
+# usually need. Needs root.
 OWN_DEV = """set -e; mount -t tmpfs tmpfs "$1"; mkdir -m 1777 "$1/shm"; ln -s /proc/self/fd "$1/fd"
 for name in null zero full random urandom; do touch "$1/$name"; mount --bind "/dev/$name" "$1/$name"; done
 i=0; while [ "$i" -lt "$2" ]; do touch "$1/davinci$i"; i=$((i + 1)); done
@@ -27,12 +28,12 @@ mount --rbind "$1" /dev; shift 2; exec "$@" """
 
 @dataclass(frozen=True)
 class DryRun:
-    """What came of a command.
+    """Result of a command.
 
     Attributes:
         status: its exit status.
-        output: what it printed, stdout and stderr together.
-        records: of its processes that used a device, by rank.
+        output: its stdout and stderr together.
+        records: of each of its processes that used a device, sorted by rank.
     """
 
     status: int
@@ -40,10 +41,10 @@ class DryRun:
     records: tuple[Record, ...]
 
     def problems(self, table: Table) -> list[str]:
-        """All that shows that a card would not have run it, or that the record isn't to be trusted."""
+        """Reasons why a card would not have run the command, or why the record is incomplete."""
         found = [f"exit status {self.status}: ...{self.output[-3000:]}"] if self.status else []
         if not self.records:
-            found.append("nothing was recorded: no process used a device to its end")
+            found.append("nothing was recorded: no process used a device and ended normally")
         for record in self.records:
             found += [f"rank {record.rank}: {error}" for error in record.errors]
             found += [f"rank {record.rank}: {violation}" for violation in table.violations(record.launches)]
@@ -53,16 +54,16 @@ class DryRun:
 
 
 @cache
-def why_not() -> str | None:
-    """Why there are no dry runs on this machine; None: there are."""
-    if (missing := what_is_missing()) is not None:
+def unavailable_reason() -> str | None:
+    """Why this machine can't do dry runs; None: it can."""
+    if (missing := missing_requirement()) is not None:
         return missing
     if shutil.which("unshare") is None:
-        return "a /dev with cards is made by unshare, not found here"
+        return "dry runs need the command unshare, which this machine lacks"
     with tempfile.TemporaryDirectory() as folder:
         tried = subprocess.run([*_with_cards(1, Path(folder)), "true"], capture_output=True, text=True)
     if tried.returncode != 0:
-        return f"a /dev with cards can't be made: {tried.stderr.strip()}"
+        return f"dry runs mount a /dev with cards, which needs root and failed: {tried.stderr.strip()}"
     return None
 
 
@@ -74,11 +75,11 @@ def dry_run(
     gib: float = CARD_GIB,
     timeout: float = TIMEOUT,
 ) -> DryRun:
-    """Run a command to its end. Its Python is the one that has MindSpore.
+    """Run a command to its end. The Python that it starts must be one that has MindSpore.
 
     Args:
-        directory: where it runs; None: here.
-        gib: memory of each card. A program that needs more fails as on a card.
+        directory: its working directory; None: the current one.
+        gib: memory of each card in GiB. A program that needs more fails as on a card.
         timeout: seconds.
 
     Raises:
@@ -104,7 +105,7 @@ def dry_run(
 
 
 def product(*overrides: str) -> list[str]:
-    """The product's own command line."""
+    """The command python -m dscoder_exp with these overrides."""
     return [sys.executable, "-m", "dscoder_exp", *overrides]
 
 
@@ -113,7 +114,7 @@ def _with_cards(count: int, dev: Path) -> list[str]:
 
 
 def _environment(given: Mapping[str, str], home: Path, records: Path, gib: float) -> dict[str, str]:
-    """What has to be set before the process starts: the loader reads LD_LIBRARY_PATH once."""
+    """Environment for the command. Set before it starts, since the loader reads LD_LIBRARY_PATH only then."""
 
     def before(name: str, folder: Path) -> str:
         return os.pathsep.join([str(folder), *filter(None, [given.get(name)])])

@@ -1,4 +1,4 @@
-"""What a process asked of the device that isn't there, as numbers with names."""
+"""Records of what processes did on the simulated device."""
 
 import json
 from collections import Counter
@@ -10,21 +10,21 @@ H2D, D2H, D2D = "host to device", "device to host", "device to device"
 
 
 @dataclass(frozen=True)
-class Moved:
+class CopyCount:
     count: int = 0
     bytes: int = 0
 
 
 @dataclass(frozen=True)
-class Exchanged(Moved):
-    """Collectives of a kind.
+class CollectiveCount(CopyCount):
+    """Collectives of one name, dtype and number of ranks.
 
     Attributes:
-        beside: kernels that were launched on other streams while they ran, in all: between the collective and the first
-            wait for it, of another stream or of the host. 0: nothing overlaps.
+        overlapped: total number of kernels launched on other streams while these collectives ran: between a collective
+            and the first wait for it, by another stream or by the host. 0: nothing overlaps.
     """
 
-    beside: int = 0
+    overlapped: int = 0
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Launch:
     """A kernel in one set of dtypes.
 
     Attributes:
-        name: the aclnn call's, or "aclop NAME" for an operator that has none.
+        name: of the aclnn call, or "aclop NAME" for an operator without one.
         dtypes: of its tensors in the call's order, results last; a list of tensors is "{bf16 bf16}".
-        shapes: of one call, in the same order.
-        count: launches.
-        executors: how often such a call was prepared: as graphs are compiled, and for shapes that are new.
+        shapes: of the first call, in the same order.
+        count: number of launches.
+        executors: number of times such a call was prepared: when graphs are compiled, and for new shapes.
     """
 
     name: str
@@ -48,43 +48,43 @@ class Launch:
 
 @dataclass(frozen=True)
 class Figures:
-    """What costs time on a card, of a run or of a part of it. Bytes."""
+    """Numbers of launches, copies, waits and collectives, of a run or of a part of it."""
 
     launches: float
     h2d: float
     h2d_bytes: float
     d2h: float
     d2h_bytes: float
-    waits: float  # of the host, for a stream, an event or the device
+    waits: float  # by the host, for a stream, an event or the device
     collectives: float
 
     def per_step_from(self, shorter: "Figures", steps: int) -> "Figures":
-        """Of one step, from a run that has so many steps more than the other and is the same else."""
+        """Figures of one step: the difference to the same run with `steps` fewer steps, divided by `steps`."""
         return Figures(**{name: (value - vars(shorter)[name]) / steps for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class Record:
-    """Of one process from its start to its end.
+    """Record of one process from its start to its end.
 
     Attributes:
-        rank: in its job.
+        rank: the process's rank in its job.
         copies: by direction, H2D, D2H or D2D.
-        waits: of the host, by what it waited for.
-        collectives: by name, dtype and number of ranks. An all-gather's bytes are all it gives, a reduce-scatter's all
-            it takes.
-        runtime_peak: bytes that the device's runtime had handed out at most.
-        pool_peak, pool_reserved: bytes that MindSpore's pool had in use at most, and had taken; None: it didn't say.
-        errors: what the stand-ins could not make sense of.
-        fused: launches of kernels that MindSpore's compiler made itself, for jit_level=O1; no table knows them.
-        others: how often functions were asked that do nothing here.
+        waits: number of the host's waits, for "stream", "event" or "device".
+        collectives: by name, dtype and number of ranks, as "AllReduce fp32 of 2". Bytes are those of an all-gather's
+            whole output and of a reduce-scatter's whole input.
+        runtime_peak: peak of the bytes allocated from the device's runtime.
+        pool_peak, pool_reserved: peak of the bytes in use in MindSpore's pool, and bytes reserved by it; None: unknown.
+        errors: unexpected calls.
+        fused: launches of kernels that MindSpore's compiler generated (jit_level=O1), which have no row in the table.
+        others: number of calls of each function that has only a stub.
     """
 
     rank: int
     launches: tuple[Launch, ...]
-    copies: dict[str, Moved]
+    copies: dict[str, CopyCount]
     waits: dict[str, int]
-    collectives: dict[str, Exchanged]
+    collectives: dict[str, CollectiveCount]
     runtime_peak: int
     pool_peak: int | None
     pool_reserved: int | None
@@ -94,7 +94,7 @@ class Record:
 
     @property
     def figures(self) -> Figures:
-        up, down = self.copies.get(H2D, Moved()), self.copies.get(D2H, Moved())
+        up, down = self.copies.get(H2D, CopyCount()), self.copies.get(D2H, CopyCount())
         return Figures(
             launches=sum(launch.count for launch in self.launches) + self.fused,
             h2d=up.count,
@@ -106,7 +106,7 @@ class Record:
         )
 
     def prepared(self) -> Counter[str]:
-        """Executors by kernel, all dtypes together: more of them after the first steps means compiling again."""
+        """Executors by kernel, summed over dtypes. If they grow after the first steps, graphs are compiled again."""
         found: Counter[str] = Counter()
         for launch in self.launches:
             found[launch.name] += launch.executors
@@ -114,7 +114,7 @@ class Record:
 
 
 def read_records(folder: Path) -> tuple[Record, ...]:
-    """Those that the processes of a run have left there, by rank; of one rank in the order of their ends."""
+    """The records that a run's processes wrote to the folder, sorted by rank, and then by time of ending."""
     files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
     return tuple(sorted(map(_read, files), key=lambda record: record.rank))
 
@@ -126,23 +126,23 @@ def _read(file: Path) -> Record:
     return Record(
         rank=raw["rank"],
         launches=tuple(sorted(launches, key=lambda launch: (launch.name, launch.dtypes))),
-        copies={name: Moved(*moved) for name, moved in raw["copies"].items()},
+        copies={name: CopyCount(*moved) for name, moved in raw["copies"].items()},
         waits=raw["waits"],
-        collectives={name: Exchanged(*moved) for name, moved in raw["collectives"].items()},
+        collectives={name: CollectiveCount(*moved) for name, moved in raw["collectives"].items()},
         runtime_peak=raw["peak"],
         pool_peak=notes.get("max_memory_allocated"),
         pool_reserved=notes.get("max_memory_reserved"),
-        errors=(*raw["errors"], *_unseen(raw["others"])),
+        errors=(*raw["errors"], *_unsupported(raw["others"])),
         fused=raw["others"].get("rtKernelLaunch", 0),
         others=raw["others"],
     )
 
 
-# Of what only a stub answered: what moves data or launches something, so that the record would be wrong without it.
+# Stubs for which the record stays right; others of their prefixes copy data or launch kernels.
 HARMLESS = ("HcclSetConfig", "HcclCommDestroy", "HcclGetCommAsyncError", "HcclGetCommConfigCapability")
 
 
-def _unseen(others: dict[str, int]) -> Iterable[str]:
+def _unsupported(others: dict[str, int]) -> Iterable[str]:
     for name, count in others.items():
         if name.startswith(("Hccl", "Hcom", "aclrtLaunch")) and name not in HARMLESS:
-            yield f"{name} was called {count} times, and nothing stands in for it"
+            yield f"{name} was called {count} times, and the stand-ins don't implement it"

@@ -1,4 +1,4 @@
-"""Compares launches with tests/ascend/supported.toml: the dtypes that a 910B takes, by public sources."""
+"""Compares launches with tests/ascend/supported.toml, the dtypes that a 910B supports according to public sources."""
 
 import tomllib
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ TABLE = Path(__file__).resolve().parents[1] / "supported.toml"
 
 @dataclass(frozen=True)
 class Row:
-    """What one or several operators take.
+    """The dtypes that one or several operators support.
 
     Attributes:
-        names: as recorded.
-        source: where it is said, or that no public source was found.
-        arguments: a tensor's place in the call, as text -> the dtypes that it may have.
-        same: places whose dtypes have to be equal.
-        note: what else the source asks for and no dtype shows.
+        names: of the operators, as recorded.
+        source: where this is documented, or that no public source was found.
+        arguments: a tensor's index in the call, as text -> the dtypes that it may have.
+        same: indices of tensors that must have the same dtype.
+        note: further requirements of the source, which aren't checked.
     """
 
     names: tuple[str, ...]
@@ -29,7 +29,7 @@ class Row:
     note: str = ""
 
     def unsupported(self, dtypes: str) -> list[str]:
-        """In words, where a launch doesn't keep to it. Of a list of tensors each one is looked at."""
+        """A message for each dtype that the operator doesn't support. Of a list, each tensor is checked."""
         places = _split(dtypes)
         wrong = []
         alike = {dtype for place in self.same if place < len(places) for dtype in places[place]}
@@ -43,7 +43,11 @@ class Row:
 
 
 class Table:
-    """The rows, by operator."""
+    """The rows of supported.toml, by operator.
+
+    Raises:
+        ValueError: two rows have the same operator.
+    """
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows: dict[str, Row] = {}
@@ -59,7 +63,7 @@ class Table:
         return cls(Row(**{**row, "names": tuple(row["names"]), "same": tuple(row.get("same", ()))}) for row in rows)
 
     def violations(self, launches: Iterable[Launch]) -> list[str]:
-        """Launches in dtypes that their row doesn't have, each in words, with the source."""
+        """A message for each launch in dtypes that its row doesn't allow, with the row's source."""
         return [
             f"{launch.name}({launch.dtypes}): {what} -- {self._rows[launch.name].source}"
             for launch in launches
@@ -68,12 +72,12 @@ class Table:
         ]
 
     def missing(self, launches: Iterable[Launch]) -> list[str]:
-        """Launched operators without a row: nothing is known of them."""
+        """Names of launched operators that have no row."""
         return sorted({launch.name for launch in launches} - self._rows.keys())
 
 
 def _split(dtypes: str) -> list[list[str]]:
-    """ "fp32 {bf16 bf16} int32" -> one list an argument."""
+    """ "fp32 {bf16 bf16} int32" -> one list of dtypes per argument."""
     places: list[list[str]] = []
     inside = False
     for word in dtypes.replace("{", "{ ").replace("}", " }").split():

@@ -1,4 +1,4 @@
-"""Runs as each of a dry run's Python processes starts: at its end, what MindSpore says of its pool is written down."""
+"""Runs at the start of each Python process of a dry run: records MindSpore's memory pool at the process's end."""
 
 import atexit
 import ctypes
@@ -22,7 +22,7 @@ def note_pool() -> None:
 
 
 class AfterMindSpore(MetaPathFinder):
-    """Registers `note_pool` once MindSpore is imported: after its own end was registered, it runs before that."""
+    """Registers `note_pool` after MindSpore's import, so that it runs before MindSpore's own exit handler."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "mindspore":

@@ -1,4 +1,5 @@
-// A device that isn't there: its memory is this process's, reserved but not filled; its streams do everything at once.
+// The simulated device. Its memory is this process's, reserved without being backed until written; its streams execute
+// everything synchronously.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -17,8 +18,8 @@ constexpr int HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2;
 constexpr size_t PAGE = 4096;
 
 std::mutex lock;
-std::map<char *, size_t> regions;   // of the device, by where they begin
-std::map<void *, size_t> physical;  // handles of memory that is mapped into a region later
+std::map<char *, size_t> regions;   // of the device's memory, by start address
+std::map<void *, size_t> physical;  // handle -> size of physical memory, which MindSpore maps into a region later
 using Guard = std::lock_guard<std::mutex>;
 
 uint64_t capacity() {
@@ -143,7 +144,7 @@ int aclrtFreeHost(void *memory) {
   free(memory);
   return 0;
 }
-// Memory in two parts, addresses and what lies behind them; the second is what a card runs out of.
+// Virtual memory: address ranges, and physical memory behind them. Only the latter counts against the card's capacity.
 int aclrtReserveMemAddress(void **memory, size_t bytes, size_t, void *, uint64_t) {
   *memory = reserve(bytes);
   if (!*memory) return OUT_OF_MEMORY;
@@ -200,7 +201,7 @@ int aclrtLaunchCallback(void (*function)(void *), void *data, int, void *) {
   return 0;
 }
 
-// Asked by a thread in a loop, for callbacks that aclrtLaunchCallback has called already.
+// A thread polls this for callbacks. There are none: aclrtLaunchCallback calls its function at once.
 int aclrtProcessReport(int) {
   usleep(20000);
   return 0;

@@ -1,5 +1,5 @@
-// Collectives. Small ones are real: the ranks of a job exchange what lies in their devices' memory through a file that
-// they share, and meet there. Larger ones are counted and leave things as they are, since nobody reads their values.
+// Collectives. Small ones exchange real data: the ranks of a communicator share a memory-mapped file and wait for each
+// other there. Larger ones are counted and do nothing, since no result of theirs is read.
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -17,21 +17,21 @@
 
 namespace {
 
-constexpr uint64_t SMALL = 1 << 16;      // bytes that a rank brings
+constexpr uint64_t SMALL = 1 << 16;      // bytes of a rank's input; larger collectives exchange nothing
 constexpr int FAILED = 15;               // HCCL_E_TIMEOUT
-constexpr useconds_t LOOK_AGAIN = 100, LATER = 10000;  // microseconds; the latter of who waits for a second or more
+constexpr useconds_t LOOK_AGAIN = 100, LATER = 10000;  // polling intervals, microseconds: in the first second, after it
 constexpr size_t ROOT_INFO = 4108;       // HCCL_ROOT_INFO_BYTES
-constexpr uint32_t MOST_RANKS = 64;
-constexpr uint64_t SECOND = 1000 * 1000, PATIENCE = 1800 * SECOND;  // as HCCL_CONNECT_TIMEOUT: rank 0 may be saving 7B
+constexpr uint32_t MAX_RANKS = 64;
+constexpr uint64_t SECOND = 1000 * 1000, TIMEOUT = 1800 * SECOND;  // as HCCL_CONNECT_TIMEOUT: rank 0 may be saving 7B
 
-// What one rank brings to a meeting; the file is a slot for each rank, after the two counters.
+// One rank's input to a collective. The file holds two counters, then a slot for each rank.
 struct Slot {
   uint64_t bytes;
   char call[64];
   char data[SMALL];
 };
 struct Shared {
-  std::atomic<uint64_t> arrived, left;  // ranks, over all meetings
+  std::atomic<uint64_t> arrived, left;  // ranks that wrote their slot, that read all slots; sums over all exchanges
   Slot slots[];
 };
 
@@ -39,7 +39,7 @@ struct Comm {
   uint32_t ranks, rank;
   std::string name;
   Shared *shared;
-  uint64_t meetings = 0;
+  uint64_t exchanges = 0;
   std::mutex lock;
 };
 
@@ -54,7 +54,7 @@ const char *name_of(int type) { return type >= 0 && type < 12 ? types[type].name
 
 bool wait_for(const std::atomic<uint64_t> &count, uint64_t at_least) {
   for (uint64_t waited = 0; count.load() < at_least;) {
-    if (waited > PATIENCE) return false;
+    if (waited > TIMEOUT) return false;
     useconds_t pause = waited < SECOND ? LOOK_AGAIN : LATER;
     usleep(pause);
     waited += pause;
@@ -62,20 +62,20 @@ bool wait_for(const std::atomic<uint64_t> &count, uint64_t at_least) {
   return true;
 }
 
-// Bring something, and get what every rank of the communicator has brought; empty where they don't meet.
-std::vector<std::vector<char>> meet(Comm *comm, const std::string &call, const void *data, uint64_t bytes) {
+// Exchange data with all ranks of the communicator: the data of each rank, in their order; empty after a timeout.
+std::vector<std::vector<char>> exchange(Comm *comm, const std::string &call, const void *data, uint64_t bytes) {
   std::lock_guard<std::mutex> guard(comm->lock);
   std::vector<std::vector<char>> all;
-  uint64_t before = comm->ranks * comm->meetings++, after = before + comm->ranks;
+  uint64_t before = comm->ranks * comm->exchanges++, after = before + comm->ranks;
   Slot &own = comm->shared->slots[comm->rank];
-  bool free = wait_for(comm->shared->left, before);  // the others have read what was there
+  bool free = wait_for(comm->shared->left, before);  // all ranks have read the previous exchange's slots
   own.bytes = bytes;
   snprintf(own.call, sizeof own.call, "%s", call.c_str());
   memcpy(own.data, data, bytes);
   comm->shared->arrived++;
   if (!free || !wait_for(comm->shared->arrived, after)) {
     dryrun::note_error("rank " + std::to_string(comm->rank) + " of " + std::to_string(comm->ranks) +
-                       " waited in vain for the others to call " + call);
+                       " timed out: not all ranks called " + call);
     return all;
   }
   for (uint32_t i = 0; i < comm->ranks; i++) {
@@ -99,7 +99,7 @@ void combine(char *to, const char *from, uint64_t values, int op) {
   }
 }
 
-// Of 16-bit floats the result is zeros: only kernels make them, and those compute nothing.
+// The reduction of all ranks' data. Zeros for 16-bit floats: only kernels produce these, and kernels compute nothing.
 std::vector<char> reduced(const std::vector<std::vector<char>> &all, int type, int op) {
   std::vector<char> out = all[0];
   uint64_t values = out.size() / size_of(type);
@@ -117,8 +117,8 @@ std::vector<char> reduced(const std::vector<std::vector<char>> &all, int type, i
   return out;
 }
 
-// What was asked, as it is recorded, and as ranks compare it.
-std::string noted(const char *what, uint64_t bytes, int type, const Comm *comm, const void *stream) {
+// Records a collective, and returns the text that ranks compare to see whether they call the same one.
+std::string record_call(const char *what, uint64_t bytes, int type, const Comm *comm, const void *stream) {
   std::string name = std::string(what) + " " + name_of(type) + " of " + std::to_string(comm->ranks);
   dryrun::count_collective(name, bytes, stream);
   return name;
@@ -134,24 +134,24 @@ int join(uint32_t ranks, const void *info, uint32_t rank, void **comm) {
                      ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)
                      : MAP_FAILED;
   if (file >= 0) close(file);
-  if (memory == MAP_FAILED || ranks > MOST_RANKS) {
-    dryrun::note_error("no meeting of " + std::to_string(ranks) + " ranks at " + path);
+  if (memory == MAP_FAILED || ranks > MAX_RANKS) {
+    dryrun::note_error("can't share the file " + path + " among " + std::to_string(ranks) + " ranks");
     return FAILED;
   }
   auto *made = new Comm{ranks, rank, name, static_cast<Shared *>(memory), 0, {}};
   *comm = made;
-  // As HCCL waits here for all: the first rank then takes back what it gave the others to find the file by.
-  return meet(made, "the communicator's making", "", 0).empty() ? FAILED : 0;
+  // Wait for all ranks, as HCCL does: afterwards the first rank withdraws the root info that the others need to join.
+  return exchange(made, "HcclCommInitRootInfo", "", 0).empty() ? FAILED : 0;
 }
 
 }  // namespace
 
 extern "C" {
 
-// One rank asks, and MindSpore hands what it got to the others: the name of the file that they meet in.
+// One rank calls this, and MindSpore sends the result to the others: the name of the file that they share.
 int HcclGetRootInfo(void *info) {
   std::random_device random;
-  memset(info, 0, ROOT_INFO);  // MindSpore sends all of it as text, and takes none that isn't UTF-8
+  memset(info, 0, ROOT_INFO);  // MindSpore sends all of it as text, which must be UTF-8
   snprintf(static_cast<char *>(info), 64, "comm-%08x%08x", random(), random());
   return 0;
 }
@@ -178,43 +178,43 @@ const char *HcclGetErrorString(int) { return "none"; }
 
 int HcclAllReduce(void *in, void *out, uint64_t values, int type, int op, Comm *comm, void *stream) {
   uint64_t bytes = values * size_of(type);
-  std::string call = noted("AllReduce", bytes, type, comm, stream);
+  std::string call = record_call("AllReduce", bytes, type, comm, stream);
   if (bytes > SMALL) return 0;
-  auto all = meet(comm, call, in, bytes);
+  auto all = exchange(comm, call, in, bytes);
   if (all.empty()) return FAILED;
   memcpy(out, reduced(all, type, op).data(), bytes);
   return 0;
 }
 int HcclAllGather(void *in, void *out, uint64_t values, int type, Comm *comm, void *stream) {
   uint64_t bytes = values * size_of(type);
-  std::string call = noted("AllGather", bytes * comm->ranks, type, comm, stream);  // all that it gives
+  std::string call = record_call("AllGather", bytes * comm->ranks, type, comm, stream);  // its whole output
   if (bytes > SMALL) return 0;
-  auto all = meet(comm, call, in, bytes);
+  auto all = exchange(comm, call, in, bytes);
   if (all.empty()) return FAILED;
   for (uint32_t i = 0; i < comm->ranks; i++) memcpy(static_cast<char *>(out) + i * bytes, all[i].data(), bytes);
   return 0;
 }
 int HcclReduceScatter(void *in, void *out, uint64_t values, int type, int op, Comm *comm, void *stream) {
   uint64_t bytes = values * size_of(type);
-  std::string call = noted("ReduceScatter", bytes * comm->ranks, type, comm, stream);  // all that it takes
+  std::string call = record_call("ReduceScatter", bytes * comm->ranks, type, comm, stream);  // its whole input
   if (bytes * comm->ranks > SMALL) return 0;
-  auto all = meet(comm, call, in, bytes * comm->ranks);
+  auto all = exchange(comm, call, in, bytes * comm->ranks);
   if (all.empty()) return FAILED;
   memcpy(out, reduced(all, type, op).data() + comm->rank * bytes, bytes);
   return 0;
 }
 int HcclBroadcast(void *values_here, uint64_t values, int type, uint32_t root, Comm *comm, void *stream) {
   uint64_t bytes = values * size_of(type);
-  std::string call = noted("Broadcast", bytes, type, comm, stream);
+  std::string call = record_call("Broadcast", bytes, type, comm, stream);
   if (bytes > SMALL) return 0;
-  auto all = meet(comm, call, values_here, bytes);
+  auto all = exchange(comm, call, values_here, bytes);
   if (all.empty()) return FAILED;
   memcpy(values_here, all[root].data(), bytes);
   return 0;
 }
 int HcclBarrier(Comm *comm, void *stream) {
-  std::string call = noted("Barrier", 0, FP32, comm, stream);
-  return meet(comm, call, "", 0).empty() ? FAILED : 0;
+  std::string call = record_call("Barrier", 0, FP32, comm, stream);
+  return exchange(comm, call, "", 0).empty() ? FAILED : 0;
 }
 
 }  // extern "C"

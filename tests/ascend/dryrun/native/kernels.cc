@@ -1,8 +1,9 @@
-// Operators. aclnnX(...) comes in two steps: aclnnXGetWorkspaceSize gets the arguments and gives an executor, aclnnX
-// launches it. MindSpore keeps executors and launches one many times with other addresses: launches are what is counted.
+// Operators. An aclnn operator X is called in two steps: aclnnXGetWorkspaceSize takes the arguments and returns an
+// executor, and aclnnX launches it. MindSpore keeps executors and launches each many times with other addresses, so
+// launches are counted, not executors.
 //
-// Nothing is computed. What a kernel would have written becomes zeros, so that a number which a program reads, such as a
-// loss, is never what lay there before.
+// Nothing is computed. A kernel's results are set to zeros, so that a number which a program reads, such as a loss, is
+// never the memory's old content.
 #include <pthread.h>
 
 #include <cstring>
@@ -15,19 +16,19 @@
 
 namespace {
 
-// What one of CANN's handles stands for. A list holds its tensors, a scalar or an array of numbers nothing.
+// The object behind one of CANN's handles: a tensor, a list of tensors, or none for a scalar or an array of numbers.
 struct Tensor {
   std::string dtype, shape;
-  uint64_t bytes = 0;   // 0 where they don't lie together
+  uint64_t bytes = 0;   // 0 where the tensor isn't contiguous
   void *address = nullptr;
-  int64_t offset = 0;  // bytes from there to the first one
+  int64_t offset = 0;  // bytes from the address to the first element
 };
 struct Handle {
   std::vector<Tensor> tensors;
   bool list = false;
 };
 
-// A call's tensors as MindSpore gave them, by the handles that it names when it changes an address.
+// One of a call's tensors, or lists of tensors. MindSpore passes its handle again when it changes an address.
 struct Argument {
   const void *handle;
   Handle value;
@@ -35,7 +36,7 @@ struct Argument {
 struct Executor {
   const dryrun::Kernel *kernel = nullptr;
   std::vector<Argument> arguments;
-  size_t first_result = 0, results_end = 0;  // among the arguments
+  size_t first_result = 0, results_end = 0;  // range of the results among the arguments
   bool repeatable = false;
 };
 
@@ -46,7 +47,7 @@ using Guard = std::lock_guard<std::mutex>;
 
 void *add(Handle value) {
   Guard guard(lock);
-  void *handle = calloc(1, 256);  // CANN's are opaque; MindSpore reads none of it
+  void *handle = calloc(1, 256);  // CANN's handles are opaque; MindSpore reads none of the memory
   handles[handle] = std::move(value);
   return handle;
 }
@@ -66,7 +67,7 @@ Tensor tensor_of(int type, const int64_t *dims, uint64_t count) {
   return made;
 }
 
-bool together(const int64_t *dims, const int64_t *strides, uint64_t count) {
+bool contiguous(const int64_t *dims, const int64_t *strides, uint64_t count) {
   int64_t expected = 1;
   for (uint64_t i = count; i-- > 0; expected *= dims[i])
     if (dims[i] != 1 && strides[i] != expected) return false;
@@ -75,7 +76,7 @@ bool together(const int64_t *dims, const int64_t *strides, uint64_t count) {
 
 void append(std::string &to, const std::string &what) { to += (to.empty() || what.empty() ? "" : " ") + what; }
 
-std::string told(const Handle &handle, std::string Tensor::*what) {
+std::string joined(const Handle &handle, std::string Tensor::*what) {
   std::string out;
   for (auto &tensor : handle.tensors) append(out, tensor.*what);
   return handle.list ? "{" + out + "}" : out;
@@ -83,12 +84,12 @@ std::string told(const Handle &handle, std::string Tensor::*what) {
 
 void zero(const Tensor &result, const std::vector<Tensor> &given) {
   for (auto &tensor : given)
-    if (tensor.address == result.address) return;  // changed in place: it goes on from what the host once wrote
+    if (tensor.address == result.address) return;  // updated in place: keeps what the host wrote to it
   if (result.address && result.bytes <= dryrun::KEPT)
     memset(static_cast<char *>(result.address) + result.offset, 0, result.bytes);
 }
 
-// The rest of the calling thread's stack, above `from`.
+// The end (highest address) of the calling thread's stack.
 const char *stack_end() {
   static thread_local const char *end = [] {
     pthread_attr_t attributes;
@@ -102,8 +103,8 @@ const char *stack_end() {
   return end;
 }
 
-// Which of a call's arguments are its results, as far as it shows: they come last, and after a number where the call
-// takes any; before it in calls such as aclnnMm, whose last argument is a number. Else the last tensor alone.
+// Guess which of a call's arguments are its results. Numbers at the end, as of aclnnMm, are skipped. The results are
+// the tensors before them, back to the next number; if there is no such number, only the last tensor.
 void mark_results(Executor &made, const std::vector<bool> &is_tensor, bool in_place) {
   size_t end = is_tensor.size();
   while (end > 0 && !is_tensor[end - 1]) end--;
@@ -139,7 +140,7 @@ bool ends_with(const std::string &text, const std::string &end) {
   return text.size() > end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-constexpr int MOST_ARGUMENTS = 80;  // of aclnnFlashAttention… and the like some 50
+constexpr int MOST_ARGUMENTS = 80;  // aclnnFlashAttention… has about 50
 constexpr intptr_t NEAR = 4096;     // bytes between two locals of one function
 
 }  // namespace
@@ -151,7 +152,7 @@ void *aclCreateTensor(const int64_t *dims, uint64_t count, int type, const int64
   Tensor made = tensor_of(type, dims, count);
   made.address = address;
   made.offset = offset * static_cast<int64_t>(dryrun::dtype_size(type));
-  if (strides && !together(dims, strides, count)) made.bytes = 0;
+  if (strides && !contiguous(dims, strides, count)) made.bytes = 0;
   return add({{made}});
 }
 void *aclCreateTensorDesc(int type, int count, const int64_t *dims, int) {
@@ -201,7 +202,7 @@ int aclSetTensorAddr(Executor *executor, size_t index, const void *handle, void 
   return aclSetDynamicTensorAddr(executor, index, 0, handle, address);
 }
 
-// All names aclnn* come here, from stub.S: their six integer registers, and where the arguments on the stack begin.
+// Called from stub.S for every function aclnn*, with its six integer registers and the start of its stack arguments.
 int dryrun_aclnn(const char *text, const uint64_t *registers, const uint64_t *stack) {
   std::string name = text, ending = "GetWorkspaceSize";
   if (name == "aclnnInit" || name == "aclnnFinalize") return 0;
@@ -209,7 +210,7 @@ int dryrun_aclnn(const char *text, const uint64_t *registers, const uint64_t *st
     return launch(name, reinterpret_cast<Executor *>(registers[2]), reinterpret_cast<void *>(registers[3]));
   name.resize(name.size() - ending.size());
   auto argument = [&](int i) { return i < 6 ? registers[i] : stack[i - 6]; };
-  auto local = [&](uint64_t value) {  // a variable of the caller's that is still 0
+  auto local = [&](uint64_t value) {  // whether it points to a local variable of the caller that is 0
     return value > (uint64_t)stack && value + 8 <= (uint64_t)stack_end() && value % 8 == 0 &&
            *reinterpret_cast<uint64_t *>(value) == 0;
   };
@@ -219,12 +220,12 @@ int dryrun_aclnn(const char *text, const uint64_t *registers, const uint64_t *st
   Guard guard(lock);
   for (int i = 0; i < MOST_ARGUMENTS && (const char *)&stack[i - 4] < stack_end(); i++) {
     uint64_t value = argument(i), next = argument(i + 1);
-    // Handles come first: one may lie close above this thread's stack, and begins with zeros.
+    // Look for handles first: a handle may be close above this thread's stack, and its memory begins with zeros.
     auto found = handles.find(reinterpret_cast<void *>(value));
     is_tensor.push_back(found != handles.end() && !found->second.tensors.empty());
     if (is_tensor.back()) {
-      append(dtypes, told(found->second, &Tensor::dtype));
-      append(shapes, told(found->second, &Tensor::shape));
+      append(dtypes, joined(found->second, &Tensor::dtype));
+      append(shapes, joined(found->second, &Tensor::shape));
       made->arguments.push_back({found->first, found->second});
     }
     if (found != handles.end() || !local(value) || !local(next)) continue;
@@ -243,7 +244,7 @@ int dryrun_aclnn(const char *text, const uint64_t *registers, const uint64_t *st
   return 1;
 }
 
-// The older way, for operators that have no aclnn call: aclop.
+// aclop, the older interface, for operators without an aclnn call.
 struct Buffer {
   void *data;
   size_t size;
@@ -267,8 +268,8 @@ int aclopCompileAndExecuteV2(const char *op, int inputs, void **in, Buffer **in_
   for (int i = 0; i < inputs + outputs; i++) {
     const Handle &handle = handles[i < inputs ? in[i] : out[i - inputs]];
     const Buffer &buffer = i < inputs ? *in_data[i] : *out_data[i - inputs];
-    append(dtypes, told(handle, &Tensor::dtype));
-    append(shapes, told(handle, &Tensor::shape));
+    append(dtypes, joined(handle, &Tensor::dtype));
+    append(shapes, joined(handle, &Tensor::shape));
     Tensor tensor{"", "", buffer.size, buffer.data, 0};
     if (i < inputs)
       given.push_back(tensor);
@@ -276,8 +277,8 @@ int aclopCompileAndExecuteV2(const char *op, int inputs, void **in, Buffer **in_
       zero(tensor, given);
   }
   dryrun::count_kernel(dryrun::kernel(std::string("aclop ") + op, dtypes, shapes), stream);
-  // The one operator that computes: x[row] of a small array. FlashAttention's wrapper reads the documents' ends, which
-  // the product cuts out so, on the host, and refuses ends that are zeros.
+  // The only operator that is computed: x[row] of a small array. The product slices the documents' ends so, and
+  // FlashAttention's wrapper reads them on the host and refuses zeros.
   if (strcmp(op, "StridedSlice") == 0 && inputs > 1 && in_data[1]->size >= 8 && out_data[0]->size <= dryrun::KEPT) {
     int64_t row = *static_cast<int64_t *>(in_data[1]->data);
     char *from = static_cast<char *>(in_data[0]->data) + row * static_cast<int64_t>(out_data[0]->size);

@@ -1,4 +1,4 @@
-// The counters of this process. They are written to $ASCEND_DRYRUN_RECORDS/PID.json when it ends, if it used a device.
+// This process's counters, written to $ASCEND_DRYRUN_RECORDS/PID.json when it ends, if it used a device.
 #include "record.h"
 
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <mutex>
 #include <vector>
 
-// The stubs in stub.S that only say "done", and how often each was asked.
+// The stubs in stub.S that only return success, and the number of calls of each.
 extern "C" const char *const dryrun_stub_names[];
 extern "C" uint64_t dryrun_stub_counts[];
 extern "C" const uint64_t dryrun_stub_total;
@@ -23,15 +23,15 @@ struct Sum {
   void add(uint64_t more) { count++, bytes += more; }
 };
 
-// A collective that runs beside what the other streams do, until one of them waits for it.
+// A collective that counts as running until another stream or the host waits for it.
 struct Running {
   std::string name;
-  uint64_t launched_before;  // kernels, on streams without collectives
+  uint64_t launched_before;  // kernels launched until it started, on streams without collectives
 };
 
 struct Exchanged {
   Sum sum;
-  uint64_t beside = 0;  // kernels that were launched while it ran
+  uint64_t overlapped = 0;  // kernels launched while it ran
 };
 
 struct Calls {
@@ -43,18 +43,19 @@ struct State {
   std::map<std::string, std::unique_ptr<Kernel>> known;
   std::map<const Kernel *, Calls> kernels;
   std::map<std::string, Exchanged> collectives;
-  std::map<const void *, std::vector<Running>> running;            // by stream
-  std::map<const void *, std::pair<const void *, size_t>> events;  // -> stream, and how many ran there when it came
+  std::map<const void *, std::vector<Running>> running;  // by stream
+  // event -> stream, and number of collectives that ran there when it was recorded
+  std::map<const void *, std::pair<const void *, size_t>> events;
   uint64_t launched = 0;
   std::map<std::string, Sum> copies;
   std::map<std::string, uint64_t> waits;
-  std::map<std::string, double> notes;  // what Python says of MindSpore's pool
+  std::map<std::string, double> notes;  // figures of MindSpore's pool, from sitecustomize.py
   std::vector<std::string> errors;
   uint64_t in_use = 0, peak = 0;
 };
 
 State &state() {
-  static State *only = new State;  // never destroyed: MindSpore's threads may call until the very end
+  static State *only = new State;  // never destroyed: MindSpore's threads may call until the process ends
   return *only;
 }
 
@@ -74,7 +75,7 @@ std::string json(double value) { return std::to_string(value); }
 std::string json(const Sum &sum) { return "[" + json(sum.count) + ", " + json(sum.bytes) + "]"; }
 
 std::string json(const Exchanged &exchanged) {
-  return "[" + json(exchanged.sum.count) + ", " + json(exchanged.sum.bytes) + ", " + json(exchanged.beside) + "]";
+  return "[" + json(exchanged.sum.count) + ", " + json(exchanged.sum.bytes) + ", " + json(exchanged.overlapped) + "]";
 }
 
 template <class Value>
@@ -117,14 +118,14 @@ void write() {
   if (!whole || rename((path + ".part").c_str(), path.c_str())) perror(path.c_str());
 }
 
-// The first so many that run on a stream are waited for.
+// End the first `count` collectives that run on a stream: something waits for them.
 void end_first(const void *stream, size_t count) {
   State &s = state();
   auto &running = s.running[stream];
   count = count < running.size() ? count : running.size();
-  for (size_t i = 0; i < count; i++) s.collectives[running[i].name].beside += s.launched - running[i].launched_before;
+  for (size_t i = 0; i < count; i++) s.collectives[running[i].name].overlapped += s.launched - running[i].launched_before;
   running.erase(running.begin(), running.begin() + static_cast<std::ptrdiff_t>(count));
-  for (auto &[event, mark] : s.events)  // others that were recorded there have fewer before them now
+  for (auto &[event, mark] : s.events)  // later events on this stream have fewer collectives before them now
     if (mark.first == stream) mark.second -= count < mark.second ? count : mark.second;
 }
 
@@ -221,7 +222,7 @@ void note_error(const std::string &text) {
 
 }  // namespace dryrun
 
-// For inside/sitecustomize.py.
+// Called by inside/sitecustomize.py.
 extern "C" {
 
 int dryrun_used() { return dryrun::state().peak > 0; }

@@ -1,1 +1,1 @@
-"""A stand-in for CANN's Python package: MindSpore reads its version when ranks meet, and nothing else."""
+"""A stand-in for CANN's Python package hccl: MindSpore reads only its version, when it creates communicators."""

@@ -1,4 +1,4 @@
-"""In what precision weights are held: training adds to fp32, and what nobody trains is as it is computed with."""
+"""The dtype of weights in memory: fp32 where they are trained, runtime.precision where they are frozen."""
 
 from pathlib import Path
 
@@ -30,13 +30,13 @@ def logits(model):
     return model.logits(model.inputs(IDS, np.tile(np.arange(24, dtype=np.int32), (2, 1)), np.zeros_like(IDS)))
 
 
-def test_frozen_weights_are_held_in_fp16_and_compute_the_same_bit_by_bit():
+def test_frozen_weights_are_fp16_and_give_the_same_logits_bit_by_bit():
     frozen, trained = model_in_fp16(frozen=True), model_in_fp16()
     assert (dtypes(frozen.groups), dtypes(trained.groups)) == ({ms.float16}, {ms.float32})
     np.testing.assert_array_equal(logits(frozen), logits(trained))
 
 
-def test_weights_beside_factors_are_frozen_and_the_factors_are_not():
+def test_with_lora_weights_are_fp16_and_factors_fp32():
     lora = Lora(4, 8.0, 0.0, MODULES)
     model = model_in_fp16(factors=Factors(lora, dict(random_factors(SOURCE.config, lora, 3))))
     assert (dtypes(model.groups), dtypes([model.masters.slices])) == ({ms.float16}, {ms.float32})
