@@ -58,7 +58,7 @@ def test_kills_change_nothing(room: Room, unharmed: Recorded, free_port: Callabl
         time.sleep(delay)  # anywhere within a step
         process_of(room, rank).kill()
         killed = time.monotonic()
-        started.wait_for_words(f"rank {rank} failed: killed by SIGKILL; the other ranks are stopped")
+        started.wait_for_output(f"rank {rank} failed: killed by SIGKILL; the other ranks are stopped")
         assert time.monotonic() - killed < DETECTED
         ended = started.wait()
         assert ended.code == 1
