@@ -23,7 +23,7 @@ def test_the_first_job_runs_in_it_with_its_own_environment(start: Any, tmp_path:
     assert first["pid"] == warmed != second["pid"]
     assert [Path(job["cwd"]) for job in (first, second)] == [tmp_path / f"out/sweeps/1/{n}" for n in (0, 1)]
     for job in (first, second):
-        assert (job["FROM_ENV_SET"], job["added"]) == ("set", "by the hook")
+        assert (job["FROM_ENV_SET"], job["added"]) == ("set", "by before_job")
     assert "nosuch" not in output
 
 
