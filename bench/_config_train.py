@@ -1,4 +1,7 @@
-"""The optimizer steps of task=train, by its own data, batches and Step, and nothing else of it: OVERRIDE…"""
+"""Run only the optimizer steps of task=train, without evaluation or checkpoints: _config_train.py OVERRIDE…
+
+Prints one JSON object, whose keys are the fields of _measured.Measured.
+"""
 
 import json
 import sys

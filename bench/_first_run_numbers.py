@@ -1,7 +1,7 @@
-"""What ascend_first_run.py computes on the device beside the command line: WHAT DEVICE FOLDER
+"""The numeric checks of ascend_first_run.py: _first_run_numbers.py CHECK DEVICE FOLDER
 
-WHAT is `matmul` or `parity`, DEVICE `ascend` (in bf16) or `cpu` (in fp32), FOLDER one of tests/reference with logits.
-The last line printed is the verdict; the exit code is 1 where a bound is broken.
+CHECK is `matmul` or `parity`, DEVICE `ascend` (bf16) or `cpu` (fp32), FOLDER a model of tests/reference with logits.
+The last line printed is the result; the exit code is 1 if the error exceeds its bound.
 """
 
 import sys
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 PRECISIONS = {"ascend": "bf16", "cpu": "fp32"}
-# Root mean square of the difference, over that of what is expected. Rounding to bf16 is off by 2^-8 / sqrt(12) at most,
-# and a product rounds its factors and itself: 0.2%. Logits of tiny_gqa in numpy, each result rounded to bf16, are 1.1%
-# off the reference (2026-11-28).
+# Largest relative error: RMS of the difference / RMS of the expected values. Rounding to bf16 has an RMS error of at
+# most 2^-8 / sqrt(12), and a product rounds its factors and its result: 0.2%. Logits of tiny_gqa in numpy, with each
+# result rounded to bf16, have an error of 1.1% (2026-11-28).
 BOUNDS = {("matmul", "bf16"): 4e-3, ("parity", "bf16"): 3e-2, ("matmul", "fp32"): 1e-5, ("parity", "fp32"): 1e-5}
 
 
 def matmul(device: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A product as MindSpore's device computes it, and as numpy does in fp64."""
+    """A matrix product on the device, and by numpy in fp64: (512, 4096) x (4096, 11008)."""
     import mindspore as ms
     from mindspore import ops
 
@@ -33,7 +33,7 @@ def matmul(device: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def parity(device: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A small model's logits here, and PyTorch's in fp32."""
+    """A small model's logits on the device, and PyTorch's in fp32."""
     from dscoder_exp import load
 
     with np.load(folder / "reference.npz") as reference:
@@ -42,13 +42,13 @@ def parity(device: str, folder: Path) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def main() -> int:
-    what, device, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
-    found, expected = {"matmul": matmul, "parity": parity}[what](device, folder)
-    off = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
-    bound, precision = BOUNDS[what, PRECISIONS[device]], PRECISIONS[device]
+    check, device, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    found, expected = {"matmul": matmul, "parity": parity}[check](device, folder)
+    error = float(np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2)))
+    bound, precision = BOUNDS[check, PRECISIONS[device]], PRECISIONS[device]
     worst = np.abs(found - expected).max()
-    print(f"{precision} is {off:.2e} off (relative, root mean square; bound {bound}), at most {worst:.3g}")
-    return 0 if off <= bound else 1  # 1 of NaN, too
+    print(f"{precision}: relative error {error:.2e} (root mean square; bound {bound}), largest difference {worst:.3g}")
+    return 0 if error <= bound else 1  # NaN fails, too
 
 
 if __name__ == "__main__":

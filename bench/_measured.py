@@ -1,4 +1,4 @@
-"""Short training runs, each in a process of its own, as the benches ask for them."""
+"""Short training runs for the benchmarks, each in its own process."""
 
 import subprocess
 import sys
@@ -10,32 +10,28 @@ from _machine import report_of
 
 from dscoder_exp.device.start import set_environment
 
-WARM_UP = 2  # steps: the first compiles, both touch memory that is new
+WARM_UP = 2  # first steps that don't count: the first compiles, both allocate memory
 TRAIN = str(Path(__file__).with_name("_config_train.py"))
 
 
 @dataclass(frozen=True)
 class Measured:
-    sequences: int  # that the data make
-    text: float  # the part of their positions that isn't padding
+    sequences: int  # number of training sequences
+    text: float  # fraction of their positions that isn't padding
     seconds: list[float]  # of each step
-    peak: int  # the most bytes that the process held
+    peak: int  # bytes, peak resident memory of the process
 
     @property
     def step(self) -> float:
-        """Seconds of the median step, warmed up."""
+        """Seconds of the median step after WARM_UP."""
         return median(self.seconds[WARM_UP:])
 
 
 def measure(directory: Path, *overrides: str) -> Measured:
-    """The steps of task=train with these overrides; see _config_train.py.
-
-    Args:
-        directory: takes what the processes write.
-    """
+    """Run the optimizer steps of task=train with these overrides; the processes write into `directory`."""
     set_environment()  # as the command line does for the processes it starts
     common = [*overrides, f"runtime.cache_dir={directory}/cache"]
-    # The data are prepared by another process: what that takes of memory isn't training's.
+    # In another process, so that the peak memory is that of training alone.
     prepare = [sys.executable, "-m", "dscoder_exp", "task=prepare", *common, f"hydra.sweep.dir={directory}/job"]
     subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
     return Measured(**report_of([sys.executable, TRAIN, *common, f"output_dir={directory}"]))

@@ -1,4 +1,4 @@
-"""Our side of train_vs_torch.py: DIRECTORY [lora]; with `lora`, rank 16 beside all matrices."""
+"""dscoder_exp's side of train_vs_torch.py: _own_train.py DIRECTORY [lora]; lora: rank 16 for all matrices."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ LORA = Lora(r=16, alpha=32.0, dropout=0.0, target_modules=MODULES)
 def main() -> None:
     directory = Path(sys.argv[1])
     numbers = json.loads((directory / "optim.json").read_text())
-    # PyTorch's AdamW decays whatever it is given, norms too. The schedule's keys are the caller's affair, not Step's.
+    # decay_norms: PyTorch's AdamW decays all parameters. Step ignores the schedule: it gets the learning rate.
     schedule = {
         "schedule": "constant",
         "warmup_ratio": 0.0,
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def model_of(directory: Path, lora: Lora | None) -> Llama:
-    """A model to be trained: its weights, or fresh factors beside them."""
+    """A model to train: all of its weights, or new LoRA factors if `lora` is given."""
     start_device("cpu")
     source = open_weights(str(directory))
     factors = lora and Factors(lora, dict(random_factors(source.config, lora, seed=0)))

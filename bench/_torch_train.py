@@ -1,4 +1,7 @@
-"""PyTorch's side of train_vs_torch.py, under an interpreter that has torch and transformers: DIRECTORY ATTENTION."""
+"""PyTorch's side of train_vs_torch.py: _torch_train.py DIRECTORY ATTENTION, where torch and transformers are installed.
+
+ATTENTION is transformers' attn_implementation: eager or sdpa.
+"""
 
 import json
 import sys
@@ -16,7 +19,7 @@ def main() -> None:
     optim = json.loads((directory / "optim.json").read_text())
     clip_norm = optim.pop("clip_norm")
     model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation=attention).train()
-    model.config.use_cache = False  # a cache of keys and values is of no use in training
+    model.config.use_cache = False  # no KV cache in training
     adamw = torch.optim.AdamW(model.parameters(), **optim)
     seconds, losses = [], []
     for ids in torch.from_numpy(np.load(directory / "ids.npy").astype(np.int64)):

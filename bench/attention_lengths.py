@@ -1,9 +1,9 @@
 """Training speed and memory by sequence length: python bench/attention_lengths.py code_alpaca_20k.json.
 
-model=tiny, on the file's rows, packed, each length in a process of its own. The model is so small that attention is
-most of a long step's work. Its cost should grow with the documents, which stay as they are, and not with the sequence
-that they are packed into. With as many tokens in every step, tokens/s then are the same from length to length. With one
-sequence in every step short ones have fewer, because a step has a fixed cost too; memory shows what a length takes.
+model=tiny on the file's rows, packed, each length in its own process. The model is so small that attention dominates a
+long step. Its cost should depend on the length of the documents, not on that of the sequence they are packed into: with
+the same number of tokens in every step, tokens/s should be the same for all lengths. With one sequence per step, short
+sequences have fewer tokens/s, since a step also has a fixed cost; memory shows what a length needs.
 """
 
 import argparse
@@ -18,8 +18,13 @@ LENGTHS = (1024, 2048, 4096, 8192)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the rows: code_alpaca_20k.json")
-    parser.add_argument("--steps", type=int, default=60, help="a length; MindSpore tries thread counts in the first")
+    parser.add_argument("source", type=Path, help="the rows, e.g. code_alpaca_20k.json")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=60,
+        help="optimizer steps per length; in the first ones MindSpore tries thread counts",
+    )
     arguments = parser.parse_args()
     data = ["model=tiny", "data=code_alpaca", f"data.source={arguments.source.resolve()}"]
     print(machine())

@@ -1,9 +1,9 @@
-"""Bytes that ranks send in a training step, counted by the kernel, beside the formula of docs/parallel.md.
+"""Bytes that all ranks send in a training step: counted by the kernel, and by the formula of docs/parallel.md.
 
     unshare --net python bench/bytes_moved.py
 
-In a network namespace of its own (unshare needs root) nothing else is sent over the loopback device, whose counter this
-reads. The CPU's collectives; headers and acknowledgements are counted too.
+Reads the loopback device's counter. In its own network namespace (unshare needs root) nothing else is sent there. It
+measures the CPU's collectives, including packet headers and acknowledgements.
 """
 
 import subprocess
@@ -22,29 +22,29 @@ OPTIM = OptimConfig(1e-3, [0.9, 0.95], 1e-8, 0.0, False, 1.0, "constant", 0.0, N
 LAYOUTS = ["2 1 1 0", "1 2 1 0", "1 2 1 1", "1 1 2 0", "4 1 1 0", "2 2 1 0"]  # data, tensor, context, sequence
 SEQUENCES, LENGTH, STEPS = 4, 128, 5
 FLOAT = 4  # bytes
-COPIES = 2  # MindSpore 2.10's backend for CPUs sends all that a ring needs twice
+COPIES = 2  # MindSpore 2.10's CPU backend sends everything in its rings twice
 
 
 def all_reduce(values: float, ranks: int) -> float:
-    """Bytes that the ranks of a group send together, in a ring (Patarasu & Yuan 2009)."""
+    """Bytes that all ranks of a group send in a ring all-reduce (Patarasu & Yuan 2009)."""
     return COPIES * 2 * (ranks - 1) * values * FLOAT
 
 
 def all_gather(values: float, ranks: int) -> float:
-    """values: of all ranks together."""
+    """Bytes that all ranks of a group send; values: of the gathered tensor."""
     return COPIES * (ranks - 1) * values * FLOAT
 
 
 def formula(topology: Topology) -> float:
-    """Of a step, all ranks together: what is summed by hundreds of values only is left out."""
+    """Bytes that all ranks send in a step, without all-reduces of a few hundred values."""
     rows = SEQUENCES * LENGTH / topology.replicas
     residual, blocks = rows * CONFIG.hidden_size, CONFIG.num_hidden_layers
     total = 0.0
     if topology.tensor > 1:
-        everyone = topology.tensor == topology.ranks
+        whole_world = topology.tensor == topology.ranks
         scatter = all_reduce(residual, topology.tensor)
-        gather = all_gather(residual, topology.tensor) if everyone else scatter
-        head = all_reduce(residual, topology.tensor)  # all labels count: the chunks' rows are all rows
+        gather = all_gather(residual, topology.tensor) if whole_world else scatter
+        head = all_reduce(residual, topology.tensor)  # no label is ignored, so the head computes all rows
         if topology.sequence:
             in_block = 2 * (gather + scatter) + 4 * gather + 2 * scatter
             ends = scatter + gather + gather  # embedding, before the head, embedding's gradient
@@ -55,20 +55,21 @@ def formula(topology: Topology) -> float:
         keys = rows * topology.context * CONFIG.num_key_value_heads / topology.tensor * CONFIG.head_dim
         total += blocks * (4 * all_gather(keys, topology.context) + 2 * all_reduce(keys, topology.context))
     if topology.replicas > 1:
-        held = CONFIG.num_parameters / topology.tensor
-        everyone = topology.replicas == topology.ranks
-        gather = all_gather(held, topology.replicas) if everyone else all_reduce(held, topology.replicas)
-        total += topology.tensor * (all_reduce(held, topology.replicas) + gather)
+        local = CONFIG.num_parameters / topology.tensor
+        whole_world = topology.replicas == topology.ranks
+        gather = all_gather(local, topology.replicas) if whole_world else all_reduce(local, topology.replicas)
+        total += topology.tensor * (all_reduce(local, topology.replicas) + gather)
     return total
 
 
 def sent() -> int:
+    """Bytes sent over the loopback device so far."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
     return int(line.split()[9])
 
 
 def train(*sizes: str) -> None:
-    """A rank's work; rank 0 tells what was sent in a step."""
+    """Run one rank; it prints the bytes sent per step by all ranks."""
     from mindspore.communication import get_rank, init
 
     from dscoder_exp.data.batch import Batch
@@ -87,7 +88,7 @@ def train(*sizes: str) -> None:
     ids = np.random.default_rng(0).integers(0, CONFIG.vocab_size, shape).astype(np.int32)
     positions = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), shape)
     batch = Batch(ids, ids, positions, np.zeros_like(ids))
-    step([batch], 1e-3)  # compiles
+    step([batch], 1e-3)  # not counted: compiles
     mesh.barrier()
     before = sent()
     for _ in range(STEPS):

@@ -1,7 +1,8 @@
-"""How long converting the 7B model takes, and how much memory: python bench/convert_7b.py DIR (56 GB of room).
+"""Time and peak memory of converting the 7B model: python bench/convert_7b.py DIR (needs 56 GB of disk space).
 
-Makes random bf16 weights of conf/model/7b.yaml's shape (13.8 GB, Hugging Face shards), copies them with cp, converts
-them to a native checkpoint cut 8 ways and back, each a command of its own, and compares what came back byte by byte.
+Makes random bf16 weights of conf/model/7b.yaml's shape (13.8 GB, Hugging Face shards), copies them with cp for
+comparison, converts them to a native checkpoint of 8 tensor-parallel shards and back, and compares the result byte by
+byte.
 """
 
 import argparse
@@ -30,32 +31,32 @@ SHARD = 5 * 10**9
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, help="is made; a disk with 56 GB of room")
+    parser.add_argument("directory", type=Path, help="a new directory, on a disk with 56 GB free")
     directory = parser.parse_args().directory
     directory.mkdir(parents=True)
     source, native, back = (directory / name for name in ("hf", "native", "back"))
     size = make(source)
     measured = {"cp": run(directory, ["cp", "-r", str(source), str(directory / "copy")])}
     shutil.rmtree(directory / "copy")
-    measured["HF -> native, 8 ways"] = convert(source, native, "weights.format=native", "weights.tensor=8")
-    measured["native, 8 ways -> HF"] = convert(native, back, "weights.format=hf")
+    measured["HF -> native, 8 shards"] = convert(source, native, "weights.format=native", "weights.tensor=8")
+    measured["native, 8 shards -> HF"] = convert(native, back, "weights.format=hf")
     for name, (seconds, peak) in measured.items():
-        print(f"{name:24}{seconds:7.1f} s {size / 1e9 / seconds:6.2f} GB/s   peak {peak / 1e9:5.2f} GB")
+        print(f"{name:25}{seconds:7.1f} s {size / 1e9 / seconds:6.2f} GB/s   peak {peak / 1e9:5.2f} GB")
     files = sorted(file.name for file in source.iterdir())
     same, other, lost = filecmp.cmpfiles(source, back, files, shallow=False)
-    print(f"byte by byte: {len(same)} files the same; others: {other + lost or 'none'}")
+    print(f"byte by byte: {len(same)} files are equal; different or missing: {other + lost or 'none'}")
 
 
 def make(target: Path) -> int:
-    """Random weights, normal(0, 0.02) in bf16; returns their bytes."""
+    """Write random weights, normal(0, 0.02) in bf16, as a Hugging Face checkpoint; returns their size in bytes."""
     values = yaml.safe_load((config_directory() / "model" / "7b.yaml").read_text())
     config = LlamaConfig(**{name: values[name] for name in LlamaConfig.__dataclass_fields__})
     shards: list[dict[str, tuple[str, tuple[int, ...]]]] = [{}]
-    room = SHARD
+    left = SHARD
     for name, shape in parameter_shapes(config).items():
-        if (room := room - size_of(shape, "BF16")) < 0:
+        if (left := left - size_of(shape, "BF16")) < 0:
             shards.append({})
-            room = SHARD - size_of(shape, "BF16")
+            left = SHARD - size_of(shape, "BF16")
         shards[-1][name] = ("BF16", shape)
     target.mkdir()
     generator = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def make(target: Path) -> int:
                 for first, last in row_ranges(shape, dtype):
                     drawn = generator.standard_normal((last - first, *shape[1:]), np.float32) * np.float32(0.02)
                     writer.write(name, (drawn.view(np.uint32) >> 16).astype(np.uint16))
-        print(f"made {file}", flush=True)
+        print(f"wrote {file}", flush=True)
     size = sum(size_of(shape, "BF16") for shape in parameter_shapes(config).values())
     (target / CONFIG_FILE).write_text(json.dumps(to_hf(config, "BF16"), indent=2, ensure_ascii=False) + "\n")
     mapped = {"metadata": {"total_size": size}, "weight_map": index}
@@ -77,12 +78,13 @@ def make(target: Path) -> int:
 
 
 def convert(source: Path, target: Path, *options: str) -> tuple[float, int]:
+    """Run task=convert; see `run`."""
     command = [sys.executable, "-m", "dscoder_exp", "task=convert", f"weights.source={source}"]
     return run(target.parent, [*command, f"weights.target={target}", *options, f"hydra.sweep.dir={target.parent}/job"])
 
 
 def run(directory: Path, command: list[str]) -> tuple[float, int]:
-    """Seconds, and the process tree's highest resident memory in bytes, of a command that succeeds."""
+    """Run a command that must succeed: its seconds, and the peak resident memory of its process tree in bytes."""
     print("$", *command, flush=True)
     started, peak = time.monotonic(), 0
     with subprocess.Popen(command, cwd=directory) as process:

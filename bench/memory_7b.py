@@ -1,8 +1,7 @@
-"""The memory table of docs/parallel.md: what a card holds while 7B is trained, by arithmetic. python bench/memory_7b.py
+"""Memory per card while 7B is trained, by arithmetic (the table of docs/parallel.md): python bench/memory_7b.py
 
-Activations are in bf16, and so are the weights that replicas have alike; all else in fp32. train.recompute=full, one
-sequence a micro step, no accumulation (which keeps whole gradients where replicas would keep slices). None of it was
-measured: no NPU was at hand.
+Activations and replicated weights are in bf16, all else in fp32. train.recompute=full, one sequence per micro step, no
+gradient accumulation (with which replicas keep whole gradients instead of slices). Not measured: no NPU was available.
 """
 
 from dscoder_exp.parallel.topology import Topology
@@ -21,24 +20,24 @@ LAYOUTS = {
     "cp8": Topology(0, context=8),
 }
 LENGTHS = (2048, 4096, 8192, 16384)
-CHUNK = 1024  # rows whose logits exist at a time
+CHUNK = 1024  # rows (positions) whose logits exist at a time
 
 
 def memory(topology: Topology, length: int) -> dict[str, float]:
-    """GB by what for."""
+    """GB per card, by purpose; length: tokens of a sequence."""
     hidden, ffn, tensor, replicas = CONFIG.hidden_size, CONFIG.intermediate_size, topology.tensor, topology.replicas
-    held, table = CONFIG.num_parameters / tensor, CONFIG.vocab_size * hidden / tensor
-    block = (held - 2 * table) / CONFIG.num_hidden_layers
+    local, table = CONFIG.num_parameters / tensor, CONFIG.vocab_size * hidden / tensor
+    block = (local - 2 * table) / CONFIG.num_hidden_layers
     rows = length / topology.context
     residual = rows * hidden / (tensor if topology.sequence else 1)
     if replicas == 1:
-        weights, state, gradients = 4 * held, 8 * held, 4 * held  # two moments
+        weights, state, gradients = 4 * local, 8 * local, 4 * local  # state: two moments
         cast, gathered = 2 * block, 0.0
-    else:  # moments and weights of the slice; its gradient, and whole ones: the tables', a block's, one on its way
-        weights, state, gradients = 2 * held, 12 * held / replicas, 4 * held / replicas + 4 * (3 * table + block)
+    else:  # moments and fp32 weights by slices; gradients: a slice, whole: two tables, a block, one table in transit
+        weights, state, gradients = 2 * local, 12 * local / replicas, 4 * local / replicas + 4 * (3 * table + block)
         cast, gathered = 0.0, 2 * table
-    inside = rows * (4 * hidden + 3 * ffn) / tensor + 3 * rows * hidden  # of a block, forward
-    computing = 2 * 2 * inside + cast  # and backward
+    inside = rows * (4 * hidden + 3 * ffn) / tensor + 3 * rows * hidden  # activations inside a block
+    computing = 2 * 2 * inside + cast  # forward and backward, 2 bytes each
     logits = CHUNK * CONFIG.vocab_size / tensor * (4 + 4 + 2)
     parts = {
         "weights": weights,

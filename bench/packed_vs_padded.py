@@ -1,8 +1,8 @@
-"""What packing is worth at the recipe's length: python bench/packed_vs_padded.py code_alpaca_20k.json.
+"""Packing compared with padding at the recipe's length: python bench/packed_vs_padded.py code_alpaca_20k.json.
 
-model=tiny, on the file's rows, seq_length 8192, a sequence a step: many rows in it (data.packing=true), or one and
-padding, as the original recipe has it. What counts is text a second: the positions of a sequence that aren't padding,
-a mean over all the data, by the median step.
+model=tiny on the file's rows, seq_length=8192, one sequence per step: many rows in it (data.packing=true), or one row
+and padding, as in the original recipe. The result is text tokens per second: the mean number of positions of a sequence
+that aren't padding, divided by the median step time.
 """
 
 import argparse
@@ -17,10 +17,10 @@ LENGTH = 8192
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the rows: code_alpaca_20k.json")
-    parser.add_argument("--steps", type=int, default=10, help="of each, of which the first two don't count")
+    parser.add_argument("source", type=Path, help="the rows, e.g. code_alpaca_20k.json")
+    parser.add_argument("--steps", type=int, default=10, help="optimizer steps of each run; the first two don't count")
     arguments = parser.parse_args()
-    # Unpacked, a sequence is one document, and a document's limit is the model's context.
+    # An unpacked sequence is one document, which may be as long as the model's context.
     shape = ["model=tiny", f"model.max_position_embeddings={LENGTH}", f"seq_length={LENGTH}"]
     data = ["data=code_alpaca", f"data.source={arguments.source.resolve()}", f"train.max_steps={arguments.steps}"]
     print(machine())

@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct's negative log-likelihood of code: python bench/smollm2_nll.py code_alpaca_20k.json
 
-The first 32 rows, each a text of its own; all its tokens but the first count, in nats. The reference is a number alone,
-1.525 with PyTorch, and doesn't say how rows became text. Of about 50 renderings tried with PyTorch, nearest is
-instruction, newline, output, the mean of the rows' means (1.5245).
+The first 32 rows, each a text of its own; nats per token over all tokens but a text's first. The reference is a bare
+number, 1.525 with PyTorch, without the format in which rows were rendered. Of about 50 formats tried with PyTorch, the
+nearest is instruction, newline, output, averaged over the rows' means (1.5245).
 """
 
 import argparse
@@ -20,7 +20,7 @@ ROWS = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the rows: code_alpaca_20k.json")
+    parser.add_argument("source", type=Path, help="the rows, e.g. code_alpaca_20k.json")
     rows = json.loads(parser.parse_args().source.read_text("utf-8"))[:ROWS]
     renderings = {
         "instruction, newline, output": [f"{row['instruction']}\n{row['output']}" for row in rows],

@@ -1,10 +1,11 @@
-"""Training beside PyTorch: python bench/train_vs_torch.py --torch-python PYTHON (one that has torch and transformers).
+"""Training speed and memory compared with PyTorch: python bench/train_vs_torch.py --torch-python PYTHON
 
-SmolLM2-135M's shape in fp32 with random weights, a sequence of 512 tokens a step, all of them counted, AdamW, clipped
-to norm 1: ours through Step, theirs as transformers' LlamaForCausalLM with torch.optim.AdamW. All start at the same
-weights and meet the same ids, so equal losses show that they do the same work. The sides take turns, each time in a
-fresh process, so that whatever else the machine does meets them alike. A side's step is the median over its turns.
-LoRA's row trains factors of rank 16 beside the same weights.
+PYTHON is an interpreter with torch and transformers. SmolLM2-135M's shape in fp32 with random weights, one sequence of
+512 tokens per step, loss on all tokens, AdamW, gradients clipped to norm 1: ours with Step, PyTorch's with
+transformers' LlamaForCausalLM and torch.optim.AdamW. All start from the same weights and train on the same ids, so that
+equal losses show that they do the same work. The sides take turns, each time in a fresh process, so that other load on
+the machine affects all of them. A side's step time is the median over its turns. The LoRA row trains factors of rank 16
+on the same weights.
 """
 
 import argparse
@@ -29,16 +30,16 @@ from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.random_init import random_weights
 
 TOKENS = 512
-WARM_UP = 2  # steps: the first compiles, both touch memory that is new
+WARM_UP = 2  # first steps that don't count: the first compiles, both allocate memory
 OPTIM = {"lr": 1e-4, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.01, "clip_norm": 1.0}
 OURS, LORA, EAGER, SDPA = SIDES = ("dscoder_exp", "the same, LoRA", "torch, eager", "torch, sdpa")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch-python", required=True, help="the interpreter that PyTorch's side runs under")
-    parser.add_argument("--steps", type=int, default=8, help="that count, a turn")
-    parser.add_argument("--turns", type=int, default=2, help="of each side")
+    parser.add_argument("--torch-python", required=True, help="an interpreter with torch and transformers")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps per turn")
+    parser.add_argument("--turns", type=int, default=2, help="turns per side")
     arguments = parser.parse_args()
     here = Path(__file__).parent
     with tempfile.TemporaryDirectory() as directory:
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def make(directory: Path, steps: int) -> None:
-    """What all sides read: a Hugging Face checkpoint, a row of ids a step, and AdamW's numbers."""
+    """Write what all sides read: a Hugging Face checkpoint, ids of shape [steps, TOKENS], and AdamW's settings."""
     values = yaml.safe_load((config_directory() / "model" / "smollm2_135m.yaml").read_text())
     config = LlamaConfig(**{name: values[name] for name in LlamaConfig.__dataclass_fields__})
     save_file(dict(random_weights(config, 0)), directory / WEIGHTS_FILE, {"format": "pt"})
@@ -78,7 +79,7 @@ def make(directory: Path, steps: int) -> None:
 
 
 def step_of(turns: list[dict[str, Any]]) -> float:
-    """Seconds of the median step, warmed up."""
+    """Seconds of the median step after WARM_UP, over all turns."""
     return median(seconds for turn in turns for seconds in turn["seconds"][WARM_UP:])
 
 

@@ -1,7 +1,7 @@
-"""Train the tokenizer that model=tiny carries, on the bundled sample: `python examples/train_tokenizer.py`.
+"""Train the tokenizer of model=tiny on the bundled sample: `python examples/train_tokenizer.py`.
 
 A byte-level BPE of 1,024 entries, written to tiny_tokenizer.json beside this file. Training is deterministic: the same
-sample and the same release of `tokenizers` give the same bytes, and a test holds the committed file to that.
+sample and the same release of `tokenizers` give the same bytes, and a test checks that the committed file has them.
 """
 
 import json
@@ -34,7 +34,7 @@ def train(source: Path = SAMPLE) -> Tokenizer:
 
 
 def write(tokenizer: Tokenizer, target: Path = TARGET) -> None:
-    """Write tokenizer.json to `target`, first under a temporary name: a reader never sees half of it."""
+    """Write tokenizer.json to `target`, under a temporary name first, so that a reader never sees a partial file."""
     temporary = target.with_name(target.name + ".tmp")
     temporary.write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8")
     temporary.replace(target)

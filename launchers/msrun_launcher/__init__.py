@@ -1,8 +1,9 @@
-"""Hydra launcher `msrun`: each job in fresh worker processes, many ranks through MindSpore's msrun.
+"""Hydra launcher `msrun`: runs each job in fresh worker processes, several ranks through MindSpore's msrun.
 
-parent/ runs in the launching process, worker/ in each rank's, nodes/ connects the launchers of several machines. Hydra
-finds the launcher in hydra_plugins/msrun_launcher, whose modules it executes at each start, once more those that were
-imported before: a class defined there would be two, so what an application catches or compares is defined here.
+parent/ runs in the launcher's process, worker/ in each rank's process, nodes/ connects the launchers of several
+machines. Hydra discovers the launcher in hydra_plugins/msrun_launcher and executes the modules there at each start,
+even those already imported, so that a class defined there can exist twice. Classes that an application catches or
+compares are therefore defined here.
 """
 
 from msrun_launcher.failures import BadLauncherConfig, WorkerFailed

@@ -1,4 +1,4 @@
-"""What a job or a launch fails with."""
+"""Exceptions that a job or a launch fails with."""
 
 import time
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from hydra.errors import CompactHydraException
 class WorkerFailed(CompactHydraException):
     """A job's worker process failed.
 
-    Hydra prints the message alone; the frames of the launcher say nothing to a user.
+    A CompactHydraException: Hydra prints its message without the launcher's traceback.
 
-    rank: the rank that failed first; None where msrun failed before any rank did, or a node did as a whole
-    cause: the exception that the worker raised, where it raised one that could be brought over
-    log: the file to read next
-    at: time.monotonic() of that, now where nothing is said
-    hangs: ranks are silent; which one the others wait for, is told by all nodes' reports together
+    rank: the rank that failed first; None if msrun failed before any rank did, or a whole node was lost
+    cause: the exception that the worker raised, if it raised one that could be unpickled
+    log: the log file to read next
+    at: time.monotonic() of the failure; None: now
+    hangs: ranks sent no heartbeat in time; only the reports of all nodes together show which rank the others wait for
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class WorkerFailed(CompactHydraException):
         self.hangs = hangs
 
 
-def together(failures: Sequence[WorkerFailed]) -> WorkerFailed:
-    """What several nodes tell of one failure."""
+def merge_failures(failures: Sequence[WorkerFailed]) -> WorkerFailed:
+    """Several nodes' reports of one failure as one; rank and log are the first report's."""
     return WorkerFailed("\n".join(map(str, failures)), rank=failures[0].rank, log=failures[0].log)
 
 
 class BadLauncherConfig(CompactHydraException):
-    """Options under hydra.launcher that make no sense; nothing was started."""
+    """Invalid options under hydra.launcher; nothing was started. problems: one message each."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))

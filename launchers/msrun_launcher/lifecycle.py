@@ -1,4 +1,4 @@
-"""What an application may do around a launch: check, prepare, and record how it ended."""
+"""Hooks with which an application checks, prepares and records the jobs of a launch."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 class JobOutcome:
     """How a job ended.
 
-    status: killed where the launching process was told to end (Ctrl-C, SIGTERM) while the job ran
-    error: what happened: rank, cause, traceback, log; None for a completed job
-    rank: the rank that failed first, where one did
-    log: the file to read next, where there is one
+    status: killed if the launcher's process received Ctrl-C, SIGTERM or SIGHUP while the job ran
+    error: message with rank, cause, traceback and log file; None for a completed job
+    rank: the rank that failed first, if a rank did
+    log: the log file to read next, if there is one
     """
 
     status: Literal["completed", "failed", "killed"]
@@ -27,33 +27,33 @@ class JobOutcome:
 
 
 class Lifecycle(Protocol):
-    """Named by hydra.launcher.lifecycle and instantiated, without arguments, once a launch.
+    """The class that hydra.launcher.lifecycle names; one instance per launch, created without arguments.
 
-    All methods run in the launching process. A config is a job's whole composed config, Hydra's node included
-    (`hydra.runtime.output_dir` is filled in); what is changed in it is what `run_job` and the workers get.
-    `${hydra:...}` resolves to the job whose turn it is; before_launch has none, see `current_job`.
+    All methods run in the launcher's process. A config is a job's full composed config, including the hydra node
+    (`hydra.runtime.output_dir` is set); changes made to it reach `run_job` and the workers. `${hydra:...}` resolves to
+    the job that a method is called for; in before_launch, which is called for all jobs, use `current_job`.
     """
 
     def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
-        """All jobs are composed, none has started. What this raises refuses the launch, which then leaves no trace."""
+        """Called when all jobs are composed and none has started. An exception refuses the launch, without a trace."""
         ...
 
     def before_job(self, config: DictConfig) -> None:
-        """The job is next. What this raises fails the job, which is then not started."""
+        """Called just before the job starts. An exception fails the job, which is then not started."""
         ...
 
     def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
-        """Called for every job whose before_job was called. What this raises fails the job."""
+        """Called for every job whose before_job was called. An exception fails the job."""
         ...
 
     def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
-        """Called whenever before_launch returned; outcomes: of the jobs that were begun, in order."""
+        """Called if before_launch returned; outcomes: of the jobs that were begun, in order."""
         ...
 
 
 @contextmanager
 def current_job(config: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` and HydraConfig.get() mean this job's config inside the block."""
+    """Make `${hydra:...}` and HydraConfig.get() refer to this job's config inside the block."""
     holder = HydraConfig.instance()
     before = holder.cfg
     holder.set_config(config)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while jobs run: exceptions where the launcher can act, never in the middle of stopping."""
+"""Ctrl-C, SIGTERM and SIGHUP while jobs run: exceptions in the launcher, except while it stops a job."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 
 class Terminated(SystemExit):
-    """A signal told this process to end. The exit code is the customary one: 128 and the signal's number."""
+    """A signal asked this process to end. The exit code is 128 + the signal's number, as in a shell."""
 
     def __init__(self, number: int = signal.SIGTERM) -> None:
         super().__init__(128 + number)
@@ -19,12 +19,12 @@ class Terminated(SystemExit):
 class Signals:
     """Inside `handled()` a signal raises KeyboardInterrupt or Terminated in the main thread.
 
-    Inside `held()` it only sets `hurry`: whoever stops processes then stops being patient.
+    Inside `deferred()` a signal only sets `received`, which makes ProcessTree.stop skip the rest of the grace period.
     """
 
     def __init__(self) -> None:
-        self.hurry = False
-        self._held = False
+        self.received = False
+        self._deferred = False
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -33,7 +33,8 @@ class Signals:
             return
         before: dict[int, Any] = {}
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # a script's background jobs ignore Ctrl-C, nohup SIGHUP
+            # Keep a signal ignored: SIGINT in a script's background job, SIGHUP under nohup.
+            if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, self._receive)
         try:
             yield
@@ -42,16 +43,16 @@ class Signals:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        self._held, self.hurry = True, False
+    def deferred(self) -> Iterator[None]:
+        self._deferred, self.received = True, False
         try:
             yield
         finally:
-            self._held = False
+            self._deferred = False
 
     def _receive(self, number: int, _frame: Optional[FrameType]) -> None:
-        if self._held:
-            self.hurry = True
+        if self._deferred:
+            self.received = True
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
         else:

@@ -34,10 +34,13 @@ def test_without_an_npu_one_message_says_so(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_exists_and_a_step_that_doesn_t_are_refused(tmp_path: Path) -> None:
-    for arguments, told in ((["--output", str(tmp_path)], f"{tmp_path} exists"), (["--only", "trian"], "called trian")):
+    for arguments, message in (
+        (["--output", str(tmp_path)], f"{tmp_path} exists"),
+        (["--only", "trian"], "called trian"),
+    ):
         ended = first_run(tmp_path, "--device", "cpu", *arguments)
         assert ended.returncode == 2
-        assert told in ended.stderr
+        assert message in ended.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -65,7 +68,7 @@ def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(
         "hangs", "", ["sh", "-c", "echo $$; sleep 600 & wait"], 1, lambda text: ""
     )
     outcome = run(step, tmp_path)
-    assert (outcome.verdict, outcome.told, outcome.through) == ("FAILED", "not through after 1 s", False)
+    assert (outcome.verdict, outcome.message, outcome.completed) == ("FAILED", "still running after 1 s", False)
     group = (tmp_path / "hangs.log").read_text().splitlines()[1]
     stats = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
     assert [state for state, _, its_group, *_ in stats if its_group == group and state != "Z"] == []
@@ -95,7 +98,7 @@ def test_steps_run_on_the_cpu_and_are_packed_without_secrets(tmp_path: Path) -> 
     assert {Path(name).suffix for name in packed} <= {".log", ".md", ".yaml", ".json"}
 
 
-def test_a_step_that_fails_is_told_and_leaves_out_what_needs_it(tmp_path: Path) -> None:
+def test_a_step_that_fails_is_reported_and_steps_that_need_it_are_left_out(tmp_path: Path) -> None:
     """The prepared data can't be written."""
     (tmp_path / "cache").write_text("a file where the cache belongs")
     ended = first_run(tmp_path, "--device", "cpu", "--output", "out", "--only", "lora")
@@ -103,4 +106,4 @@ def test_a_step_that_fails_is_told_and_leaves_out_what_needs_it(tmp_path: Path) 
     summary = members(tmp_path / "out.tar.gz")["summary.md"]
     assert "| reference | 8 steps on this machine's CPU, fp32 | FAILED | " in summary
     assert "exit code 2; " in summary
-    assert "| lora | LoRA | left out | 0 | reference wasn't through |" in summary
+    assert "| lora | LoRA | left out | 0 | reference didn't complete |" in summary

@@ -1,4 +1,4 @@
-"""Small applications run as real processes."""
+"""Runs the applications in apps/ as real processes."""
 
 import contextlib
 import os
@@ -14,32 +14,33 @@ APPS = Path(__file__).parent / "apps"
 
 
 class Launch(Started):
-    """An application at work in its own directory."""
+    """A running application in its own directory."""
 
     def __init__(self, directory: Path, app: str, overrides: tuple[str, ...], interrupts: bool) -> None:
-        command, own = [sys.executable, str(APPS / app), *overrides], {"TMPDIR": str(directory)}
-        printed = directory.parent / f"{directory.name}-printed"
-        printed.mkdir(exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if name.startswith("HYDRA_")}
-        super().__init__(command, directory, printed, kept | own, merged=True, interrupts=interrupts)
+        command = [sys.executable, str(APPS / app), *overrides]
+        output = directory.parent / f"{directory.name}-output"
+        output.mkdir(exist_ok=True)
+        variables = {name: value for name, value in os.environ.items() if name.startswith("HYDRA_")}
+        variables["TMPDIR"] = str(directory)
+        super().__init__(command, directory, output, variables, merged=True, interrupts=interrupts)
 
     def finish(self) -> tuple[int, str]:
-        """Exit code and everything printed."""
+        """Wait; returns the exit code and everything printed."""
         ended = self.wait()
         return ended.code, ended.out
 
     def living(self) -> list[str]:
-        """The command lines of this launch's processes."""
+        """The command lines of this launch's live processes."""
         found = []
         for process in self.processes():
-            with contextlib.suppress(psutil.Error):  # it has ended since it was looked at
+            with contextlib.suppress(psutil.Error):  # it has ended since it was listed
                 found.append(" ".join(process.cmdline()))
         return found
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
-    """start(app, *overrides, interrupts=True) -> Launch, in tmp_path; what it leaves is killed in the end."""
+    """start(app, *overrides, interrupts=True) -> Launch, in tmp_path; its processes are killed after the test."""
     launches: list[Launch] = []
 
     def begin(app: str, *overrides: str, interrupts: bool = True) -> Launch:

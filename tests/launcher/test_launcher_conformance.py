@@ -1,9 +1,9 @@
-"""Hydra's own launcher suite: what every launcher plugin must do."""
+"""Hydra's own test suite for launcher plugins."""
 
 import pytest
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
-# The suite calls Hydra without naming a version.
+# The suite calls Hydra without version_base.
 pytestmark = pytest.mark.filterwarnings("ignore:Future Hydra versions will no longer change working directory")
 
 

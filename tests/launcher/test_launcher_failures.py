@@ -1,4 +1,4 @@
-"""What a failing rank does to its job, to the other ranks and to the sweep."""
+"""A failing rank: what is reported, how the other ranks end, and how the sweep continues."""
 
 import re
 import socket
@@ -13,8 +13,8 @@ CAUSES = {
     "raise": "TaskError: here: boom",
     "term": "ended by SIGTERM",
 }
-# term: the worker itself tells, in the same way for any number of ranks
-LIMITS = {1: 3, 2: 10}  # seconds; msrun takes a few of them to start
+# term with one rank only: the worker itself writes the message, the same for any number of ranks
+LIMITS = {1: 3, 2: 10}  # seconds by number of ranks; msrun takes a few to start
 CASES = [(how, 1) for how in CAUSES] + [(how, 2) for how in CAUSES if how != "term"]
 
 
@@ -35,22 +35,22 @@ def test_the_failing_rank_and_its_cause_are_named(start: Any, tmp_path: Any, how
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_job_past_its_time_limit_fails_and_tells_where_it_hung(start: Any, ranks: int) -> None:
+def test_a_job_past_its_time_limit_fails_with_a_stack_trace(start: Any, ranks: int) -> None:
     launch = start("app.py", "how=stubborn", f"ranks={ranks}", f"hydra.launcher.time_limit={LIMITS[ranks]}")
     code, output = launch.finish()
     assert code == 1
-    assert f"rank 0 failed: still at work after the time limit of {LIMITS[ranks]} s" in output
+    assert f"rank 0 failed: still running after hydra.launcher.time_limit={LIMITS[ranks]} s" in output
     assert "in wait\n" in output
     assert launch.living() == []
 
 
 @pytest.mark.slow
-def test_a_rank_without_a_sign_of_life_fails_the_job(start: Any) -> None:
-    """Each rank's last step and where it is; what goes on signalling isn't stopped, however long it takes."""
+def test_a_rank_without_a_heartbeat_fails_the_job(start: Any) -> None:
+    """The message has each rank's last heartbeat and stack."""
     launch = start("app.py", "how=silent", "ranks=2", "rank=1", "hydra.launcher.heartbeat=3")
     code, output = launch.finish()
     assert code == 1
-    assert re.search(r"(rank 0|ranks 0, 1): no sign of life for 3 s\n", output), output
+    assert re.search(r"(rank 0|ranks 0, 1): no heartbeat for hydra.launcher.heartbeat=3 s\n", output), output
     for rank, step in ((0, 3), (1, 2)):
         assert re.search(rf"  rank {rank}: step {step}, \d+\.\d s ago\n    Stack", output)
     assert launch.living() == []
@@ -78,7 +78,7 @@ def test_sys_exit_in_process_fails_the_job_not_the_sweep(start: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_port_in_use_fails_the_job_with_the_schedulers_words(start: Any, tmp_path: Any) -> None:
+def test_a_port_in_use_fails_the_job_with_the_schedulers_log(start: Any, tmp_path: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -89,7 +89,7 @@ def test_a_port_in_use_fails_the_job_with_the_schedulers_words(start: Any, tmp_p
     assert launch.living() == []
 
 
-def test_what_a_task_forgot_to_stop_is_stopped(start: Any) -> None:
+def test_child_processes_of_a_task_are_stopped(start: Any) -> None:
     launch = start("app.py", "how=children", "hydra.launcher.time_limit=3")
     code, _ = launch.finish()
     assert code == 1

@@ -1,4 +1,4 @@
-"""What a task finds around it in a worker."""
+"""A task's directory, environment, config, output and ranks in a worker."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_two_ranks_add_up_through_mindspore(start: Any, tmp_path: Path) -> None:
+def test_two_ranks_all_reduce_through_mindspore(start: Any, tmp_path: Path) -> None:
     launch = start("allreduce.py")
     code, output = launch.finish()
     assert code == 0, output
@@ -50,7 +50,7 @@ def test_directory_environment_and_config_are_the_jobs(start: Any, tmp_path: Pat
     for path, found in facts.items():
         number = int(path[0])
         assert (found["cwd"], found["number"]) == (str(jobs / str(number)), number)
-        assert (found["FROM_ENV_SET"], found["added"]) == ("yes", "by the hook")
+        assert (found["FROM_ENV_SET"], found["added"]) == ("yes", "by before_job")
         assert found["pid"] != launch.process.pid
     assert [(found["RANK_ID"], found["MS_WORKER_NUM"]) for found in facts.values()] == [
         (os.environ.get("RANK_ID"), os.environ.get("MS_WORKER_NUM")),
@@ -66,7 +66,7 @@ def test_directory_environment_and_config_are_the_jobs(start: Any, tmp_path: Pat
     }
 
 
-def test_only_rank_0_writes_the_jobs_log_and_is_shown(start: Any, tmp_path: Path) -> None:
+def test_only_rank_0_writes_the_jobs_log_and_is_printed(start: Any, tmp_path: Path) -> None:
     code, output = start("app.py", "ranks=2").finish()
     assert code == 0, output
     job = tmp_path / "out/sweeps/1/0"

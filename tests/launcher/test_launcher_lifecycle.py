@@ -1,4 +1,4 @@
-"""The application's hooks: their order, what they may change, and what their refusal leaves on disk."""
+"""The application's hooks: their order, and what is left on disk when they refuse the launch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ def record(directory: Path) -> list[str]:
     return (directory / "record.txt").read_text().splitlines()
 
 
-def test_hooks_frame_every_job(start: Any, tmp_path: Path) -> None:
+def test_hooks_are_called_around_every_job(start: Any, tmp_path: Path) -> None:
     code, output = start("app.py", "-m", "how=raise,ok", RECORDER).finish()
     assert code == 1, output
     assert record(tmp_path) == [
@@ -65,28 +65,28 @@ def test_after_job_fails_a_job_that_had_completed(start: Any, tmp_path: Path) ->
     assert record(tmp_path)[-1] == "after_launch failed completed"
 
 
-def test_nonsense_is_refused_before_the_application_is_asked(start: Any, tmp_path: Path) -> None:
+def test_invalid_literals_are_refused_before_before_launch(start: Any, tmp_path: Path) -> None:
     code, output = start("app.py", "hydra.launcher.master_port=99", "hydra.launcher.grace=-1", RECORDER).finish()
     assert code == 1
-    assert "hydra.launcher.master_port=99: outside 1024 to 65535\nhydra.launcher.grace=-1.0: seconds" in output
+    assert "hydra.launcher.master_port=99: must be 1024 to 65535\nhydra.launcher.grace=-1.0: must be 0" in output
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("hydra.launcher.lifecycle=recorder.Recoder", "has no attribute 'Recoder'"),
         ("nosuch=1", "Could not override 'nosuch'"),  # found by Hydra's sweeper, which never calls the launcher
     ],
 )
-def test_other_mistakes_leave_nothing_either(start: Any, tmp_path: Path, override: str, words: str) -> None:
+def test_other_errors_leave_nothing_either(start: Any, tmp_path: Path, override: str, message: str) -> None:
     code, output = start("app.py", override).finish()
     assert code == 1
-    assert words in output
+    assert message in output
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_application_is_asked_first_about_its_own_keys(start: Any, tmp_path: Path) -> None:
+def test_before_launch_is_called_before_interpolated_options_are_checked(start: Any, tmp_path: Path) -> None:
     code, output = start("app.py", "-m", "ranks=1,0", RECORDER).finish()
     assert code == 1
     assert "hydra.launcher.worker_num=0: a job needs at least 1 process" in output

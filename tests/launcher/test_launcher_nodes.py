@@ -1,4 +1,4 @@
-"""Two nodes of two ranks each, which here are two launchers on one machine; test_nodes_protocol.py has the cases."""
+"""Two nodes of two ranks each, as two launchers on one machine; test_nodes_protocol.py covers the single cases."""
 
 import json
 import signal
@@ -12,22 +12,21 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def nodes(start: Any, free_port: Any) -> Any:
-    """nodes(*overrides) -> the launches of node 0 and node 1; `own`: overrides of node 1 alone."""
+    """nodes(*overrides) -> the launches of node 0 and node 1."""
 
-    def begin(*overrides: str, own: tuple[str, ...] = ()) -> list[Any]:
+    def begin(*overrides: str) -> list[Any]:
         several = ["hydra.launcher.local_worker_num=2", "hydra.launcher.master_addr=127.0.0.1"]
-        place = f"hydra.launcher.master_port={free_port()}"
+        port = f"hydra.launcher.master_port={free_port()}"
         return [
             start(
                 "app.py",
                 *overrides,
                 "ranks=4",
                 *several,
-                place,
+                port,
                 f"hydra.launcher.node_rank={node}",
                 f"hydra.sweep.dir=out/node{node}",
                 "hydra.launcher.log_dir=logs",
-                *(own if node == 1 else ()),
             )
             for node in (0, 1)
         ]
@@ -58,7 +57,7 @@ def test_a_killed_rank_is_named_on_all_nodes(nodes: Any, tmp_path: Path) -> None
         assert launch.living() == []
 
 
-def test_a_node_that_is_told_to_stop_stops_the_other(nodes: Any, tmp_path: Path) -> None:
+def test_a_signal_on_one_node_stops_the_other(nodes: Any, tmp_path: Path) -> None:
     started = tmp_path / "started"
     launches = nodes("-m", "how=hang,ok", f"started={started}", "hydra.launcher.lifecycle=recorder.Recorder")
     launches[0].wait_for(started)

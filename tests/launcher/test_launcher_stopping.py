@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL of the launching process: no process is left and the scheduler's port is free."""
+"""Signals to the launcher: no process is left afterwards, and the scheduler's port is free."""
 
 import signal
 import socket
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_outlives_the_launcher(
+def test_no_process_outlives_the_launcher(
     start: Any, tmp_path: Path, number: signal.Signals, ranks: int, free_port: Any
 ) -> None:
     started, port = tmp_path / "started", free_port()
@@ -42,22 +42,22 @@ def test_nothing_outlives_the_launcher(
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_what_a_worker_starts_at_its_end_is_ended_too(start: Any, tmp_path: Path, ranks: int) -> None:
+def test_a_child_that_a_worker_starts_while_it_is_stopped_is_killed_too(start: Any, tmp_path: Path, ranks: int) -> None:
     started = tmp_path / "started"
-    launch = start("app.py", "how=parting", f"ranks={ranks}", f"started={started}")
+    launch = start("app.py", "how=child_at_exit", f"ranks={ranks}", f"started={started}")
     launch.wait_for(started)
     launch.process.send_signal(signal.SIGTERM)
     code, output = launch.finish()
     assert code == 143, output
-    assert (tmp_path / f"parted-{ranks - 1}").exists()
+    assert (tmp_path / f"exited-{ranks - 1}").exists()
     assert launch.left() == []
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_background_job_ends_when_it_is_told_to(
+def test_a_background_job_ignores_ctrl_c_but_not_other_signals(
     start: Any, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """A script's background jobs, and what they start, ignore Ctrl-C."""
+    """A script's background jobs, and their children, inherit SIGINT as ignored."""
     started = tmp_path / "started"
     launch = start(
         "app.py", "how=children", f"started={started}", "hydra.launcher.lifecycle=recorder.Recorder", interrupts=False
@@ -76,7 +76,7 @@ def test_a_second_ctrl_c_does_not_wait_for_a_stubborn_worker(start: Any, tmp_pat
     launch = start("app.py", "how=stubborn", f"started={started}", "hydra.launcher.grace=1000")
     launch.wait_for(started)
     while launch.process.poll() is None and launch.age() < 30:
-        launch.process.send_signal(signal.SIGINT)  # the first asks, every other one hurries
+        launch.process.send_signal(signal.SIGINT)  # the first stops the job, a later one skips the grace period
         time.sleep(0.3)
     assert launch.process.poll() == -signal.SIGINT
     assert launch.left() == []

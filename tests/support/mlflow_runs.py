@@ -1,4 +1,4 @@
-"""The runs in a sqlite store, read without mlflow."""
+"""Read the runs of an MLflow SQLite store without importing mlflow."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Recorded:
 
 
 def runs_in(directory: Path) -> list[Recorded]:
-    """The runs of the store in a directory, oldest first."""
+    """The runs in `directory`/mlflow.db, oldest first; a metric logged twice for one step fails an assertion."""
     with sqlite3.connect(directory / "mlflow.db") as store:
-        ask = store.execute
-        runs = ask("SELECT run_uuid, name, status, artifact_uri FROM runs ORDER BY start_time, rowid").fetchall()
-        tags, params = (ask(f"SELECT run_uuid, key, value FROM {table}").fetchall() for table in ("tags", "params"))
-        metrics = ask("SELECT run_uuid, key, step, value FROM metrics WHERE NOT is_nan").fetchall()
+        query = store.execute
+        runs = query("SELECT run_uuid, name, status, artifact_uri FROM runs ORDER BY start_time, rowid").fetchall()
+        tags, params = (query(f"SELECT run_uuid, key, value FROM {table}").fetchall() for table in ("tags", "params"))
+        metrics = query("SELECT run_uuid, key, step, value FROM metrics WHERE NOT is_nan").fetchall()
     found = {run: Recorded(run, name, status, Path(place), {}, {}, {}) for run, name, status, place in runs}
     for run, key, value in tags:
         found[run].tags[key] = value

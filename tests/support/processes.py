@@ -1,4 +1,4 @@
-"""A command at work, as tests start it: in a directory of its own, with all of its processes known."""
+"""Run a command in a test, in its own directory, and find all processes that it starts."""
 
 import os
 import resource
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import psutil
 
-PATIENCE = 420.0  # seconds until a hanging command is given up
-MARKER = "DSCODER_TEST"  # in the environment of all that a command starts
+TIMEOUT = 420.0  # seconds after which a command counts as hung
+MARKER = "DSCODER_TEST"  # environment variable that a command's child processes inherit
 NOT_INHERITED = ("MLFLOW_", "HYDRA_", "MS_", "OMP_")
 
 
 @dataclass
 class Ended:
-    """How a command ended; `out` holds both streams where they were one file. cpu: seconds, of all its processes."""
+    """How a command ended; out: stdout, and stderr too if merged; cpu: seconds of CPU time of all processes."""
 
     code: int
     out: str
@@ -28,7 +28,7 @@ class Ended:
 
 
 class Started:
-    """What it prints goes to files, so that it never waits for a reader."""
+    """A running command. Its output goes to files, so that it never blocks on a full pipe."""
 
     def __init__(
         self,
@@ -41,12 +41,11 @@ class Started:
         interrupts: bool = True,
     ) -> None:
         """
-        Args:
-            files: directory for what it prints.
-            environment: on top of this process's own, less what would change a run.
-            merged: both streams in one file, in order.
-            interrupts: Python's own handler of Ctrl-C, as in a terminal; False: it is ignored, as by what a script
-                starts in the background.
+        files: directory for its output
+        environment: added to this process's environment without the variables NOT_INHERITED
+        merged: stdout and stderr go to one file, in order
+        interrupts: True: SIGINT has Python's default handler, as in a terminal; False: it is ignored, as in a script's
+            background jobs
         """
         self.marker, self._begun = uuid.uuid4().hex, time.monotonic()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
@@ -69,68 +68,70 @@ class Started:
             )
 
     def wait(self) -> Ended:
+        """Wait until the command ends; it is killed after TIMEOUT seconds."""
         cpu = 0.0
         try:
-            _, status, usage = _wait4(self.process, PATIENCE)
+            _, status, usage = _wait4(self.process, TIMEOUT)
             self.process.returncode = os.waitstatus_to_exitcode(status)
             cpu = usage.ru_utime + usage.ru_stime
         except ChildProcessError:  # it was waited for before
-            self.process.wait(PATIENCE)
+            self.process.wait(TIMEOUT)
         finally:
             if self.process.poll() is None:
                 self.process.kill()
-        # By bytes: a tiny model's answer has any character in it, and reading text would turn \\r into \\n.
+        # As bytes: text mode would turn a \r in a model's answer into \n.
         out, err = (file.read_bytes().decode(errors="replace") for file in (self._out, self._err))
         return Ended(self.process.returncode, out, err, cpu)
 
     def age(self) -> float:
-        """Seconds."""
+        """Seconds since the start."""
         return time.monotonic() - self._begun
 
     def wait_for(self, path: Path) -> None:
-        deadline = time.monotonic() + PATIENCE
+        """Wait until the file exists."""
+        deadline = time.monotonic() + TIMEOUT
         while not path.exists():
             assert self.process.poll() is None, self.wait()
-            assert time.monotonic() < deadline, f"{path} never came"
+            assert time.monotonic() < deadline, f"{path} was not created within {TIMEOUT:.0f} s"
             time.sleep(0.05)
 
-    def wait_for_words(self, words: str) -> None:
-        """On stdout."""
-        deadline = time.monotonic() + PATIENCE
-        while words not in self._out.read_text(errors="replace"):
+    def wait_for_output(self, text: str) -> None:
+        """Wait until stdout contains the text."""
+        deadline = time.monotonic() + TIMEOUT
+        while text not in self._out.read_text(errors="replace"):
             assert self.process.poll() is None, self.wait()
-            assert time.monotonic() < deadline, f"it never said {words!r}"
+            assert time.monotonic() < deadline, f"stdout has no {text!r} after {TIMEOUT:.0f} s"
             time.sleep(0.02)
 
     def processes(self) -> Iterator[psutil.Process]:
-        """Those of this command that live, wherever in the tree."""
+        """The live processes of this command, by the marker in their environment."""
         for process in psutil.process_iter():
             try:
                 if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARKER) == self.marker:
                     yield process
-            except psutil.Error:  # it has ended meanwhile, or isn't ours to look at
+            except psutil.Error:  # it has ended meanwhile, or is another user's
                 continue
 
     def worker(self) -> psutil.Process:
-        """The job's only process, which the launcher started."""
+        """The worker of a single-rank job: the launcher's only child."""
         (worker,) = psutil.Process(self.process.pid).children()
         return worker
 
     def left(self) -> list[str]:
-        """What still lives a little later, for a process takes a moment to leave."""
+        """The processes that are still alive after up to 15 s."""
         deadline = time.monotonic() + 15
         while (living := list(self.processes())) and time.monotonic() < deadline:
             time.sleep(0.1)
         return [str(process) for process in living]
 
 
-def _wait4(process: subprocess.Popen[bytes], patience: float) -> tuple[int, int, resource.struct_rusage]:
-    """os.wait4, which also tells what the process and those that it waited for have used."""
-    deadline = time.monotonic() + patience
+def _wait4(process: subprocess.Popen[bytes], timeout: float) -> tuple[int, int, resource.struct_rusage]:
+    """os.wait4 with a timeout; the usage it returns includes the children that the process waited for."""
+    deadline = time.monotonic() + timeout
     while True:
         found = os.wait4(process.pid, os.WNOHANG)
         if found[0]:
             return found
         if time.monotonic() > deadline:
-            raise subprocess.TimeoutExpired(str(process.args), patience)
+            raise subprocess.TimeoutExpired(str(process.args), timeout)
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Small models for the weight tests."""
+"""Small models and helpers for tests of weights."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -36,8 +36,7 @@ TINY = LlamaConfig(
     pad_token_id=None,
 )
 
-
-NOTHING = ModelConfig(
+EMPTY_MODEL = ModelConfig(  # conf/model/from_path.yaml
     path=None,
     init="pretrained",
     template=None,
@@ -61,19 +60,19 @@ def save_checkpoint(
     template: str | None = None,
     lineage: dict[str, Any],
 ) -> None:
-    """A native checkpoint of one rank, whole or not at all."""
+    """Write a native checkpoint of one rank, atomically."""
     with new_directory(directory, "output_dir") as unfinished:
         hashes = write_weights(unfinished, config, tensors, 0, 1)
         write_model_files(unfinished, config, [hashes], tokenizer=tokenizer, template=template, lineage=lineage)
 
 
 def refusal(call, *args: object) -> str:
-    """The message with which `call(*args)` is refused."""
+    """The message of the Refused that `call(*args)` must raise."""
     with pytest.raises(Refused) as caught:
         call(*args)
     return str(caught.value)
 
 
 def equal(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> bool:
-    """Bit by bit, names included."""
+    """Whether both have the same names and bitwise equal arrays."""
     return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)

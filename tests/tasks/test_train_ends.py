@@ -87,14 +87,17 @@ def test_a_hanging_rank_is_detected(workspace: Workspace, begin: Begin) -> None:
     worker.suspend()
     ended = started.wait()
     assert ended.code == 1
-    assert re.search(r"^ranks? (0|1|0, 1): no sign of life for 20 s$", ended.err, re.MULTILINE), ended.err
+    message = r"^ranks? (0|1|0, 1): no heartbeat for hydra\.launcher\.heartbeat=20 s$"
+    assert re.search(message, ended.err, re.MULTILINE), ended.err
     assert re.search(r"^  rank 0: training \d+/1000000, \d+\.\d s ago\n    Stack", ended.err, re.MULTILINE)
-    assert re.search(r"^  rank 1: training \d+/1000000, \d+\.\d s ago\n    it doesn't tell", ended.err, re.MULTILINE)
+    assert re.search(
+        r"^  rank 1: training \d+/1000000, \d+\.\d s ago\n    it wrote no stack trace", ended.err, re.MULTILINE
+    )
     assert started.left() == []
     assert_all_complete(checkpoints)
     run = workspace.run("hanging")
     assert run.status == "FAILED"
-    assert "no sign of life" in run.tags["error"]
+    assert "no heartbeat" in run.tags["error"]
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_kills_do_not_change_the_result(
         time.sleep(delay)  # to kill at any point of a step
         process_of(workspace, rank).kill()
         killed = time.monotonic()
-        started.wait_for_words(f"rank {rank} failed: killed by SIGKILL; the other ranks are stopped")
+        started.wait_for_output(f"rank {rank} failed: killed by SIGKILL; the other ranks are stopped")
         assert time.monotonic() - killed < DETECTION_LIMIT
         ended = started.wait()
         assert ended.code == 1

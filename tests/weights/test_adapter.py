@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from weights_support import NO_PATH, NOTHING, weights_config
+from weights_support import EMPTY_MODEL, NO_PATH, weights_config
 
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import Lora
@@ -135,7 +135,7 @@ def test_a_prompt_format_file_is_copied_with_the_adapter_and_when_merging(tmp_pa
     wanted = weights_config(
         REFERENCE / "tiny_gqa", tmp_path / "merged", format="native", merge_adapter=str(tmp_path / "adapter")
     )
-    convert(open_conversion(wanted, NOTHING, NO_PATH))
+    convert(open_conversion(wanted, EMPTY_MODEL, NO_PATH))
     merged = tmp_path / "merged" / "chat_template.jinja"
     assert open_weights(str(tmp_path / "merged")).template == str(merged)
     assert merged.read_text() == template.read_text()

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType
 from test_convert import random_bits, to_hugging_face, to_mindformers, to_native, write_hf
 from test_gguf_file import write_gguf
 from tokenizers import AddedToken, Tokenizer, models
-from weights_support import NO_PATH, NOTHING, TINY, weights_config
+from weights_support import EMPTY_MODEL, NO_PATH, TINY, weights_config
 
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
@@ -121,7 +121,7 @@ def test_damaged_files_are_read_or_refused(tmp_path: Path, make: Callable[[Path]
         before = snapshot(source)
         form = chance.choice(["hf", "native", "mindformers"])
         try:
-            convert(open_conversion(weights_config(source, target, format=form), NOTHING, NO_PATH))
+            convert(open_conversion(weights_config(source, target, format=form), EMPTY_MODEL, NO_PATH))
         except Refused:
             refused += 1
             assert not target.exists(), number

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_convert import random_bits, run, stored, to_mindformers, write_hf
-from weights_support import NO_PATH, NOTHING, REFERENCE, TINY, equal, refusal, weights_config
+from weights_support import EMPTY_MODEL, NO_PATH, REFERENCE, TINY, equal, refusal, weights_config
 
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
@@ -88,7 +88,7 @@ def test_a_file_without_a_config_needs_the_shape(tmp_path: Path) -> None:
     assert f"weights.source: {file}: the files don't hold the model's shape" in message
     assert "or give its shape: model=7b" in message
     shape = {name: value for name, value in dataclasses.asdict(TINY).items() if name != "rope_scaling"}
-    model = dataclasses.replace(NOTHING, **shape)
+    model = dataclasses.replace(EMPTY_MODEL, **shape)
     convert(open_conversion(weights_config(file, tmp_path / "hf"), model, NO_PATH))
     copy = open_weights(str(tmp_path / "hf"))
     assert copy.config == TINY

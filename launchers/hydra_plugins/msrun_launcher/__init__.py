@@ -1,1 +1,1 @@
-"""What Hydra finds by itself: the launcher `msrun` and its options. The work is in the package msrun_launcher."""
+"""Hydra plugin: the launcher `msrun` and its options. The implementation is the package msrun_launcher."""

@@ -1,4 +1,4 @@
-"""A connection between two launchers, and how what ends a job crosses it: in lines of JSON, see protocol.py."""
+"""A connection between the launchers of two nodes, which exchange lines of JSON; protocol.py lists the messages."""
 
 import contextlib
 import json
@@ -13,71 +13,74 @@ from typing import Any
 from msrun_launcher.failures import WorkerFailed
 from msrun_launcher.signals import Terminated
 
-PATIENCE = 3.0  # seconds for one side to take what the other says
-SILENCE = 20  # seconds after which a machine that doesn't answer is given up
-LONGEST_LINE = 1 << 20  # bytes
+TIMEOUT = 3.0  # seconds to connect, to send a message, and for node 0 to answer a report
+KEEPALIVE = 20  # seconds after which the connection to a machine that doesn't respond is closed
+MAX_LINE = 1 << 20  # bytes
 
 
 class Peer:
-    """A connection to another launcher."""
+    """A connection to another node's launcher. closed: it was closed, or the peer doesn't speak this protocol."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._received = b""
+        self._buffer = b""
         self.closed = False
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT)
         for option, value in (
-            (socket.TCP_KEEPIDLE, SILENCE // 4),
-            (socket.TCP_KEEPINTVL, SILENCE // 4),
+            (socket.TCP_KEEPIDLE, KEEPALIVE // 4),
+            (socket.TCP_KEEPINTVL, KEEPALIVE // 4),
             (socket.TCP_KEEPCNT, 3),
-            (socket.TCP_USER_TIMEOUT, SILENCE * 1000),
+            (socket.TCP_USER_TIMEOUT, KEEPALIVE * 1000),
         ):
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def send(self, what: str, **said: Any) -> None:
-        with contextlib.suppress(OSError):  # it will be found closed
-            self._connection.sendall(json.dumps({"what": what, **said}).encode() + b"\n")
+    def send(self, kind: str, **fields: Any) -> None:
+        with contextlib.suppress(OSError):  # `receive` will find the connection closed
+            self._connection.sendall(json.dumps({"kind": kind, **fields}).encode() + b"\n")
 
-    def received(self) -> Iterator[dict[str, Any]]:
-        """What has come since it was last asked for. What isn't of this protocol closes it."""
+    def receive(self) -> Iterator[dict[str, Any]]:
+        """The messages that have arrived since the last call, without waiting. An invalid one closes the connection."""
         while not self.closed and select.select([self._connection], [], [], 0)[0]:
             try:
                 content = self._connection.recv(1 << 16)
             except OSError:
                 content = b""
-            self._received += content
-            self.closed = not content or len(self._received) > LONGEST_LINE
-        *lines, self._received = self._received.split(b"\n")
+            self._buffer += content
+            self.closed = not content or len(self._buffer) > MAX_LINE
+        *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
             try:
-                said = json.loads(line)
+                message = json.loads(line)
             except ValueError:
-                said = None
-            if not isinstance(said, dict) or "what" not in said:
+                message = None
+            if not isinstance(message, dict) or "kind" not in message:
                 self.closed = True
                 return
-            yield said
+            yield message
 
 
-def fields_of(failure: WorkerFailed) -> dict[str, Any]:
-    place = str(failure.log) if failure.log is not None else None
+def encode_failure(failure: WorkerFailed) -> dict[str, Any]:
+    """The fields of a message that reports a failure; a long text loses its middle."""
+    log = str(failure.log) if failure.log is not None else None
     text = str(failure)
-    if len(text) > LONGEST_LINE // 8:
-        text = f"{text[: LONGEST_LINE // 16]}\n…\n{text[-LONGEST_LINE // 16 :]}"
+    if len(text) > MAX_LINE // 8:
+        text = f"{text[: MAX_LINE // 16]}\n…\n{text[-MAX_LINE // 16 :]}"
     ago = time.monotonic() - failure.at
-    return {"ago": ago, "rank": failure.rank, "text": text, "log": place, "hangs": failure.hangs}
+    return {"ago": ago, "rank": failure.rank, "text": text, "log": log, "hangs": failure.hangs}
 
 
-def failure_of(said: dict[str, Any]) -> WorkerFailed:
-    place = Path(said["log"]) if said["log"] is not None else None
-    at = time.monotonic() - said["ago"]
-    return WorkerFailed(said["text"], rank=said["rank"], log=place, at=at, hangs=said["hangs"])
+def decode_failure(message: dict[str, Any]) -> WorkerFailed:
+    log = Path(message["log"]) if message["log"] is not None else None
+    at = time.monotonic() - message["ago"]
+    return WorkerFailed(message["text"], rank=message["rank"], log=log, at=at, hangs=message["hangs"])
 
 
-def number_of(stop: BaseException) -> int:
+def signal_number(stop: BaseException) -> int:
+    """The signal that raised this KeyboardInterrupt or Terminated."""
     return stop.number if isinstance(stop, Terminated) else signal.SIGINT
 
 
-def stop_of(number: int) -> BaseException:
+def stop_exception(number: int) -> BaseException:
+    """The exception that this signal raises in a launcher."""
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

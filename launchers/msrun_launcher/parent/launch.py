@@ -1,4 +1,4 @@
-"""The launch: compose all jobs, ask the application, then run them one after another."""
+"""Launch jobs: compose all of them, call the application's hooks, run the jobs one after another."""
 
 import logging
 import pkgutil
@@ -13,8 +13,8 @@ from omegaconf import DictConfig, open_dict, read_write
 from msrun_launcher.failures import BadLauncherConfig
 from msrun_launcher.lifecycle import JobOutcome, Lifecycle, current_job
 from msrun_launcher.parent import spare
-from msrun_launcher.parent.job import run_one
-from msrun_launcher.parent.traces import SweepTraces
+from msrun_launcher.parent.job import run_with_hooks
+from msrun_launcher.parent.sweep_cleanup import SweepCleanup
 from msrun_launcher.settings import check_literal_settings, check_settings
 from msrun_launcher.signals import Signals
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class NoLifecycle:
-    """For applications that name none."""
+    """The lifecycle when hydra.launcher.lifecycle is null: hooks that do nothing."""
 
     def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None: ...
 
@@ -36,53 +36,51 @@ class NoLifecycle:
 def launch(
     job_overrides: Sequence[Sequence[str]],
     *,
-    first_number: int,
+    first_job_number: int,
     root: DictConfig,
     context: HydraContext,
     task: TaskFunction,
     lifecycle_path: Optional[str],
-    traces: SweepTraces,
+    cleanup: SweepCleanup,
 ) -> Sequence[JobReturn]:
-    """One JobReturn per list of overrides, in order. A failed job does not keep later ones from running.
+    """Run the jobs and return one JobReturn each, in order. Jobs after a failed one still run.
 
-    Args:
-        job_overrides: each job's, beside what `root` was composed from.
-        first_number: the first job's, in a sweep that is launched in several batches.
-        root: the sweep's whole config.
-        lifecycle_path: dotted path of the application's Lifecycle; None where it has none.
-        traces: what the sweeper wrote, removed where the launch is refused.
+    job_overrides: the overrides of each job, on top of `root`
+    first_job_number: hydra.job.num of the first job; above 0 in a sweep's later batches
+    root: the sweep's full config
+    lifecycle_path: dotted path of the application's Lifecycle; None: none
+    cleanup: removes what the sweeper wrote if the launch is refused
 
-    Raises:
-        BadLauncherConfig, KeyboardInterrupt, Terminated, and what the application's before_launch raises.
+    Raises BadLauncherConfig, KeyboardInterrupt, Terminated, and whatever the application's before_launch raises.
     """
     setup_globals()
     configure_log(root.hydra.hydra_logging, root.hydra.verbose)
     signals = Signals()
     outcomes: list[JobOutcome] = []
     runs: list[JobReturn] = []
-    with signals.handled(), spare.dropped_at_the_end():
-        with traces.removed_on_refusal():
+    with signals.handled(), spare.stopped_on_exit():
+        with cleanup.on_error():
             configs = [
-                _compose(context, root, overrides, first_number + position)
+                _compose(context, root, overrides, first_job_number + position)
                 for position, overrides in enumerate(job_overrides)
             ]
             check_literal_settings(configs)
-            lifecycle = _lifecycle(lifecycle_path)
+            lifecycle = _load_lifecycle(lifecycle_path)
             lifecycle.before_launch(configs, job_overrides)
         try:
-            with traces.removed_on_refusal():
+            with cleanup.on_error():
                 check_settings(configs)
             for config, overrides in zip(configs, job_overrides, strict=True):
                 if len(configs) > 1:
                     log.info("\t#%s : %s", config.hydra.job.num, " ".join(filter_overrides(overrides)))
-                runs.append(run_one(context, task, config, lifecycle, signals, outcomes))
+                runs.append(run_with_hooks(context, task, config, lifecycle, signals, outcomes))
                 configure_log(root.hydra.hydra_logging, root.hydra.verbose)
         finally:
             lifecycle.after_launch(outcomes)
     return runs
 
 
-def _lifecycle(path: Optional[str]) -> Lifecycle:
+def _load_lifecycle(path: Optional[str]) -> Lifecycle:
     if path is None:
         return NoLifecycle()
     try:
@@ -92,7 +90,7 @@ def _lifecycle(path: Optional[str]) -> Lifecycle:
 
 
 def _compose(context: HydraContext, root: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
-    """A job's config, its output directory filled in as run_job will do it again."""
+    """A job's config with job number and output directory set, the same values that run_job will set again."""
     config = context.config_loader.load_sweep_config(root, list(overrides))
     with open_dict(config):
         config.hydra.job.id = f"{config.hydra.job.name}_{number}"

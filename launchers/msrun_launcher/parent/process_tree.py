@@ -1,4 +1,4 @@
-"""All processes of one job, found by session, by descent and by a mark in their environment, and their end."""
+"""Find all processes of one job (by session, by descent and by an environment variable) and stop them."""
 
 import contextlib
 import os
@@ -14,50 +14,53 @@ import psutil
 from msrun_launcher.exchange import JOB_VARIABLE
 
 POLL = 0.02  # seconds
-KILL_PATIENCE = 2.0  # seconds after SIGKILL until a process is taken to hang in the kernel
+KILL_TIMEOUT = 2.0  # seconds after SIGKILL before giving up on a process that hangs in the kernel
 
 
 class ProcessTree:
-    """A worker leads a session of its own; what it starts stays in that session or descends from it.
+    """The processes of one job.
 
-    A process that a worker starts in the moment of its end does neither, if it has a session of its own: it has the
-    worker's environment, with JOB_VARIABLE.
+    Each worker leads its own session, and the processes that it starts are in that session or its descendants. The
+    exception is a process started in a new session just before the worker exits: it is found by JOB_VARIABLE in its
+    environment.
 
-    root: the started process, leader of a session; root_is_worker: else it is msrun; directory: the job's exchange
+    root: the process that the launcher started, a session leader
+    root_is_worker: True: root is the only worker; False: root is msrun
+    directory: the job's exchange directory
     """
 
     def __init__(self, root: subprocess.Popen[bytes], root_is_worker: bool, directory: Path) -> None:
         self._root = root
         self._job = str(directory)
         self._root_is_worker = root_is_worker
-        self._born = time.time()
+        self._started_at = time.time()
         self._sessions = {root.pid}
 
     def add_workers(self, pids: Iterable[int]) -> None:
-        """Count in the sessions of workers that msrun started; without this they are found only while msrun lives."""
+        """Add the sessions of workers that msrun started: descent finds them only while msrun is alive."""
         self._sessions.update(pids)
 
-    def stop(self, grace: float, hurry: Callable[[], bool]) -> None:
-        """End every process: workers get SIGTERM and `grace` seconds (none once `hurry()`), then all get SIGKILL."""
+    def stop(self, grace: float, skip_grace: Callable[[], bool]) -> None:
+        """SIGTERM to the workers, SIGKILL to all after `grace` seconds, or as soon as `skip_grace()` is True."""
         if not self._root_is_worker and self._root.poll() is None:
-            self._root.send_signal(signal.SIGSTOP)  # starts no more workers while they are counted
+            self._root.send_signal(signal.SIGSTOP)  # so that it starts no more workers while they are listed
         members = self._members()
         workers = [member for member in members if self._is_worker(member)]
-        self._sessions.update(_session(member) for member in members)  # descent is lost when a worker ends
+        self._sessions.update(_session(member) for member in members)  # a worker's exit makes its children orphans
         if not self._root_is_worker:
-            self._root.kill()  # first, or it would kill workers in their grace
+            self._root.kill()  # first: it would kill the workers before their grace is over
         for worker in workers:
             with contextlib.suppress(psutil.Error):
                 worker.terminate()
         deadline = time.monotonic() + grace
-        while any(lives(worker) for worker in workers) and time.monotonic() < deadline and not hurry():
+        while any(is_alive(worker) for worker in workers) and time.monotonic() < deadline and not skip_grace():
             self._root.poll()
             time.sleep(POLL)
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL whatever is left: workers, msrun, its scheduler, children that a task forgot."""
-        deadline = time.monotonic() + KILL_PATIENCE
+        """SIGKILL all that are still running: workers, msrun, its scheduler, child processes of tasks."""
+        deadline = time.monotonic() + KILL_TIMEOUT
         while (members := self._members()) and time.monotonic() < deadline:
             for member in members:
                 with contextlib.suppress(psutil.Error):
@@ -72,7 +75,7 @@ class ProcessTree:
         return not self._root_is_worker and _session(member) == member.pid
 
     def _members(self) -> list[psutil.Process]:
-        living = [process for process in psutil.process_iter() if lives(process)]
+        living = [process for process in psutil.process_iter() if is_alive(process)]
         found = {process.pid: process for process in living if self._in_session(process) or self._is_marked(process)}
         size = 0
         while len(found) > size:
@@ -89,12 +92,13 @@ class ProcessTree:
         if _session(process) not in self._sessions:
             return False
         with contextlib.suppress(psutil.Error):
-            return process.pid == self._root.pid or process.create_time() >= self._born - 1  # not a reused number
+            # An older process is in another session, whose id was used again.
+            return process.pid == self._root.pid or process.create_time() >= self._started_at - 1
         return False
 
 
-def lives(process: psutil.Process) -> bool:
-    """A zombie has ended: all it waits for is to be asked how."""
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process is running; a zombie is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -102,9 +106,9 @@ def lives(process: psutil.Process) -> bool:
 
 
 def exit_code(pid: int) -> Optional[int]:
-    """The exit code, or minus the signal, of a zombie; None where the system does not tell.
+    """The exit code of a zombie, negative for a signal; None if it can't be read.
 
-    A worker's parent is msrun, which asks once a second; until then the kernel keeps the answer.
+    A worker is a zombie until its parent msrun collects its exit code, which it does once a second.
     """
     try:
         status = int(Path(f"/proc/{pid}/stat").read_text().rpartition(" ")[2])  # proc(5), field 52

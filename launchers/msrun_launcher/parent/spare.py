@@ -1,4 +1,4 @@
-"""A worker process that is started before there is a job for it, so that its imports pass while the launcher works."""
+"""A spare worker: started before its job is ready, so that it imports modules while the launcher prepares the job."""
 
 import contextlib
 import json
@@ -16,39 +16,39 @@ _spare: Optional[subprocess.Popen[bytes]] = None
 
 
 def warm_up(modules: Sequence[str]) -> None:
-    """Start the launch's first worker now; it imports `modules` and then waits.
+    """Start the spare worker, which imports `modules` and then waits for the first single-rank job.
 
-    For an application's before_launch, once it knows that the first job will run in one plain process. The modules must
-    not read anything at their import that the job would set, such as environment variables.
+    Call it from before_launch, once it is known that the first job runs in one plain process. At import the modules
+    must not read anything that the job sets, such as environment variables.
     """
     global _spare
-    _drop()
+    _stop()
     _spare = subprocess.Popen([sys.executable, "-P", str(WORKER)], stdin=subprocess.PIPE, start_new_session=True)
-    _tell(_spare, {"sys_path": search_path(os.getcwd()), "modules": list(modules)})
+    _send(_spare, {"sys_path": search_path(os.getcwd()), "modules": list(modules)})
 
 
 def take(directory: Path) -> Optional[subprocess.Popen[bytes]]:
-    """Hand the job of this exchange directory to the spare worker; None where none lives."""
+    """Give the spare worker the job of this exchange directory and return the worker; None if there is no live one."""
     global _spare
     worker, _spare = _spare, None
     if worker is None or worker.poll() is not None:
         return None
-    _tell(worker, {"directory": str(directory), "cwd": os.getcwd(), "environment": dict(os.environ)})
+    _send(worker, {"directory": str(directory), "cwd": os.getcwd(), "environment": dict(os.environ)})
     assert worker.stdin is not None
     worker.stdin.close()
     return worker
 
 
 @contextlib.contextmanager
-def dropped_at_the_end() -> Iterator[None]:
-    """No spare worker outlives the block."""
+def stopped_on_exit() -> Iterator[None]:
+    """Kill a spare worker that no job has taken when the block ends."""
     try:
         yield
     finally:
-        _drop()
+        _stop()
 
 
-def _drop() -> None:
+def _stop() -> None:
     global _spare
     worker, _spare = _spare, None
     if worker is not None:
@@ -56,8 +56,8 @@ def _drop() -> None:
         worker.communicate()
 
 
-def _tell(worker: subprocess.Popen[bytes], message: dict[str, object]) -> None:
+def _send(worker: subprocess.Popen[bytes], message: dict[str, object]) -> None:
     assert worker.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has died: whoever waits for it will see
+    with contextlib.suppress(BrokenPipeError):  # it has died: Watch will notice
         worker.stdin.write(json.dumps(message).encode() + b"\n")
         worker.stdin.flush()

@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start_child(directory: Path) -> subprocess.Popen[bytes]:
-    """One plain process that shares this one's output, so that progress bars see a terminal."""
+    """Start one plain worker, which inherits stdout and stderr, so that progress bars see the terminal."""
     if (worker := spare.take(directory)) is not None:
         return worker
     command = [sys.executable, "-P", str(WORKER), str(directory)]
@@ -34,31 +34,31 @@ def start_child(directory: Path) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def scheduler_port(settings: MsrunLauncherConf) -> Iterator[int]:
-    """The given port, or a free one that nobody else is given meanwhile: msrun takes seconds until it listens there."""
+    """The configured port, or a free one, reserved while msrun starts: it takes seconds until it listens."""
     if settings.master_port is not None or node_count(settings) > 1:
         yield master_port(settings)
         return
     with socket.socket() as holder:
-        # Bound but not listening, with an option that MindSpore's scheduler sets too: it alone can share the port.
+        # Bound, not listening. MindSpore's scheduler sets this option too, so that it can bind the port as well.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("", 0))
         yield holder.getsockname()[1]
 
 
 def start_msrun(directory: Path, settings: MsrunLauncherConf, port: int, log_dir: Path) -> subprocess.Popen[bytes]:
-    """msrun with its own output in <log_dir>/msrun.log.
+    """Start msrun, which starts the scheduler and this node's ranks. Its own output goes to <log_dir>/msrun.log.
 
-    Raises WorkerFailed where mindspore's msrun is not installed.
+    Raises WorkerFailed if the program msrun is not installed.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     for rank in local_ranks(settings):
-        (log_dir / f"worker_{rank}.log").unlink(missing_ok=True)  # of an earlier job: it would be shown as this one's
+        (log_dir / f"worker_{rank}.log").unlink(missing_ok=True)  # an earlier job's log would be quoted as this job's
     (log_dir / "scheduler.log").unlink(missing_ok=True)
     here = str(Path(sys.executable).parent)
     program = shutil.which("msrun", path=os.pathsep.join([here, os.environ.get("PATH", "")]))
     if program is None:
-        raise WorkerFailed("msrun was not found beside this Python or on PATH: is mindspore installed?")
-    # msrun runs `python` by PATH, which need not be this one.
+        raise WorkerFailed(f"msrun not found in {here} or on PATH: is mindspore installed?")
+    # msrun looks up `python` on PATH, which may find another interpreter.
     environment = os.environ | {"PATH": os.pathsep.join([here, os.environ.get("PATH", os.defpath)])}
     with (log_dir / "msrun.log").open("wb") as log:
         return subprocess.Popen(
@@ -87,19 +87,19 @@ def _options(settings: MsrunLauncherConf, port: int, log_dir: Path) -> list[str]
         "cluster_time_out": settings.cluster_time_out,
         "bind_core": json.dumps(binding),
         "rank_table_file": settings.rank_table_file,
-        # A rank that does not exist: msrun's own `tail -f` processes would outlive it. The launcher shows the log.
+        # A rank that does not exist: msrun's `tail -f` processes would outlive it. The launcher prints the output.
         "tail_worker_log": settings.worker_num,
     }
     return [f"--{name}={value}" for name, value in options.items()]
 
 
 def _killed_with_parent() -> Optional[Callable[[], None]]:
-    """For Popen: let the kernel kill the process when its parent dies. Linux only; the workers watch by themselves."""
+    """A preexec_fn that has the kernel kill msrun when the launcher dies (Linux only; workers use worker/guard.py)."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up here: after fork only the call itself is safe
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # looked up before the fork: after it only the call is safe
 
-    def ask() -> None:
+    def set_death_signal() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    return ask
+    return set_death_signal

@@ -1,4 +1,4 @@
-"""A worker's own watch: it ends with its launcher, and SIGTERM ends it like sys.exit does."""
+"""A worker's own exit: it ends when its launcher dies, and SIGTERM ends it as sys.exit does."""
 
 import contextlib
 import math
@@ -14,21 +14,21 @@ from typing import NoReturn, Optional
 
 from msrun_launcher.signals import Terminated
 
-LOOK_EVERY = 0.2  # seconds
-# Kills the process groups $2, $3, … after $1 looks, and ends at once when none of them is left.
+CHECK_INTERVAL = 0.2  # seconds
+# Kills the process groups $2, $3, … after $1 checks; exits as soon as none of them is left.
 KILL_LATER = f"""
-looks=$1; shift
-while [ $looks -gt 0 ]; do
+checks=$1; shift
+while [ $checks -gt 0 ]; do
   left=; for group; do kill -s 0 -- -$group && left=1; done
   [ $left ] || exit 0
-  sleep {LOOK_EVERY}; looks=$((looks - 1))
+  sleep {CHECK_INTERVAL}; checks=$((checks - 1))
 done
 for group; do kill -s KILL -- -$group; done
 """
 
 
 def exit_on_sigterm() -> None:
-    """Make SIGTERM unwind the main thread, so that finally blocks and exit handlers run."""
+    """Make SIGTERM raise Terminated in the main thread, so that finally blocks and exit handlers run."""
 
     def receive(_number: int, _frame: Optional[FrameType]) -> NoReturn:
         raise Terminated
@@ -37,25 +37,25 @@ def exit_on_sigterm() -> None:
 
 
 def die_with_launcher(directory: Path, grace: float) -> None:
-    """Start a thread that waits for the launcher's death, then ends this process and its process group.
+    """Start a thread that ends this process and its descendants when the launcher dies.
 
-    grace: seconds between SIGTERM to this process, for the task's own handler, and SIGKILL
+    grace: seconds between SIGTERM, which only this process gets, and SIGKILL
     """
-    threading.Thread(target=_watch, args=(directory, grace), name="launcher-watch", daemon=True).start()
+    threading.Thread(target=_end_with_launcher, args=(directory, grace), name="launcher-watch", daemon=True).start()
 
 
-def _watch(directory: Path, grace: float) -> None:
+def _end_with_launcher(directory: Path, grace: float) -> None:
     try:
         pipe = os.open(directory / "alive", os.O_RDONLY | os.O_NONBLOCK)
-    except FileNotFoundError:  # the launcher is through with this job already
+    except FileNotFoundError:  # the launcher has finished with this job
         pipe = None
     if pipe is not None:
-        _wait_for_end(pipe)
-    shutil.rmtree(directory, ignore_errors=True)  # the launcher cannot any more
-    # This process may be gone before the grace is over while children that its task started are not.
+        _wait_for_writer_exit(pipe)
+    shutil.rmtree(directory, ignore_errors=True)  # the launcher, which would remove it, is dead
+    # A separate process sends SIGKILL: this one may exit within the grace period and leave the task's children running.
     with contextlib.suppress(OSError):
         groups = [str(group) for group in _groups()]
-        command = ["sh", "-c", KILL_LATER, "sh", str(math.ceil(grace / LOOK_EVERY)), *groups]
+        command = ["sh", "-c", KILL_LATER, "sh", str(math.ceil(grace / CHECK_INTERVAL)), *groups]
         subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace)
@@ -64,7 +64,7 @@ def _watch(directory: Path, grace: float) -> None:
 
 def _groups() -> set[int]:
     """The process groups of this process and of all its descendants."""
-    import psutil  # not worth its time at every start
+    import psutil  # here, to keep it out of every start
 
     groups = {os.getpgrp()}
     for child in psutil.Process().children(recursive=True):
@@ -73,9 +73,9 @@ def _groups() -> set[int]:
     return groups
 
 
-def _wait_for_end(pipe: int) -> None:
+def _wait_for_writer_exit(pipe: int) -> None:
     try:
-        if os.read(pipe, 1) == b"":  # no writer: the launcher died before this was opened
+        if os.read(pipe, 1) == b"":  # no writer: the launcher died before the pipe was opened
             return
     except BlockingIOError:
         pass

@@ -1,9 +1,10 @@
-"""A worker process: `python -P worker/main.py DIRECTORY`, started by the launcher or, once a rank, by msrun.
+"""A worker process: `python -P worker/main.py DIRECTORY`, started by the launcher or, one per rank, by msrun.
 
-Without an argument it is a spare one (parent/spare.py): it imports and waits until its launcher names the directory.
+DIRECTORY is the job's exchange directory. Without an argument it is a spare worker (parent/spare.py), which imports
+modules and waits until the launcher sends the directory.
 
-msrun starts its scheduler with this same command. The package is not importable before sys.path is the launcher's,
-hence the imports inside the functions.
+msrun starts its scheduler with the same command. This package can't be imported before sys.path is the launcher's, so
+imports are inside the functions.
 """
 
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from msrun_launcher.exchange import End, Job
+    from msrun_launcher.exchange import Job, TaskResult
 
 
 def main(directory: Path) -> int:
@@ -28,7 +29,7 @@ def main(directory: Path) -> int:
     for name in start["unset"]:
         os.environ.pop(name, None)
     is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
-    if is_scheduler and start["node"] != 0:  # of two nodes that are one machine, each has the master's address
+    if is_scheduler and start["node"] != 0:  # with two nodes on one machine, msrun starts a scheduler for each of them
         return 0
     rank = int(os.environ.get("RANK_ID", "0")) if "MS_ROLE" in os.environ else 0
     member = exchange.SCHEDULER if is_scheduler else exchange.member_of(rank)
@@ -40,23 +41,26 @@ def main(directory: Path) -> int:
     if is_scheduler:
         from mindspore.communication import init
 
-        init()  # returns when the workers have found each other; leaving Python waits for them to end
+        init()  # returns when all workers have connected; at exit Python then waits until they end
         return 0
-    end, code = _run(directory, rank)
+    result, code = _run(directory, rank)
     _flush()
-    exchange.write_end(directory, member, end)
+    exchange.write_result(directory, member, result)
     return code
 
 
-def _when_needed() -> Path:
-    """A spare worker's start: two lines on stdin, what to import and then the job. Their end is the launcher's."""
+def _wait_for_job() -> Path:
+    """A spare worker reads two lines of JSON from stdin: modules to import, then the job; returns its directory.
+
+    End of file instead of the second line: the launcher has died, exit.
+    """
     import contextlib
     import importlib
 
     start = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = start["sys_path"]
     for module in start["modules"]:
-        with contextlib.suppress(Exception):  # the job will meet it again, and tell
+        with contextlib.suppress(Exception):  # the job's own import raises it again
             importlib.import_module(module)
     line = sys.stdin.buffer.readline()
     if not line:
@@ -69,31 +73,31 @@ def _when_needed() -> Path:
     return Path(job["directory"])
 
 
-def _run(directory: Path, rank: int) -> "tuple[End, int]":
-    """Run the task; how it ended, and the exit code."""
-    from msrun_launcher.exchange import End
+def _run(directory: Path, rank: int) -> "tuple[TaskResult, int]":
+    """Run the task; returns its result and the process's exit code."""
+    from msrun_launcher.exchange import TaskResult
     from msrun_launcher.signals import Terminated
 
     job = None
     try:
         job = _load(directory, rank)
         value = job.task_function(job.config)
-        # The other ranks' values are not asked for; they may be large or unpicklable.
-        return End("completed", time.monotonic(), value=_dumps(value if rank == job.first_rank else None)), 0
+        # Only the first rank's value is returned; the others may be large or unpicklable.
+        return TaskResult("completed", time.monotonic(), value=_dumps(value if rank == job.first_rank else None)), 0
     except Terminated:
-        return End("terminated", time.monotonic(), what="ended by SIGTERM"), 143
-    except SystemExit as leave:
-        if leave.code is None or leave.code == 0:
-            return End("completed", time.monotonic(), value=_dumps(None)), 0
-        if not isinstance(leave.code, int):
-            return End("exited", time.monotonic(), what=f"sys.exit({leave.code!r})"), 1
-        return End("exited", time.monotonic(), what=f"exit code {leave.code}"), leave.code
+        return TaskResult("terminated", time.monotonic(), message="ended by SIGTERM"), 143
+    except SystemExit as error:
+        if error.code is None or error.code == 0:
+            return TaskResult("completed", time.monotonic(), value=_dumps(None)), 0
+        if not isinstance(error.code, int):
+            return TaskResult("exited", time.monotonic(), message=f"sys.exit({error.code!r})"), 1
+        return TaskResult("exited", time.monotonic(), message=f"exit code {error.code}"), error.code
     except BaseException as error:
         text = _task_traceback(error)
-        if job is None or job.many:  # its log is a file that should tell the story by itself
-            print(text, file=sys.__stderr__)  # the launcher will show it
-        what = traceback.format_exception_only(error)[-1].strip()
-        return End("raised", time.monotonic(), what=what, traceback=text, exception=_dumps_or_none(error)), 1
+        if job is None or job.multi_rank:  # a single worker's traceback is in the launcher's message already
+            print(text, file=sys.__stderr__)  # into the rank's log, not into the copy that the launcher prints
+        message, exception = traceback.format_exception_only(error)[-1].strip(), _dumps_or_none(error)
+        return TaskResult("raised", time.monotonic(), message, traceback=text, exception=exception), 1
 
 
 def _load(directory: Path, rank: int) -> "Job":
@@ -105,19 +109,19 @@ def _load(directory: Path, rank: int) -> "Job":
 
     job: Job = pickle.loads((directory / "job.pkl").read_bytes())
     Singleton.set_state(job.singletons)
-    if job.many:
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a file, yet it is read as it grows
-    if job.many and rank == job.first_rank:
-        sys.stdout = _Tee(sys.stdout, directory / exchange.SHOWN[0])
-        sys.stderr = _Tee(sys.stderr, directory / exchange.SHOWN[1])
+    if job.multi_rank:
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the log is read while it grows
+    if job.multi_rank and rank == job.first_rank:
+        sys.stdout = _Tee(sys.stdout, directory / exchange.CONSOLE_FILES[0])
+        sys.stderr = _Tee(sys.stderr, directory / exchange.CONSOLE_FILES[1])
     _configure_logging(job, rank)
     return job
 
 
 class _Tee:
-    """A stream of Python's: what is written there goes to a second file, too, which the launcher shows as its own.
+    """A Python stream that also writes to a second file, which the launcher prints.
 
-    What libraries print beside Python, such as MindSpore's INFO lines, stays in the log.
+    Output of C++ libraries, such as MindSpore's INFO lines, goes to the log only.
     """
 
     def __init__(self, stream: Any, path: Path) -> None:
@@ -138,7 +142,7 @@ class _Tee:
 
 
 def _configure_logging(job: "Job", rank: int) -> None:
-    """As Hydra does it in a job; the job's log file belongs to rank 0, the others have their output's file."""
+    """Configure logging as Hydra does in a job, but only rank 0 writes the job's log file."""
     from hydra.core.utils import configure_log
     from omegaconf import OmegaConf
 
@@ -159,7 +163,7 @@ def _show_stacks_on_signal(path: Path) -> None:
 
     from msrun_launcher.exchange import STACK_SIGNAL
 
-    # The signal reaches the main thread, where the task runs, whether that is in Python or deep in a library.
+    # faulthandler writes from the signal handler, so that it also works while the main thread is inside a C++ library.
     faulthandler.register(STACK_SIGNAL, file=path.open("w"), all_threads=False)
 
 
@@ -180,7 +184,7 @@ def _dumps(value: object) -> bytes:
 def _dumps_or_none(error: BaseException) -> "bytes | None":
     try:
         return _dumps(error)
-    except Exception:  # whatever a foreign __reduce__ raises: the message and the traceback remain
+    except Exception:  # any exception of its __reduce__; the message and the traceback remain
         return None
 
 
@@ -194,4 +198,4 @@ def _flush() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else _when_needed()))
+    sys.exit(main(Path(sys.argv[1]) if len(sys.argv) > 1 else _wait_for_job()))

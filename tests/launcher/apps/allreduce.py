@@ -1,4 +1,4 @@
-"""Real ranks: each adds its number to the others' through MindSpore's AllReduce, or hangs in it."""
+"""Ranks that run MindSpore's AllReduce over rank + 1, or hang in it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from hydra.core.config_store import ConfigStore
 @dataclass
 class Config:
     hang: bool = False  # only rank 0 enters the collective
-    started: Optional[str] = None  # file that is made just before the collective
+    started: Optional[str] = None  # file that rank 0 creates just before the collective
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"override hydra/launcher": "msrun"}])
     hydra: Any = field(
         default_factory=lambda: {

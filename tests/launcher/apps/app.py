@@ -1,4 +1,4 @@
-"""An application whose job ends as `how` says, at rank `rank` of `ranks`; the other ranks wait to be stopped."""
+"""An application whose rank `rank` of `ranks` ends as `how` says; the other ranks wait until they are stopped."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class TaskError(Exception):
-    """The application's own exception type; two arguments, so that it needs help to be pickled."""
+    """The application's own exception; with two arguments, it can't be pickled without __reduce__."""
 
     def __init__(self, where: str, what: str) -> None:
         super().__init__(f"{where}: {what}")
@@ -39,8 +39,8 @@ class Config:
     rank: int = 0
     ranks: int = 1
     refuse: str = ""
-    added: Optional[str] = None  # by the recorder
-    started: Optional[str] = None  # file that is made once the job is at work
+    added: Optional[str] = None  # set by Recorder.before_job
+    started: Optional[str] = None  # file that the last rank creates once the task runs
     output_dir: str = "${hydra:runtime.output_dir}"
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"override hydra/launcher": "msrun"}])
     hydra: Any = field(
@@ -86,17 +86,17 @@ def main(config: Config) -> Any:
     rank = int(os.environ.get("RANK_ID", "0"))
     log.info("hello from rank %d", rank)
     print(f"print from rank {rank}")
-    if config.how == "children":  # one in this session, one in a session of its own
+    if config.how == "children":  # one child in this session, one in a new session
         for own_session in (False, True):
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=own_session)
     if config.started is not None and rank == config.ranks - 1:
         Path(config.started).touch()
-    if config.how == "parting":  # a child in a session of its own, started in the moment of the end
+    if config.how == "child_at_exit":  # a child in a new session, started while the task is stopped
         try:
             wait()
         finally:
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
-            Path(f"parted-{rank}").touch()
+            Path(f"exited-{rank}").touch()
     if config.how == "ok":
         return 7
     if config.how == "report":
@@ -104,13 +104,13 @@ def main(config: Config) -> Any:
         facts |= {"cwd": os.getcwd(), "added": config.added, "number": HydraConfig.get().job.num, "pid": os.getpid()}
         Path(config.output_dir, f"report-{rank}.json").write_text(json.dumps(facts))
         return facts
-    if config.how == "late":  # when the others are through
+    if config.how == "late":  # fails after the other ranks have completed
         if rank != config.rank:
             return 7
         time.sleep(2)
         return fail("raise")
     if rank != config.rank:
-        if config.how == "silent":  # waits for the other, as in a collective
+        if config.how == "silent":  # waits for the silent rank, as in a collective
             beat("step 3")
         wait()
     return fail(config.how)

@@ -1,4 +1,4 @@
-"""A lifecycle that writes down what it is told, and stumbles where the config's `refuse` names one of its methods."""
+"""A lifecycle that records its calls in record.txt, and raises in the method that the config's `refuse` names."""
 
 import time
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class Recorder:
         with self.file.open("a") as record:
             record.write(line + "\n")
 
-    def stumble(self, config: DictConfig, method: str) -> None:
+    def raise_if_refused(self, config: DictConfig, method: str) -> None:
         if config.refuse == method:
             raise ValueError(f"{method} says no")
 
@@ -26,25 +26,25 @@ class Recorder:
         for config, job in zip(configs, overrides, strict=True):
             with current_job(config):
                 self.note(f"before_launch {' '.join(job)} -> {Path(config.output_dir).relative_to(Path.cwd())}")
-            self.stumble(config, "before_launch")
+            self.raise_if_refused(config, "before_launch")
 
     def before_job(self, config: DictConfig) -> None:
         self.note(f"before_job {Path(config.output_dir).name}")
         with open_dict(config):
-            config.added = "by the hook"
-        self.stumble(config, "before_job")
+            config.added = "by before_job"
+        self.raise_if_refused(config, "before_job")
 
     def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
         error = outcome.error.splitlines()[0] if outcome.error else None
         self.note(f"after_job {Path(config.output_dir).name} {outcome.status} rank={outcome.rank} {error}")
-        self.stumble(config, "after_job")
+        self.raise_if_refused(config, "after_job")
 
     def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
         self.note(f"after_launch {' '.join(outcome.status for outcome in outcomes)}".rstrip())
 
 
-class Early(Recorder):
-    """Starts a worker ahead, and goes on when that has imported; `refuse=waits` stays there."""
+class WarmUp(Recorder):
+    """Starts a spare worker and continues once it has imported; `refuse=waits` waits forever."""
 
     def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
         warm_up(["warmed", "nosuch"])

@@ -1,4 +1,4 @@
-"""What a spare worker imports: it leaves its process's number."""
+"""A module for a spare worker to import: it writes the worker's process id."""
 
 import os
 from pathlib import Path
