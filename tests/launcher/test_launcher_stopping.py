@@ -53,6 +53,13 @@ def test_a_child_that_a_worker_starts_while_it_is_stopped_is_killed_too(start: A
     assert launch.left() == []
 
 
+def test_a_failed_worker_that_is_stopped_while_it_exits_prints_nothing(start: Any) -> None:
+    code, output = start("app.py", "how=raise_and_linger").finish()
+    assert code == 1
+    assert output.count("Traceback") == 1
+    assert "Exception ignored" not in output
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_background_job_ignores_ctrl_c_but_not_other_signals(
     start: Any, tmp_path: Path, number: signal.Signals, code: int

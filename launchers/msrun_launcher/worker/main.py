@@ -9,6 +9,7 @@ imports are inside the functions.
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -44,8 +45,10 @@ def main(directory: Path) -> int:
         init()  # returns when all workers have connected; at exit Python then waits until they end
         return 0
     result, code = _run(directory, rank)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher may stop the job now, but its result has to be written
     _flush()
     exchange.write_result(directory, member, result)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler that raises would print a traceback while Python exits
     return code
 
 

@@ -1,5 +1,6 @@
 """An application whose rank `rank` of `ranks` ends as `how` says; the other ranks wait until they are stopped."""
 
+import atexit
 import json
 import logging
 import os
@@ -60,7 +61,9 @@ def wait() -> None:
 
 
 def fail(how: str) -> None:
-    if how == "raise":
+    if how == "raise_and_linger":  # the launcher stops the worker while Python runs its exit handlers
+        atexit.register(time.sleep, 60)
+    if how.startswith("raise"):
         raise TaskError("here", "boom")
     if how == "exit":
         sys.exit(3)
