@@ -17,6 +17,8 @@ from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.weights.source import open_weights
 
+pytestmark = pytest.mark.slow  # a process for each download
+
 SHARDED = REFERENCE / "tiny_gqa_sharded"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -4,7 +4,10 @@ import pytest
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite, LauncherTestSuite
 
 # The suite calls Hydra without version_base.
-pytestmark = pytest.mark.filterwarnings("ignore:Future Hydra versions will no longer change working directory")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Future Hydra versions will no longer change working directory"),
+]
 
 
 @pytest.mark.parametrize(("launcher_name", "overrides"), [("msrun", [])])

@@ -83,6 +83,7 @@ def fill(directory: Path) -> None:
     ],
     ids=["pairs", "chat", "text"],
 )
+@pytest.mark.slow
 def test_each_kind_of_source(empty_workspace: Workspace, overrides: list[str], printed: str, example: str) -> None:
     fill(empty_workspace.directory)
     assert printed in succeeded(empty_workspace(*SMALL, *overrides)).out
