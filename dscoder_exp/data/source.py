@@ -1,30 +1,46 @@
-"""The data set that `data.source` names: a JSON file of rows, a text file, or a directory of text files."""
+"""The data set that `data.source` names: a file of rows, a text file, or a directory of text files."""
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from dscoder_exp.data.json_rows import line_starts, list_starts, parse_lines, parse_list
-from dscoder_exp.data.rows import TEXT, AnyRow, Fault, Kind, fault_of, kind_of
-from dscoder_exp.data.text_files import NotUtf8, TextFile, read_chunks, scan_text
+from dscoder_exp.data.file_kinds import KEY, REMEDY, ROW_SUFFIXES, TEXT_SUFFIXES, form_of
+from dscoder_exp.data.json_rows import Fault, entry_lines, parse_lines, parse_list, parse_objects
+from dscoder_exp.data.row_kinds import ALPACA, NAMES, TEXT, Kind, kind_of, kinds_with, read_row, unknown_keys
+from dscoder_exp.data.rows import AnyRow
+from dscoder_exp.data.table_rows import parse_parquet, parse_table
+from dscoder_exp.data.text_files import NotUtf8, read_chunks, scan_text
 from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 
-KEY = "data.source"
-REMEDY = f"set {KEY} to a .json or .jsonl file of rows, a .txt or .md file, or a directory of text files"
+COLUMNS_KEY = "data.columns"
 MAX_PROBLEMS = 3  # bad rows, or files that aren't UTF-8, that an error message lists
-TEXT_SUFFIXES = (".txt", ".md")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All rows of a source, of one kind: in the order of the file, or of the sorted file names in a directory."""
+    """The rows of a source, of one kind: in the order of the file, or of the sorted file names in a directory.
+
+    Attributes:
+        faults: what was left out: the number of an entry, from 0, and why it is no row.
+        ignored: what in rows has no meaning ("id", a key), and the number of rows that hold it.
+    """
 
     kind: Kind
     rows: list[AnyRow]
+    faults: dict[int, Fault] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def entry(self, index: int) -> int:
+        """The number, from 0, of the entry in the source that row `index` was made of."""
+        for left_out in sorted(self.faults):
+            index += left_out <= index
+        return index
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,7 @@ class Source:
     """The files that `data.source` names.
 
     Attributes:
-        form: "lines" (JSON lines), "list" (a JSON list), "text" or "directory".
+        form: "directory", or one of `form_of`.
         names: the directory's files, relative to `path`, sorted; empty for the other forms.
         skipped: number of files in the directory that were left out: broken links, and binary files (with a NUL byte).
     """
@@ -48,7 +64,7 @@ class Source:
 
     @property
     def is_text(self) -> bool:
-        """True for a text file or a directory of them. A JSON file isn't, even if its rows are texts."""
+        """True for a text file or a directory of them. A file of rows isn't, even if its rows are texts."""
         return self.form in ("text", "directory")
 
     def digest(self) -> str:
@@ -56,60 +72,103 @@ class Source:
         if self.form != "directory":
             return digest(read_chunks(self.path))
         pairs = zip(self.names, self.files, strict=True)
-        return digest(part for name, file in pairs for part in (name.encode(), digest(read_chunks(file)).encode()))
+        return digest(part for name, file in pairs for part in (os.fsencode(name), digest(read_chunks(file)).encode()))
 
-    def rows(self) -> Rows:
-        """Read and check every row.
+    def rows(
+        self, columns: Mapping[str, str] | None = None, *, drop_bad: bool = False, limit: int | None = None
+    ) -> Rows:
+        """Read and check the rows.
+
+        Args:
+            columns: our name of a key -> the file's.
+            drop_bad: leave bad rows out, rather than refuse the file.
+            limit: read only so many rows, or texts; None: all.
 
         Raises:
-            Refused: not UTF-8, not JSON, no rows, or bad rows (names the first lines and the number of all).
+            Refused: a damaged file, no rows, bad rows (names the first ones and the number of all), or columns that
+                aren't there.
         """
-        found = Rows(TEXT, _text_rows(self.files)) if self.is_text else self._json_rows(_decoded(self.path))
+        if self.is_text and columns:
+            raise refuse(COLUMNS_KEY, f"a text has no columns: {self.path}", f"leave {COLUMNS_KEY} out")
+        if self.is_text:
+            found = Rows(TEXT, _text_rows(self.files[:limit]))
+        else:
+            found = self._rows(list(islice(self._entries(), limit)), columns or {})
+        if found.faults and not (drop_bad and found.rows):
+            raise self.refusal(found.faults, found.kind, len(found.rows) + len(found.faults))
         if not found.rows:
             raise refuse(KEY, f"the data set is empty: {self.path}", REMEDY if self.is_text else found.kind.shape)
         return found
 
-    def _json_rows(self, text: str) -> Rows:
-        entries = parse_lines(text) if self.form == "lines" else parse_list(text, self.path)
-        kind = kind_of(entries)
-        faults = {index: fault for index, entry in enumerate(entries) if (fault := fault_of(entry, kind))}
-        if faults:
-            raise self._refusal(faults, len(entries), kind)
-        return Rows(kind, [kind.make(entry) for entry in entries])
+    def _entries(self) -> Iterator[Any]:
+        """What may be rows; a Fault for what can't be parsed."""
+        if self.form == "lines":
+            return (entry for _, entry in parse_lines(self.path))
+        if self.form == "table":
+            return (entry for _, entry in parse_table(self.path))
+        if self.form == "parquet":
+            return parse_parquet(self.path)
+        return iter((parse_list if self.form == "list" else parse_objects)(self.path))
 
-    def _refusal(self, faults: dict[int, Fault], count: int, kind: Kind) -> Refused:
-        shown = [
-            (f"{self.where(index)}:{fault.column}" if fault.column else self.where(index), fault.why)
-            for index, fault in islice(faults.items(), MAX_PROBLEMS)
-        ]
-        problems = [Problem(where, why) for where, why in shown[:-1]]
-        where, why = shown[-1]
-        return Refused([*problems, Problem(where, f"{why} ({len(faults)} of {count} rows are bad)", kind.shape)])
+    def _rows(self, entries: list[Any], columns: Mapping[str, str]) -> Rows:
+        """The rows of entries, which are replaced one by one: a large file isn't held twice."""
+        kinds = _kinds_for(columns)
+        if columns:
+            _rename(entries, columns)
+        kind = kind_of(entries, kinds)
+        if kind is None:
+            _refuse_a_single_object(self.path, entries)
+            kind = ALPACA if ALPACA in kinds else kinds[0]
+        ignored, faults = unknown_keys(entries, kind), {}
+        for index, entry in enumerate(entries):
+            entries[index] = row = read_row(entry, kind, ignored)
+            if isinstance(row, Fault):
+                faults[index] = row
+        return Rows(
+            kind, [row for row in entries if not isinstance(row, Fault)] if faults else entries, faults, ignored
+        )
+
+    def refusal(self, faults: Mapping[int, Fault], kind: Kind, count: int) -> Refused:
+        """Of bad rows, of `count` in all: the first ones are named."""
+        problems = self.problems(faults)
+        problems[-1] = Problem(
+            problems[-1].where,
+            f"{problems[-1].what} ({len(faults)} of {count} rows are bad)",
+            f"{kind.shape}; data.bad_rows=drop leaves bad rows out, {COLUMNS_KEY}={{KEY: NAME}} reads KEY from NAME",
+        )
+        return Refused(problems)
+
+    def problems(self, faults: Mapping[int, Fault]) -> list[Problem]:
+        """The first bad rows: where each is, by file, line and number, and what is wrong."""
+        found = []
+        for index, fault in islice(sorted(faults.items()), MAX_PROBLEMS):
+            where = f"{self.where(index)}:{fault.column}" if fault.column else self.where(index)
+            found.append(Problem(where, f"row {index + 1}: {fault.why}"))
+        return found
 
     def where(self, index: int) -> str:
-        """Where row `index` begins, as file:line. Reads the file again: for error messages only."""
+        """Where entry `index` begins, as file:line. Reads the file again: for error messages only."""
         if self.form == "directory":
             return f"{self.files[index]}:1"
+        if self.form == "parquet":
+            return str(self.path)
         if self.form == "text":
             return f"{self.path}:1"
-        text = _decoded(self.path)
-        starts = line_starts(text) if self.form == "lines" else list_starts(text)
-        return f"{self.path}:{next(islice(starts, index, None))}"
+        tables = {"lines": parse_lines, "table": parse_table}
+        found = tables.get(self.form)
+        lines = entry_lines(self.path) if found is None else (line for line, _ in found(self.path))
+        return f"{self.path}:{next(islice(lines, index, None))}"
 
 
 def read_source(source: str) -> Source:
     """Locate `source`, a path or pkg:// URI as in the config, and list its files without parsing them.
 
     Raises:
-        Refused: the path doesn't exist or can't be read.
+        Refused: the path doesn't exist or can't be read, or what is there is neither rows nor text.
     """
     path = locate(source, KEY)
     try:
-        if path.is_dir():
-            return _read_directory(path)
-        path.open("rb").close()
-        form = "text" if path.suffix.lower() in TEXT_SUFFIXES else "lines" if path.suffix == ".jsonl" else "list"
-        return Source(path, form)
+        return _read_directory(path) if path.is_dir() else Source(path, form_of(path))
     except OSError as error:
         raise refuse(KEY, f"cannot be read: {error.filename} ({error.strerror})", REMEDY) from None
 
@@ -122,6 +181,39 @@ def digest(parts: Iterable[bytes]) -> str:
     return hashed.hexdigest()
 
 
+def _kinds_for(columns: Mapping[str, str]) -> list[Kind]:
+    """The kinds of row that the columns may belong to. Raises Refused if there is none."""
+    if kinds := kinds_with(columns):
+        return kinds
+    unknown = [name for name in columns if name not in NAMES]
+    what = f"a row has no {unknown[0]!r}" if unknown else f"no kind of row has {', '.join(map(repr, columns))} together"
+    remedy = f"{COLUMNS_KEY}={{prompt: NAME, response: NAME}} reads these two from NAME; others are {', '.join(NAMES)}"
+    raise refuse(COLUMNS_KEY, what, remedy)
+
+
+def _rename(entries: list[Any], columns: Mapping[str, str]) -> None:
+    """Give the columns our names, in place. Raises Refused if no row has one of them."""
+    rows = [entry for entry in entries if isinstance(entry, dict)]
+    present = set().union(*map(tuple, rows))
+    for name in columns.values():
+        if rows and name not in present:
+            raise refuse(
+                COLUMNS_KEY, f"no row has a {name!r}", f"the rows have {', '.join(map(repr, sorted(present)))}"
+            )
+    for entry in rows:
+        taken = {ours: entry.pop(theirs) for ours, theirs in columns.items() if theirs in entry}
+        entry.update(taken)
+
+
+def _refuse_a_single_object(path: Path, entries: list[Any]) -> None:
+    """Raise Refused for a file of one object that holds the list of rows under some key."""
+    if len(entries) == 1 and isinstance(entries[0], dict):
+        key = next((key for key, value in entries[0].items() if isinstance(value, list)), None)
+        if key is not None:
+            remedy = f"give the list alone: jq .{key} {path.name} > rows.json"
+            raise refuse(f"{path}:1", f"not a list of rows but an object that has one as its {key!r}", remedy)
+
+
 def _read_directory(path: Path) -> Source:
     """All text files below `path`, sorted by name; hidden files and folders (.git) are left out."""
     names: list[str] = []
@@ -129,20 +221,21 @@ def _read_directory(path: Path) -> Source:
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [str((Path(folder) / name).relative_to(path)) for name in files if not name.startswith(".")]
     files = [name for name in sorted(names) if (path / name).is_file()]
+    _refuse_rows(path, files)
     texts = [name for name in files if not any(b"\0" in chunk for chunk in read_chunks(path / name))]  # git's rule
     return Source(path, "directory", tuple(texts), skipped=len(names) - len(texts))
 
 
+def _refuse_rows(path: Path, names: Sequence[str]) -> None:
+    """Raise Refused for a directory of files of rows (a README may lie beside them): as texts JSON would be learnt."""
+    others = [name for name in names if not name.lower().endswith(TEXT_SUFFIXES)]
+    if others and all(name.lower().removesuffix(".gz").endswith(ROW_SUFFIXES) for name in others):
+        what = f"a directory of files of rows, of which one can be given: {path}"
+        raise refuse(KEY, what, f"{KEY}={path / others[0]}")
+
+
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _decoded(path: Path) -> str:
-    """The file's text without a byte order mark. Raises Refused if it isn't UTF-8."""
-    try:
-        return "".join(TextFile(path, "", blank=False).text())
-    except NotUtf8 as error:
-        raise Refused([_not_utf8(path, error)]) from None
 
 
 def _text_rows(files: Sequence[Path]) -> list[AnyRow]:
@@ -153,13 +246,9 @@ def _text_rows(files: Sequence[Path]) -> list[AnyRow]:
         try:
             rows.append(scan_text(file))
         except NotUtf8 as error:
-            problems.append(_not_utf8(file, error))
+            problems.append(Problem(f"{file}:{error.line}", f"not UTF-8: {error}", "save the file as UTF-8"))
     if problems:
         more = len(problems) - MAX_PROBLEMS
         last = Problem(KEY, f"{more} more files are not UTF-8", "save them as UTF-8, or move them out of the directory")
         raise Refused([*problems[:MAX_PROBLEMS], *([last] if more > 0 else [])])
     return rows
-
-
-def _not_utf8(file: Path, error: NotUtf8) -> Problem:
-    return Problem(f"{file}:{error.line}", f"not UTF-8: {error}", "save the file as UTF-8")

@@ -1,0 +1,146 @@
+"""What a file holds, told by its first bytes, and by its name only where those can't tell: rows, text, or neither."""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dscoder_exp.schema.errors import Refused, refuse
+
+KEY = "data.source"
+REMEDY = (
+    f"set {KEY} to rows (.json, .jsonl, .jsonl.gz, .csv, .tsv, .parquet), a .txt or .md file, or a directory of text "
+    "files"
+)
+TEXT_SUFFIXES = (".txt", ".md")
+TABLE_SUFFIXES = (".csv", ".tsv")
+ROW_SUFFIXES = (".jsonl", ".ndjson", ".parquet", *TABLE_SUFFIXES)  # and each with .gz
+HEAD = 4096  # bytes that are looked at
+BOM = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+PARQUET = b"PAR1"
+# The first bytes of files that people give instead of rows (magic numbers: file(1); of Git LFS: its specification).
+LFS = b"version https://git-lfs.github.com"
+KINDS = {
+    LFS: ("a Git LFS pointer, not the file itself", "git lfs pull"),
+    b"ARROW1": ("an Arrow file", "save the table as .parquet or .jsonl"),
+    b"PK\x03\x04": ("a zip archive, as .xlsx and .npz are, too", "unpack it, or save the table as .csv"),
+    b"\xd0\xcf\x11\xe0": ("an old Office file (.xls, .doc)", "save the table as .csv"),
+    b"%PDF": ("a PDF", "extract its text into a .txt file"),
+    b"SQLite format 3": ("an SQLite database", "export the table as .csv or .jsonl"),
+    b"BZh91AY": ("compressed with bzip2", "bunzip2 it"),
+    b"\xfd7zXZ": ("compressed with xz", "unxz it"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "unzstd it"),
+    b"7z\xbc\xaf": ("a 7z archive", "unpack it"),
+    b"\x89HDF": ("an HDF5 file", "save the rows as .parquet or .jsonl"),
+    b"\x93NUMPY": ("a numpy array", "save the rows as .jsonl"),
+    b"\x80": ("a pickle", "save the rows as .jsonl"),
+    b"GGUF": ("a GGUF file, which holds a model's weights", f"give it as model.path; {REMEDY}"),
+    b"\xff\xfe": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW"),
+    b"\xfe\xff": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW"),
+    b"<!DOCTYPE": ("a web page (HTML), not the file that it links to", "download the file itself"),
+    b"<!doctype": ("a web page (HTML), not the file that it links to", "download the file itself"),
+    b"<html": ("a web page (HTML), not the file that it links to", "download the file itself"),
+    b"<?xml": ("XML", "save the rows as .jsonl"),
+}
+TAR = slice(257, 262)  # where a tar archive says so
+A_LIST = re.compile(r'\[\s*\{\s*"')  # how a JSON list of objects begins
+IN_A_ROW = {"messages", "conversations", "instruction", "prompt", "text"}  # a row of any kind has one of these keys
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file for reading, decompressed if it is gzip's, whatever its name.
+
+    Raises:
+        Refused: it is gzip's and damaged.
+    """
+    with path.open("rb") as file:
+        compressed = file.read(2) == GZIP
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            yield cast(BinaryIO, file)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise refuse(KEY, f"damaged, or cut short: {path} ({error})", "copy or download the file again") from None
+
+
+def form_of(path: Path) -> str:
+    """How to read a file.
+
+    Returns:
+        "list" (a JSON list), "lines" (JSON lines), "objects" (JSON objects one after another), "table" (comma- or
+        tab-separated), "parquet" or "text".
+
+    Raises:
+        Refused: it is of another kind, which the message names.
+        OSError: it can't be read.
+    """
+    compressed = path.open("rb").read(2) == GZIP
+    suffix = Path(path.stem if compressed and path.suffix == ".gz" else path.name).suffix.lower()
+    with opened(path) as file:
+        head = file.read(HEAD).removeprefix(BOM)
+        start = head.lstrip()
+        if head.startswith(PARQUET) and not compressed:
+            return "parquet"
+        if (found := _other_kind(head, start, suffix)) is not None:
+            raise _refusal(path, *found)
+        if suffix in TABLE_SUFFIXES:
+            return "table"
+        file.seek(0)
+        form = _json_form(file, start, of_text=suffix in TEXT_SUFFIXES)
+    if form is None and suffix in TEXT_SUFFIXES and not compressed:
+        return "text"
+    if form is None:
+        begins = start[:20].decode("utf-8", "replace").split("\n")[0]
+        what = "compressed text" if compressed else f"neither JSON nor a table: it begins with {begins!r}"
+        raise _refusal(path, what, "unpack it" if compressed else "name plain text .txt or .md, a table .csv or .tsv")
+    return form
+
+
+def _other_kind(head: bytes, start: bytes, suffix: str) -> tuple[str, str] | None:
+    """What a file is that holds no rows, and what to do; None if it may hold some."""
+    if suffix == ".mindrecord":
+        return "data that was prepared already", "give its directory as data.output, and what it was made of"
+    if head[TAR] == b"ustar":
+        return "a tar archive", "unpack it"
+    if suffix in TEXT_SUFFIXES and not start.startswith(LFS):
+        return None  # a text may begin with anything
+    if (kind := next((kind for magic, kind in KINDS.items() if start.startswith(magic)), None)) is not None:
+        return kind
+    return ("binary, of no kind that is known here", REMEDY) if b"\0" in head else None
+
+
+def _refusal(path: Path, what: str, remedy: str) -> Refused:
+    return refuse(KEY, f"not rows, nor text: {path} is {what}", remedy)
+
+
+def _json_form(file: BinaryIO, start: bytes, *, of_text: bool) -> str | None:
+    """ "list", "lines" or "objects"; None if the file holds no JSON objects.
+
+    Args:
+        of_text: the file's name says that it is text: then it has to hold a row.
+    """
+    if not start:
+        return None if of_text else "list"
+    if start.startswith(b"["):
+        return "list" if not of_text or A_LIST.match(start.decode("utf-8", "replace")) else None
+    if not start.startswith(b"{"):
+        return None
+    lines = (line.strip() for line in file if line.strip())
+    first, second = next(lines, b"").removeprefix(BOM).strip(), next(lines, b"")
+    try:
+        row = json.loads(first.decode("utf-8", "replace"))
+    except json.JSONDecodeError as error:
+        if of_text:
+            return None
+        goes_on = error.pos >= len(first.decode("utf-8", "replace")) and second and not second.startswith(b"{")
+        return "objects" if goes_on else "lines"
+    except RecursionError:
+        return "lines"
+    except ValueError:  # a number of thousands of digits
+        return "lines"
+    return "lines" if not of_text or IN_A_ROW & row.keys() else None
