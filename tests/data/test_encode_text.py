@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_support import EOS, SCRATCH
+from data_support import EOS, SCRATCH, format_named
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dscoder_exp.data import encode_text, text_files
 from dscoder_exp.data.documents import DocumentBuilder, Documents
@@ -45,8 +45,16 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     built = request.param()
     kind = trainers.WordPieceTrainer if isinstance(built.model, models.WordPiece) else trainers.BpeTrainer
     lines = [line for file in CORPUS for line in file.read_text().splitlines()]
-    built.train_from_iterator(lines, kind(vocab_size=600, special_tokens=["<unk>"], show_progress=False))
-    return built
+    built.train_from_iterator(lines, kind(vocab_size=600, special_tokens=["<unk>", "<end>"], show_progress=False))
+    return adding_bos(built)
+
+
+def adding_bos(tokenizer: Tokenizer) -> Tokenizer:
+    """A copy that puts token 7 before each text."""
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    text = copy.id_to_token(7)
+    copy.post_processor = processors.TemplateProcessing(f"{text}:0 $A:0", None, [(text, 7)])  # type: ignore[assignment]
+    return copy
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +66,8 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def documents_of(rows: list[Text | TextFile], tokenizer: Tokenizer, limit: int = 10**9) -> Documents:
     builder = DocumentBuilder(SCRATCH)
-    add_texts(builder, list(enumerate(rows)), tokenizer, opening=[7], eos_token_id=EOS, limit=limit)
+    prompt_format = format_named("none", tokenizer, bos=7)
+    add_texts(builder, list(enumerate(rows)), prompt_format, limit=limit)
     return builder.documents()
 
 
@@ -84,7 +93,7 @@ def test_any_text_in_chunks_has_the_ids_of_the_whole(text: str, tokenizer: Token
         def text(self) -> Iterator[str]:
             yield from chunks
 
-    found = documents_of([InChunks(Path(), "", blank=False)], tokenizer)
+    found = documents_of([InChunks(Path(), "", blank=False)], adding_bos(tokenizer))
     assert found.ids.tolist() == [7, *tokenizer.encode(text, add_special_tokens=False).ids, EOS]
 
 

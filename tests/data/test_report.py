@@ -7,40 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from data_support import BOS, EOS, PAD, config, write_rows
+from data_support import config, format_named, text_setup, write_rows
 from tokenizers import Tokenizer
 
 from dscoder_exp.data.figure import MAX_COLUMNS, MAX_LINES, _layer, write_figure
 from dscoder_exp.data.prepare import prepare
 from dscoder_exp.data.report import Prepared, dataset_input
-from dscoder_exp.data.rows import Row
-from dscoder_exp.data.templates import TEMPLATES
+from dscoder_exp.data.rows import Conversation
 
 
 def run(source: Path, tokenizer: Tokenizer, tmp_path: Path, **changes) -> Prepared:
-    return prepare(
-        config(source, **changes),
-        seq_length=256,
-        max_document=256,
-        tokenizer=tokenizer,
-        eos_token_id=EOS,
-        bos_token_id=BOS,
-        pad_token_id=PAD,
-        cache_dir=tmp_path / "cache",
-    )
+    text = text_setup(tokenizer, context=256)
+    return prepare(config(source, **changes), text, seq_length=256, cache_dir=tmp_path / "cache")
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, tokenizer: Tokenizer, rows: list[Row]) -> Prepared:
+def prepared(tmp_path: Path, tokenizer: Tokenizer, rows: list[Conversation]) -> Prepared:
     return run(write_rows(tmp_path / "rows.json", rows), tokenizer, tmp_path)
 
 
-def test_examples_show_what_counts(prepared: Prepared, rows: list[Row]) -> None:
-    template = TEMPLATES["deepseek_coder"]
-    assert prepared.report.examples == [
-        f"<|begin|>{template.render_prompt(row.instruction, row.input)}⟦{row.output}\n<|end|>⟧"
-        for row in (rows[0], rows[14], rows[29], rows[44], rows[59])
-    ]
+def test_examples_show_what_counts(prepared: Prepared, tokenizer: Tokenizer, rows: list[Conversation]) -> None:
+    prompt_format = format_named("deepseek_coder", tokenizer)
+    expected = []
+    for number in (0, 14, 29, 44, 59):
+        text, ((first, end),), _ = prompt_format.conversation(rows[number])
+        expected.append(f"{text[:first]}⟦{text[first:end]}⟧{text[end:]}")
+    assert prepared.report.examples == expected
 
 
 def test_figures_agree(prepared: Prepared, tmp_path: Path, tokenizer: Tokenizer) -> None:
