@@ -19,6 +19,7 @@ from dscoder_exp.data.batch import Batch
 from dscoder_exp.schema.config import MODULES, OptimConfig
 from dscoder_exp.schema.llama import Lora
 from dscoder_exp.training.step import Step
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.lora.writer import write_adapter
 
 BASE = Path(__file__).parents[1] / "tests" / "reference" / "tiny_gqa"
@@ -73,7 +74,8 @@ def train(ids: np.ndarray, target: Path) -> np.ndarray:
         step([Batch(ids, np.roll(ids, -1, 1), positions, documents)], OPTIM.lr)
     base = str(BASE), model.base_sha256
     target.mkdir()
-    write_adapter(target, model.config, LORA, model.masters.state(), base=base, template=None, lineage={})
+    beside = {"base": base, "template": None, "generation": GenerationConfig(), "lineage": {}}
+    write_adapter(target, model.config, LORA, model.masters.state(), **beside)
     return model.logits(model.inputs(ids, positions, documents)).reshape(*ids.shape, -1)
 
 

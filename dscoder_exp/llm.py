@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,12 +38,14 @@ class LLM:
         model: the network with its weights.
         config: the model's shape.
         tokenizer: the one stored beside the weights; None: there is none.
+        stop_token_ids: the tokens that end an answer, by the model's files.
     """
 
-    def __init__(self, model: Llama, tokenizer: Tokenizer | None) -> None:
+    def __init__(self, model: Llama, tokenizer: Tokenizer | None, stop_token_ids: Sequence[int]) -> None:
         self.model = model
         self.config = model.config
         self.tokenizer = tokenizer
+        self.stop_token_ids = tuple(stop_token_ids)
         self._engine = Engine(model)
 
     def logits(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -87,23 +90,32 @@ class LLM:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        stop_token_ids: Sequence[int] = (),
     ) -> list[list[int]]:
-        """New token ids of each prompt, including the EOS that ended it; greedy while `temperature` is 0.
+        """New token ids of each prompt, including the stop token that ended it; greedy while `temperature` is 0.
 
         Args:
             ids: prompts, int [B, T] or lists of different lengths.
-            ignore_eos: generate `max_new_tokens` tokens even after an EOS.
+            ignore_eos: generate `max_new_tokens` tokens even after a stop token of the model's.
+            stop_token_ids: tokens that end an answer, besides the model's.
         """
         sampling = Sampling(temperature, top_k, top_p, seed)
         prompts = [np.asarray(prompt, np.int32).tolist() for prompt in ids]  # type: ignore[union-attr]
-        return [list(self.stream(prompt, max_new_tokens, sampling, ignore_eos=ignore_eos)) for prompt in prompts]
+        ending: dict[str, Any] = {"ignore_eos": ignore_eos, "stop_token_ids": stop_token_ids}
+        return [list(self.stream(prompt, max_new_tokens, sampling, **ending)) for prompt in prompts]
 
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, sampling: Sampling, *, ignore_eos: bool = False
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        *,
+        ignore_eos: bool = False,
+        stop_token_ids: Sequence[int] = (),
     ) -> Iterator[int]:
-        """Yield the new token ids of one prompt as they are generated."""
-        stop = None if ignore_eos else self.config.eos_token_id
-        return self._engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, eos_token_id=stop)
+        """Yield the new token ids of one prompt as they are generated; arguments are as in `generate`."""
+        stops = {*stop_token_ids, *(() if ignore_eos else self.stop_token_ids)}
+        return self._engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop_token_ids=stops)
 
     def _inputs(
         self, ids: ArrayLike, attention_mask: ArrayLike | None, targets: NDArray[np.int32] | None = None
@@ -148,6 +160,7 @@ def load(
     log.info("%s: %s", source.path, check(source, allow=allow))
     opened = OpenedModel(source.config, source, None)
     merged = None if adapter is None else open_adapter(adapter, "adapter.path", opened)
+    stops = replace(opened, adapter=merged).generation.stop_token_ids
     start_device(device)
     model = build(
         source.config,
@@ -159,4 +172,4 @@ def load(
         frozen=True,
         announce=announce,
     )
-    return LLM(model, source.tokenizer())
+    return LLM(model, source.tokenizer(), stops)

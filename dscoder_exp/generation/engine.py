@@ -1,6 +1,6 @@
 """Generation of one sequence at a time, with a KV cache that is updated in place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 
 import mindspore as ms
@@ -31,13 +31,13 @@ class Engine:
         self._calls: list[list[ms.Tensor]] = []  # for each call, its blocks' k_cache, v_cache and weights, concatenated
 
     def stream(
-        self, prompt: Sequence[int], *, max_new_tokens: int, sampling: Sampling, eos_token_id: int | None
+        self, prompt: Sequence[int], *, max_new_tokens: int, sampling: Sampling, stop_token_ids: Collection[int]
     ) -> Iterator[int]:
-        """Yield new token ids as they are generated, including the EOS.
+        """Yield new token ids as they are generated, including the one that ends the answer.
 
         Args:
             prompt: token ids, at least one.
-            eos_token_id: token to stop after; None: generate `max_new_tokens` tokens.
+            stop_token_ids: tokens to stop after; none: generate `max_new_tokens` tokens.
         """
         self._reserve(len(prompt) + max_new_tokens)
         self._model.masters.wait_all()
@@ -45,7 +45,7 @@ class Engine:
         token = sample(self._prefill(np.asarray(prompt, np.int32)))
         for position in range(len(prompt), len(prompt) + max_new_tokens):
             yield token
-            if token == eos_token_id or position == len(prompt) + max_new_tokens - 1:
+            if token in stop_token_ids or position == len(prompt) + max_new_tokens - 1:
                 return
             token = sample(self._forward(np.array([token], np.int32), position, last=0))
 

@@ -1,5 +1,7 @@
 """Generation with a KV cache gives the same ids as running the whole sequence through the model at each step."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +41,34 @@ def test_an_earlier_longer_prompt_has_no_effect(llm):
     assert llm.generate([short], 8, ignore_eos=True) == alone
 
 
-def test_generation_stops_after_the_eos(llm):
+def test_generation_stops_after_any_of_the_stop_tokens(llm):
     prompt = [5, 9, 33]
     ids = llm.generate([prompt], 12, ignore_eos=True)[0]
-    stop = ids[4]
-    engine = llm._engine
-    found = list(engine.stream(prompt, max_new_tokens=12, sampling=Sampling(), eos_token_id=stop))
-    assert found == ids[: ids.index(stop) + 1]
+    never = next(token for token in range(128) if token not in ids)
+    for stop in ids[4], ids[7]:
+        until = ids[: ids.index(stop) + 1]
+        found = llm._engine.stream(prompt, max_new_tokens=12, sampling=Sampling(), stop_token_ids=[never, stop])
+        assert list(found) == until
+        assert llm.generate([prompt], 12, ignore_eos=True, stop_token_ids=[stop]) == [until]
+
+
+def test_an_answer_ends_with_each_token_that_the_models_files_name(llm, tmp_path):
+    """In config.json, and in generation_config.json, which counts first."""
+    from dscoder_exp import load
+
+    prompt = [5, 9, 33]
+    ids = llm.generate([prompt], 12, ignore_eos=True)[0]
+    early, late = ids[2], next(token for token in ids[5:] if token not in ids[:5])
+    copy = shutil.copytree(REFERENCE, tmp_path / "model")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"eos_token_id": [2, late]}))
+    (copy / "generation_config.json").write_text(json.dumps({"do_sample": True}))
+    assert load(str(copy)).generate([prompt], 12) == [ids[: ids.index(late) + 1]]
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, early]}))
+    again = load(str(copy))
+    assert again.stop_token_ids == (2, early)
+    assert again.generate([prompt], 12) == [ids[: ids.index(early) + 1]]
+    assert again.generate([prompt], 12, ignore_eos=True) == [ids]
 
 
 def test_prompts_of_different_lengths(llm):
@@ -76,7 +99,7 @@ def test_text_is_streamed_in_whole_characters():
         [1],
         max_new_tokens=20,
         sampling=Sampling(),
-        eos_token_id=999,
+        stop_token_ids=[3, 999],
         on_text=texts.append,
     )
     assert texts == ["n", "é", " ", "你", "!"]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from weights_support import EMPTY_MODEL, NO_PATH, weights_config
 
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import Lora
+from dscoder_exp.weights.chat_template import ModelTemplate
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
 from dscoder_exp.weights.formats.tensor_io import from_float32, to_float32
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, read_adapter, refuse_unfitting, sha256_of
 from dscoder_exp.weights.lora.writer import write_adapter
 from dscoder_exp.weights.random_init import random_factors
@@ -20,6 +23,7 @@ from dscoder_exp.weights.source import open_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 PEFT_ADAPTER = REFERENCE / "lora_r8_all" / "adapter_after_step20"
+NO_LINEAGE: dict[str, Any] = {"generation": GenerationConfig((2, 9)), "lineage": {}}
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -84,11 +88,10 @@ def test_bfloat16_is_rounded_to_nearest_even() -> None:
     [
         ({"use_dora": True}, "use_dora is true, which is not supported"),
         ({"peft_type": "IA3"}, 'peft_type is "IA3", which is not supported'),
-        ({"rank_pattern": {"q_proj": 2}}, 'rank_pattern is {"q_proj": 2}, which is not supported'),
         ({"modules_to_save": ["lm_head"]}, 'modules_to_save is ["lm_head"], which is not supported'),
-        ({"r": "8"}, "r '8', lora_alpha 16"),
-        ({"r": 0}, "r 0, lora_alpha 16"),
-        ({"lora_alpha": None}, "r 8, lora_alpha None"),
+        ({"r": "8"}, "r is '8', not a whole number from 1 on"),
+        ({"r": 0}, "r is 0, not a whole number from 1 on"),
+        ({"lora_alpha": None}, "lora_alpha is None, not a number"),
         ({"r": 4}, "28 of another shape (model.layers.0.self_attn.q_proj.lora_A.weight [8, 64] instead of [4, 64], "),
     ],
 )
@@ -122,20 +125,20 @@ def test_an_older_record_is_refused(copy: Path) -> None:
 
 
 def test_a_prompt_format_file_is_copied_with_the_adapter_and_when_merging(tmp_path: Path) -> None:
-    template = tmp_path / "mine.jinja"
-    template.write_text("{{ messages[0]['content'] }}")
+    template = ModelTemplate("mine.jinja", "{{ messages[0]['content'] }}", "data.template")
     source, lora = open_weights(str(REFERENCE / "tiny_gqa")), Lora(2, 4.0, 0.0, ("q_proj",))
     base = "tiny_gqa", sha256_of(source.tensor(BASE_PROBE))
     factors = random_factors(source.config, lora, 0)
     (tmp_path / "adapter").mkdir()
-    write_adapter(tmp_path / "adapter", source.config, lora, factors, base=base, template=str(template), lineage={})
+    write_adapter(tmp_path / "adapter", source.config, lora, factors, base=base, template=template, **NO_LINEAGE)
     kept = tmp_path / "adapter" / "chat_template.jinja"
-    assert read_adapter(str(tmp_path / "adapter"), "adapter.path").template == str(kept)
-    assert kept.read_text() == template.read_text()
+    found = read_adapter(str(tmp_path / "adapter"), "adapter.path").template
+    assert found == ModelTemplate("chat_template", template.source, str(kept))
     wanted = weights_config(
         REFERENCE / "tiny_gqa", tmp_path / "merged", format="native", merge_adapter=str(tmp_path / "adapter")
     )
     convert(open_conversion(wanted, EMPTY_MODEL, NO_PATH))
     merged = tmp_path / "merged" / "chat_template.jinja"
-    assert open_weights(str(tmp_path / "merged")).template == str(merged)
-    assert merged.read_text() == template.read_text()
+    assert open_weights(str(tmp_path / "merged")).template == ModelTemplate(
+        "chat_template", template.source, str(merged)
+    )

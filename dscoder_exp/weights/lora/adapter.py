@@ -7,12 +7,9 @@ PEFT has no adapter.json: its base model is unknown, so only shapes are checked.
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,29 +19,18 @@ from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import MODULES, LlamaConfig, Lora
 from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
 from dscoder_exp.storage.json_files import read_json
-from dscoder_exp.weights.chat_template import template_path
+from dscoder_exp.weights.chat_template import ModelTemplate, recorded_template, template_in
 from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.formats.tensor_io import NUMPY_DTYPES, from_float32, read_rows, to_float32
-from dscoder_exp.weights.names import factor_names, factor_shapes, target_name
+from dscoder_exp.weights.generation_config import GenerationConfig, generation_in
+from dscoder_exp.weights.lora.peft_config import PeftConfig, read_peft_config
+from dscoder_exp.weights.names import factor_names, parameter_shapes, target_name
 from dscoder_exp.weights.native.manifest import COPY_AGAIN, refuse_other_format
 
 FORMAT, VERSION = "dscoder_exp adapter", 1
 BASE_PROBE = target_name(0, "k_proj")  # its SHA-256 identifies a base model: any training changes this matrix
 PREFIX = "base_model.model."  # PEFT puts it before a module's name in the model
 MAX_NAMES_SHOWN = 3  # per list in a message
-# Keys of adapter_config.json that can change the computation, and their values that don't.
-NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "bias": ("none",),
-    "lora_bias": (None, False),
-    "use_dora": (None, False),
-    "fan_in_fan_out": (None, False),
-    "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "layer_replication": (None, []),
-    "trainable_token_indices": (None, []),
-}
 
 
 @dataclass(frozen=True)
@@ -60,16 +46,21 @@ class Adapter:
     """A LoRA adapter in memory.
 
     Attributes:
+        lora: the settings of modules that no pattern of `peft` matches; its target_modules have factors in some layer.
+        peft: ranks and scales of all modules.
         factors: name (names.py) -> float32 array.
         base: SHA-256 of the base model's BASE_PROBE; None: unknown.
         template: the prompt format that it was trained with; None: unknown.
+        generation: the tokens that end its answers; none: unknown.
     """
 
     path: Path
     lora: Lora
+    peft: PeftConfig
     factors: Mapping[str, NDArray[np.float32]]
     base: str | None
-    template: str | None
+    template: ModelTemplate | None
+    generation: GenerationConfig
 
     def merge_rows(self, name: str, rows: NDArray, first: int, dtype: str) -> NDArray:
         """Merge the factors into rows of a weight: W + scale * B A. Without factors of that name, return `rows`.
@@ -80,7 +71,7 @@ class Adapter:
         a, b = (self.factors.get(factor) for factor in factor_names(name))
         if a is None or b is None:
             return rows
-        added = (b[first : first + len(rows)] * np.float32(self.lora.scale)) @ a
+        added = (b[first : first + len(rows)] * np.float32(self.peft.scale(name.removesuffix(".weight")))) @ a
         return from_float32(to_float32(rows, dtype) + added, dtype)
 
 
@@ -97,7 +88,10 @@ def read_adapter(path: str, key: str) -> Adapter:
     file = found / ADAPTER_WEIGHTS_FILE
     entries = {name.removeprefix(PREFIX): entry for name, entry in read_header(file, key).items()}
     modules = tuple(module for module in MODULES if any(f".{module}.lora_" in name for name in entries))
-    lora = _lora(found / ADAPTER_CONFIG_FILE, modules, key)
+    peft = read_peft_config(found / ADAPTER_CONFIG_FILE, key)
+    if peft.target_modules is None:
+        peft = replace(peft, target_modules=modules)
+    lora = Lora(peft.r, peft.alpha, peft.lora_dropout, modules)
     factors = {}
     for name, entry in entries.items():
         if entry.dtype not in NUMPY_DTYPES or len(entry.shape) != 2:
@@ -105,28 +99,14 @@ def read_adapter(path: str, key: str) -> Adapter:
         raw = read_rows(file, entry, 0, entry.shape[0])
         factors[name] = to_float32(raw, entry.dtype).reshape(entry.shape)
     base, template = _read_record(found, factors, key)
-    return Adapter(found, lora, factors, base, template)
+    return Adapter(found, lora, peft, factors, base, template, generation_in(found, (), key))
 
 
-def _lora(file: Path, modules: tuple[str, ...], key: str) -> Lora:
-    values = read_json(file, key)
-    for name, plain in NEUTRAL_VALUES.items():
-        if values.get(name, plain[0]) not in plain:
-            what = f"{file}: {name} is {json.dumps(values[name])}, which is not supported"
-            raise refuse(key, what, "merge it with PEFT (merge_and_unload), and use the result as model.path")
-    r, alpha, dropout = values.get("r"), values.get("lora_alpha"), values.get("lora_dropout", 0.0)
-    if not isinstance(r, int) or not isinstance(alpha, (int, float)) or not isinstance(dropout, (int, float)) or r < 1:
-        raise refuse(key, f"{file}: invalid among r {r!r}, lora_alpha {alpha!r}, lora_dropout {dropout!r}", COPY_AGAIN)
-    if values.get("use_rslora"):
-        alpha = alpha * math.sqrt(r)  # rsLoRA: scale = alpha / sqrt(r) (Kalajdzievski 2023, arXiv:2312.03732)
-    return Lora(r, float(alpha), float(dropout), modules)
-
-
-def _read_record(directory: Path, factors: Mapping[str, NDArray], key: str) -> tuple[str | None, str | None]:
-    """The base model's SHA-256 and the prompt format from adapter.json; None, None without that file."""
+def _read_record(directory: Path, factors: Mapping[str, NDArray], key: str) -> tuple[str | None, ModelTemplate | None]:
+    """The base model's SHA-256, from adapter.json if that is there, and the prompt format."""
     file = directory / ADAPTER_FILE
     if not file.is_file():
-        return None, None
+        return None, template_in(directory, key)
     values = read_json(file, key)
     refuse_other_format(file, values, FORMAT, VERSION)
     try:
@@ -138,7 +118,7 @@ def _read_record(directory: Path, factors: Mapping[str, NDArray], key: str) -> t
         names = _shortened(changed) or "other tensors"
         what = f"{directory / ADAPTER_WEIGHTS_FILE} has changed since it was written (SHA-256 differs: {names})"
         raise refuse(key, what, COPY_AGAIN)
-    return base, template_path(directory, template)
+    return base, recorded_template(directory, template, key)
 
 
 def sha256_of(array: NDArray[np.float32]) -> str:
@@ -148,7 +128,7 @@ def sha256_of(array: NDArray[np.float32]) -> str:
 
 def refuse_unfitting(adapter: Adapter, config: LlamaConfig, key: str) -> None:
     """Raise Refused if the factors don't fit a model of this shape."""
-    wanted = factor_shapes(config, adapter.lora)
+    wanted = _wanted_shapes(config, adapter.peft)
     found = {name: array.shape for name, array in adapter.factors.items()}
     if found == wanted:
         return
@@ -163,6 +143,16 @@ def refuse_unfitting(adapter: Adapter, config: LlamaConfig, key: str) -> None:
     }
     differences = "; ".join(f"{len(names)} {word} ({_shortened(names)})" for word, names in lists.items() if names)
     raise refuse(key, f"{adapter.path} doesn't fit the model: {differences}", "give the model that it was trained on")
+
+
+def _wanted_shapes(config: LlamaConfig, peft: PeftConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the factors that a model of this shape has by an adapter_config.json: A [r, in], B [out, r]."""
+    matrices, shapes = parameter_shapes(config), {}
+    for target in (target_name(layer, module) for layer in range(config.num_hidden_layers) for module in MODULES):
+        if peft.targets(module := target.removesuffix(".weight")):
+            (outputs, inputs), (a, b), rank = matrices[target], factor_names(target), peft.rank(module)
+            shapes |= {a: (rank, inputs), b: (outputs, rank)}
+    return shapes
 
 
 def _shortened(names: Iterable[str]) -> str:

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused, refuse
-from dscoder_exp.schema.llama import Lora, lora_of
+from dscoder_exp.schema.llama import LlamaConfig, Lora, lora_of
 from dscoder_exp.storage.file_names import ADAPTER_FILE
 from dscoder_exp.weights.lora.adapter import BASE_PROBE, Adapter, Factors, read_adapter, refuse_unfitting, sha256_of
+from dscoder_exp.weights.names import factor_shapes
 from dscoder_exp.weights.random_init import random_factors, random_tensor
 from dscoder_exp.weights.resolve import OpenedModel, open_model
 
@@ -31,8 +32,9 @@ def open_adapted(config: Config) -> OpenedModel:
         return opened
     adapter = open_adapter(config.adapter.path, PATH, opened, config.seed)
     if (lora := trained_lora(config)) is not None:
+        _refuse_uneven(adapter, opened.config)
         _refuse_other_factors(adapter, lora)
-    return replace(opened, adapter=adapter, template=config.model.template or adapter.template or opened.template)
+    return replace(opened, adapter=adapter, template=adapter.template or opened.template)
 
 
 def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Adapter:
@@ -71,6 +73,18 @@ def first_factors(config: Config, opened: OpenedModel, lora: Lora) -> Factors:
     if opened.adapter is not None:
         return Factors(lora, opened.adapter.factors)
     return Factors(lora, dict(random_factors(opened.config, lora, config.seed)))
+
+
+def _refuse_uneven(adapter: Adapter, config: LlamaConfig) -> None:
+    """Raise Refused unless every layer has the same factors, which is all that training knows."""
+    peft, shapes = adapter.peft, {name: array.shape for name, array in adapter.factors.items()}
+    scales = {peft.scale(name.partition(".lora_")[0]) for name in shapes}
+    if shapes == factor_shapes(config, adapter.lora) and scales == {adapter.lora.scale}:
+        return
+    names = ("rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_modules", "target_modules")
+    field = next(name for name in names if getattr(peft, name))
+    what = f"{adapter.path}: its {field} gives modules different factors, and training takes one rank for all"
+    raise refuse(PATH, what, "merge it (task=convert weights.merge_adapter=DIR), and train the result")
 
 
 def _refuse_other_factors(adapter: Adapter, lora: Lora) -> None:

@@ -12,9 +12,10 @@ from dscoder_exp.hub.address import SCHEME
 from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, ADAPTER_FILE, ADAPTER_WEIGHTS_FILE
 from dscoder_exp.storage.json_files import write_json
-from dscoder_exp.weights.chat_template import copy_template, recorded_name
+from dscoder_exp.weights.chat_template import ModelTemplate, write_template
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
+from dscoder_exp.weights.generation_config import GenerationConfig, write_generation_config
 from dscoder_exp.weights.lora.adapter import FORMAT, PREFIX, VERSION
 from dscoder_exp.weights.names import factor_shapes
 
@@ -26,7 +27,8 @@ def write_adapter(
     factors: Iterable[tuple[str, np.ndarray]],
     *,
     base: tuple[str, str],
-    template: str | None,
+    template: ModelTemplate | None,
+    generation: GenerationConfig,
     lineage: dict[str, Any],
 ) -> None:
     """Write an adapter's files into a directory.
@@ -34,7 +36,8 @@ def write_adapter(
     Args:
         factors: (name, fp32 array) of each factor in `factor_shapes`.
         base: the base model's path, and the SHA-256 of its BASE_PROBE.
-        template: the prompt format that it was trained with; a .jinja file is copied.
+        template: the prompt format that it was trained with; written as chat_template.jinja.
+        generation: the tokens that end an answer.
         lineage: JSON values that say how the adapter was made.
     """
     path, sha256 = base
@@ -43,12 +46,13 @@ def write_adapter(
         for name, array in factors:
             writer.write(PREFIX + name, np.ascontiguousarray(array, np.float32))
     write_json(directory / ADAPTER_CONFIG_FILE, _peft_config(lora, path))
-    copy_template(directory, template)
+    write_template(directory, template)
+    write_generation_config(directory, config, generation)
     record = {
         "format": FORMAT,
         "version": VERSION,
         "base": {"path": path, "sha256": sha256},
-        "template": recorded_name(template),
+        "template": template and template.name,
         "tensors": writer.hashes(),
         "lineage": lineage,
     }
