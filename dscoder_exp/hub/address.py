@@ -20,7 +20,9 @@ from dscoder_exp.storage.file_names import (
     INDEX_FILE,
     TOKENIZER_FILE,
     TOKENIZER_FILES,
-    WEIGHTS_FILE,
+    TORCH_INDEX_FILE,
+    WEIGHT_FILES,
+    gguf_parts,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ SCHEME = "hf://"
 FORM = "hf://OWNER/NAME or hf://OWNER/NAME@REVISION"
 FILE_FORM = "hf://OWNER/NAME[@REVISION]/FILE.gguf"
 KEYS = ("model.path", "tokenizer.path", "weights.source")  # config keys that may hold an hf:// address
-MODEL_METADATA_FILES = [*BESIDE_WEIGHTS, CONFIG_FILE, CHECKPOINT_FILE, INDEX_FILE]
+MODEL_METADATA_FILES = [*BESIDE_WEIGHTS, CONFIG_FILE, CHECKPOINT_FILE, INDEX_FILE, TORCH_INDEX_FILE]
 
 
 def snapshot(address: str, key: str) -> Path:
@@ -86,7 +88,7 @@ def with_commit(uri: HfUri, commit: str) -> str:
 def metadata_files(uri: HfUri, key: str) -> list[str]:
     """Patterns of all files that `key` needs except a directory's weights; the index among them names the shards."""
     if uri.path_in_repo:
-        return [uri.path_in_repo]
+        return gguf_parts(uri.path_in_repo)
     return list(TOKENIZER_FILES) if key == "tokenizer.path" else MODEL_METADATA_FILES
 
 
@@ -100,10 +102,11 @@ def weight_files(names: Collection[str] | None, directory: Path) -> list[str]:
     present = {file.name for file in directory.iterdir()} if names is None else set(names)
     if CHECKPOINT_FILE in present:
         return [name for name in present if re.fullmatch(r"model[^/]*\.safetensors", name)]
-    if WEIGHTS_FILE in present or INDEX_FILE not in present:
-        return [WEIGHTS_FILE]
+    whole, index = next((names for names in WEIGHT_FILES if present.intersection(names)), WEIGHT_FILES[0])
+    if whole in present or index not in present:
+        return [whole]
     try:
-        values = json.loads((directory / INDEX_FILE).read_text("utf-8"))["weight_map"].values()
+        values = json.loads((directory / index).read_text("utf-8"))["weight_map"].values()
     except (ValueError, KeyError, TypeError, AttributeError):  # reported when the directory is opened
         return []
     shards = {value for value in values if isinstance(value, str)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,13 @@ from dscoder_exp.hub.address import (
 from dscoder_exp.hub.errors import to_refused
 from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.storage.disk_space import shortage
-from dscoder_exp.storage.file_names import CHECKPOINT_FILE, CONFIG_FILE, INDEX_FILE, TOKENIZER_FILE, WEIGHTS_FILE
+from dscoder_exp.storage.file_names import (
+    CHECKPOINT_FILE,
+    CONFIG_FILE,
+    TOKENIZER_FILE,
+    WEIGHT_FILES,
+    gguf_parts,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import HfUri
@@ -83,7 +88,7 @@ def _fetch(uri: HfUri, key: str, validate: Callable[[Path], object]) -> str:
         return commit
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     _refuse_unusable(sizes, uri, key)
-    weights = [uri.path_in_repo]
+    weights = gguf_parts(uri.path_in_repo)
     if not uri.path_in_repo:
         directory = _fetch_small(uri, commit, metadata_files(uri, key))
         if key == "tokenizer.path":
@@ -116,18 +121,16 @@ def _refuse_unusable(names: Mapping[str, int], uri: HfUri, key: str) -> None:
     ggufs = [name for name in names if name.endswith(".gguf")]
     another = f"{key}={repository}/{ggufs[0]}" if ggufs else "give a repository with config.json and model.safetensors"
     if uri.path_in_repo:
-        if uri.path_in_repo not in names:
-            raise refuse(key, f"{repository} holds no {uri.path_in_repo}", another)
+        if missing := [name for name in gguf_parts(uri.path_in_repo) if name not in names]:
+            raise refuse(key, f"{repository} holds no {missing[0]}", another)
     elif key == "tokenizer.path":
         if TOKENIZER_FILE not in names:
             raise refuse(key, f"{repository} holds no {TOKENIZER_FILE}", f"give a repository with {TOKENIZER_FILE}")
     elif CHECKPOINT_FILE not in names:
         if CONFIG_FILE not in names:
             raise refuse(key, f"{repository} holds no model: neither {CONFIG_FILE} nor {CHECKPOINT_FILE}", another)
-        if WEIGHTS_FILE not in names and INDEX_FILE not in names:
-            torch = any(re.fullmatch(r"pytorch_model[^/]*\.bin", name) for name in names)
-            found = "pytorch_model.bin, a pickle, and no safetensors" if torch else "no safetensors"
-            raise refuse(key, f"{repository} holds {found}", another)
+        if not any(name in names for pair in WEIGHT_FILES for name in pair):
+            raise refuse(key, f"{repository} holds neither safetensors nor pytorch_model.bin", another)
 
 
 def _refuse_full_disk(uri: HfUri, commit: str, sizes: Mapping[str, int], key: str) -> None:

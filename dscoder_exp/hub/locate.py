@@ -1,5 +1,6 @@
 """Resolve a path, pkg:// or hf:// address given by the user to an existing file or directory."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def locate(path: str, key: str) -> Path:
             remedy = f"download the file, and give {key}=FILE"
             raise refuse(key, f"{path}: hf:// is for {', '.join(address.KEYS)}", remedy)
         return address.snapshot(path, key)
-    found = Path(path).expanduser()
+    found = Path(os.path.expanduser(path))  # Path.expanduser() raises where ~x is no user's home
     if not path or not found.exists():
         seen_from = "" if found.is_absolute() else f" (looked in {Path.cwd()})"
         raise refuse(key, f"no such file or directory: {path!r}{seen_from}", f"set {key} to a path that exists")

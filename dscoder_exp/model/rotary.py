@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import put
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.weights.rotary_frequencies import rotary_frequencies
 
 
 def rotary_tables(
@@ -14,14 +15,12 @@ def rotary_tables(
     """cos and sin of each position's angles, each [T, d], with two equal halves (RoFormer, arXiv:2104.09864).
 
     Args:
-        positions: [T]; divided by rope_scaling.factor (linear scaling, Chen et al. 2023, arXiv:2306.15595).
+        positions: [T].
     """
-    size = config.head_dim
-    frequencies = config.rope_theta ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-    factor = config.rope_scaling.factor if config.rope_scaling is not None else 1.0
-    angles = (positions[..., None] / factor) * frequencies
-    both = np.concatenate([angles, angles], -1)
-    return np.cos(both).astype(np.float32), np.sin(both).astype(np.float32)
+    frequencies, factor = rotary_frequencies(config)
+    angles = positions[..., None] * frequencies
+    cos, sin = ((factor * part).astype(np.float32) for part in (np.cos(angles), np.sin(angles)))
+    return np.concatenate([cos, cos], -1), np.concatenate([sin, sin], -1)
 
 
 class Rotary:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -13,18 +13,21 @@ import numpy as np
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import (
-    CHAT_TEMPLATE_FILE,
     CHECKPOINT_FILE,
     CONFIG_FILE,
     INDEX_FILE,
     TOKENIZER_FILE,
+    TORCH_FILE,
+    WEIGHT_FILES,
     WEIGHTS_FILE,
 )
 from dscoder_exp.storage.json_files import read_json
-from dscoder_exp.weights.chat_template import recognise
-from dscoder_exp.weights.formats.hf_config import from_hf
+from dscoder_exp.weights.chat_template import ModelTemplate, recorded_template, template_in
+from dscoder_exp.weights.formats.hf_config import end_tokens, from_hf
 from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.formats.tensor_io import Entry, gather, read_rows, row_ranges
+from dscoder_exp.weights.formats.torch_file import read_torch
+from dscoder_exp.weights.generation_config import GenerationConfig, generation_in
 from dscoder_exp.weights.native.layout import INPUTS, Partition, file_name
 from dscoder_exp.weights.native.manifest import COPY_AGAIN, content_changed, read_manifest
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint, read_tokenizer
@@ -56,14 +59,12 @@ def unsliced(file: Path, entry: Entry) -> SlicedTensor:
 class StoredTensors:
     """Base class of the sources of all formats but GGUF; headers and rows are read on request."""
 
-    def __init__(self, path: Path, key: str, config: LlamaConfig, template: str | None) -> None:
-        self.path, self.config, self.template = path, config, template
+    def __init__(
+        self, path: Path, key: str, config: LlamaConfig, template: ModelTemplate | None, generation: GenerationConfig
+    ) -> None:
+        self.path, self.config, self.template, self.generation = path, config, template, generation
         self.directory = path if path.is_dir() else path.parent
         self._key = key
-
-    @property
-    def chat_template(self) -> str | None:
-        return _chat_template(self.directory, self._key)
 
     @cached_property
     def _tensors(self) -> dict[str, SlicedTensor]:
@@ -110,24 +111,38 @@ class StoredTensors:
         found = self.tokenizer()
         return found and fingerprint(found)
 
+    def other_tokenizer(self, given: Tokenizer) -> str | None:
+        ours, theirs = fingerprint(given), self.fingerprint()
+        if theirs is None or ours.sha256 == theirs.sha256:
+            return None
+        return f"({ours}) is not the tokenizer of {self.path} ({theirs})"
+
 
 class HuggingFaceDirectory(StoredTensors):
-    """config.json with model.safetensors, or with model.safetensors.index.json and its shards."""
+    """config.json with model.safetensors, or with model.safetensors.index.json and its shards; or pytorch_model.bin."""
 
     kind: Literal["hf"] = "hf"
 
     def __init__(self, path: Path, key: str) -> None:
-        config = from_hf(read_json(path / CONFIG_FILE, key), str(path / CONFIG_FILE))
-        super().__init__(path, key, config, None)
-        self.template = recognise(self.chat_template)
-        self._files = _weight_files(path, key)
+        file = path / CONFIG_FILE
+        values = read_json(file, key)
+        config = from_hf(values, str(file))
+        generation = generation_in(path, end_tokens(values, str(file)), key)
+        super().__init__(path, key, config, template_in(path, key), generation)
+        self._whole, self._index = _weight_files(path, key)
+        self._files = {}
+        if not (path / self._whole).is_file():
+            weight_map = read_json(path / self._index, key).get("weight_map")
+            self._files = checked_weight_map(path, self._index, weight_map, key)
 
     @cached_property
     def _tensors(self) -> dict[str, SlicedTensor]:
-        return {
-            name: unsliced(*location)
-            for name, location in locate_tensors(self.path, self._files, INDEX_FILE, self._key).items()
-        }
+        read = read_torch if self._whole == TORCH_FILE else read_header
+        if not self._files:
+            file = self.path / self._whole
+            return {name: unsliced(file, entry) for name, entry in read(file, self._key).items()}
+        located = locate_tensors(self.path, self._files, self._index, self._key, read)
+        return {name: unsliced(*location) for name, location in located.items()}
 
 
 class NativeDirectory(StoredTensors):
@@ -137,7 +152,9 @@ class NativeDirectory(StoredTensors):
 
     def __init__(self, path: Path, key: str) -> None:
         self._record = read_manifest(path, key)
-        super().__init__(path, key, self._record.config, self._record.template)
+        template = recorded_template(path, self._record.template, key)
+        generation = generation_in(path, self._record.end_tokens, key)
+        super().__init__(path, key, self._record.config, template, generation)
 
     @cached_property
     def _tensors(self) -> dict[str, SlicedTensor]:
@@ -161,20 +178,24 @@ class NativeDirectory(StoredTensors):
         return self._record.tokenizer
 
 
-def locate_tensors(directory: Path, files: dict[str, str], index: str, key: str) -> dict[str, tuple[Path, Entry]]:
+def locate_tensors(
+    directory: Path,
+    files: dict[str, str],
+    index: str,
+    key: str,
+    read: Callable[[Path, str], dict[str, Entry]] = read_header,
+) -> dict[str, tuple[Path, Entry]]:
     """Tensor name -> its file and Entry.
 
     Args:
-        files: tensor name -> file, from the index; empty: model.safetensors holds all tensors.
+        files: tensor name -> file, from the index.
         index: the index's file name, for error messages.
+        read: gives the entries of a file.
 
     Raises:
         Refused: a file is damaged, or its tensors are not those in the index.
     """
-    if not files:
-        file = directory / WEIGHTS_FILE
-        return {name: (file, entry) for name, entry in read_header(file, key).items()}
-    headers = {file: read_header(directory / file, key) for file in sorted(set(files.values()))}
+    headers = {file: read(directory / file, key) for file in sorted(set(files.values()))}
     absent = [f"{name} in {file}" for name, file in files.items() if name not in headers[file]]
     if absent:
         what = f"{directory / index} names {len(absent)} tensors that the files lack, such as {absent[0]}"
@@ -204,32 +225,10 @@ def checked_weight_map(directory: Path, index: str, files: Any, key: str) -> dic
     return files
 
 
-def _weight_files(path: Path, key: str) -> dict[str, str]:
-    """Tensor name -> shard, from the index; empty: model.safetensors holds all tensors."""
-    if (path / WEIGHTS_FILE).is_file():
-        return {}
-    if (path / INDEX_FILE).is_file():
-        return checked_weight_map(path, INDEX_FILE, read_json(path / INDEX_FILE, key).get("weight_map"), key)
-    if any(path.glob("pytorch_model*.bin")):
-        what = f"{path} holds pytorch_model.bin, a pickle, which can run code when it is read"
-        remedy = "take the model's safetensors; or, with PyTorch, AutoModelForCausalLM.from_pretrained(DIR)"
-        raise refuse(key, what, f"{remedy}.save_pretrained(NEW_DIR) writes them")
+def _weight_files(path: Path, key: str) -> tuple[str, str]:
+    """The names of the whole file and of the index of the shards, one of which is there."""
+    for names in WEIGHT_FILES:
+        if any((path / name).is_file() for name in names):
+            return names
     what = f"{path} has a config.json but no weights"
     raise refuse(key, what, f"put {WEIGHTS_FILE} (or its shards with {INDEX_FILE}) there")
-
-
-def _chat_template(path: Path, key: str) -> str | None:
-    file = path / CHAT_TEMPLATE_FILE
-    if file.is_file():
-        try:
-            return file.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise refuse(key, f"{file}: not UTF-8 ({error})", "fix the file, or copy it again") from error
-    file = path / "tokenizer_config.json"
-    template: Any = read_json(file, key).get("chat_template") if file.is_file() else None
-    if isinstance(template, list):  # several named templates
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        raise refuse(str(file), "chat_template is neither text nor a list of named templates", "fix the file")
-    return template

@@ -12,13 +12,16 @@ from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import ADAPTER_CONFIG_FILE, CHECKPOINT_FILE, CONFIG_FILE
+from dscoder_exp.weights.chat_template import ModelTemplate
 from dscoder_exp.weights.directory import HuggingFaceDirectory, NativeDirectory
 from dscoder_exp.weights.formats.mindformers import MindFormersWeights, holds_mindformers
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.tokenizer import Fingerprint
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+GIVE_TORCH = "give the directory that holds it as pytorch_model.bin, with config.json"
 GIVE_WEIGHTS = "give a directory with config.json and model.safetensors, a native checkpoint, a .gguf or a .ckpt file"
 
 
@@ -32,16 +35,12 @@ class WeightSource(Protocol):
 
     path: Path
     config: LlamaConfig
-    template: str | None  # its prompt format: chatml, deepseek_coder, a .jinja file, or None if unknown
+    template: ModelTemplate | None  # the prompt format that lies with it
+    generation: GenerationConfig  # the tokens that end its answers
 
     @property
     def directory(self) -> Path | None:
         """The directory of the weights, whose tokenizer files belong to them; None: the weights' file holds its own."""
-        ...
-
-    @property
-    def chat_template(self) -> str | None:
-        """The Jinja text of the model's chat template, if any."""
         ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -73,6 +72,10 @@ class WeightSource(Protocol):
 
     def fingerprint(self) -> Fingerprint | None:
         """Fingerprint of the tokenizer that the model was trained with; None: unknown."""
+        ...
+
+    def other_tokenizer(self, given: Tokenizer) -> str | None:
+        """What shows that `given` isn't the model's own tokenizer, to follow its name; None: nothing does."""
         ...
 
 
@@ -107,5 +110,5 @@ def open_weights(path: str, key: str = "model.path", shape: LlamaConfig | None =
     if kind in (".ckpt", ".safetensors"):
         return MindFormersWeights(found, key, shape)
     if kind in (".bin", ".pt", ".pth"):
-        raise refuse(key, f"{found} is a PyTorch file, a pickle, which can run code when it is read", GIVE_WEIGHTS)
+        raise refuse(key, f"{found} is a PyTorch file, without the model's shape", GIVE_TORCH)
     raise refuse(key, f"{found} is not a file of weights", GIVE_WEIGHTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Problem, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import TOKENIZER_FILE
+from dscoder_exp.storage.json_files import read_json
 
 if TYPE_CHECKING:  # imported only when a tokenizer is built
     from tokenizers import Tokenizer
@@ -49,15 +51,36 @@ def read_tokenizer(file: Path, key: str) -> Tokenizer:
         raise refuse(key, f"{file}: not a readable tokenizer ({error})", remedy) from error
 
 
-def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | None:
+def special_tokens_in(directory: Path) -> dict[str, str]:
+    """The special tokens that tokenizer_config.json, else special_tokens_map.json, names: "eos_token" -> its text."""
+    found: dict[str, str] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (directory / name).is_file():
+            for role, token in read_json(directory / name, "tokenizer.path").items():
+                text = token.get("content") if isinstance(token, dict) else token
+                if role.endswith("_token") and isinstance(text, str):
+                    found[role] = text
+    return found
+
+
+def vocabulary_problem(
+    tokenizer: Tokenizer, config: LlamaConfig, ends: Sequence[int] = (), chosen: Sequence[str] = ()
+) -> Problem | None:
     """The problem that keeps this tokenizer from being used with this model; None if there is none.
 
-    All ids must be below the model's vocab_size. The model's BOS and EOS must be special tokens of the tokenizer: if
-    one is an ordinary token or not in the tokenizer, the model was trained with another one, even if the sizes fit.
+    All ids must be below the model's vocab_size, but those of special tokens (`special_beyond`). The model's BOS and
+    EOS must be special tokens of the tokenizer: if one is an ordinary token or not in the tokenizer, the model was
+    trained with another one, even if the sizes fit.
     Exception: if BOS is special, EOS may be above the tokenizer's ids (an instruct model's EOS, with the base model's
     tokenizer). Padding may be above the tokenizer's ids (as in DeepSeek-Coder), but not above the model's.
+
+    Args:
+        ends: tokens that end an answer; one special token among them is enough.
+        chosen: names of the ids that the user gives otherwise than the model's files.
     """
-    highest, size = max(tokenizer.get_vocab().values(), default=-1), config.vocab_size
+    size = config.vocab_size
+    unused = special_beyond(tokenizer, size)
+    highest = max((index for text, index in tokenizer.get_vocab().items() if text not in unused), default=-1)
     if highest >= size:
         what = f"the tokenizer has ids up to {highest}, the model's vocabulary ends at {size - 1}"
         return Problem("tokenizer.path", what, GIVE_MODELS_TOKENIZER)
@@ -71,6 +94,8 @@ def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | N
         token = getattr(config, name)
         if token is None or token in added:
             continue
+        if name == "eos_token_id" and name not in chosen and any(end in added for end in ends):
+            continue
         if (text := tokenizer.id_to_token(token)) is None:
             if name == "eos_token_id" and config.bos_token_id in added:
                 continue
@@ -80,8 +105,21 @@ def vocabulary_problem(tokenizer: Tokenizer, config: LlamaConfig) -> Problem | N
         else:  # a tokenizer without added tokens
             continue
         own = {item.content: index for index, item in added.items() if item.special}
+        if name in chosen:
+            what = f"{token} is no special token of the tokenizer ({_listed(own)})"
+            stop = "; predict.stop_token_ids=[ID] ends answers at any token" if name == "eos_token_id" else ""
+            return Problem(f"model.{name}", what, f"give the id of one{stop}")
         return Problem("tokenizer.path", f"{what}; its special tokens: {_listed(own)}", GIVE_MODELS_TOKENIZER)
     return None
+
+
+def special_beyond(tokenizer: Tokenizer, size: int) -> dict[str, int]:
+    """Text -> id of the special tokens beyond a vocabulary of `size` ids, such as a padding token that was added.
+
+    Words don't lead to them, so such a tokenizer can be used. A prompt format may: data/prompt_format.py looks out.
+    """
+    added = tokenizer.get_added_tokens_decoder()
+    return {token.content: index for index, token in added.items() if index >= size and token.special}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ TOKENIZER = Tokenizer(models.WordLevel({chr(number): number for number in range(
 TOKENIZER_FILES = {
     "tokenizer.json": TOKENIZER.to_str().encode(),
     "tokenizer_config.json": b"{}",
-    "chat_template.jinja": b"x",
+    "chat_template.jinja": b"{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}",
 }
 OTHER_FILES = {"README.md": b"# tiny", "consolidated.safetensors": b"0" * 999, "original/model.safetensors": b"0" * 999}
 TIMEOUT = 120  # seconds per process

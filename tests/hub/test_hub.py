@@ -72,7 +72,10 @@ def test_one_of_several_gguf_files_is_downloaded(hub: Hub, client: Client) -> No
     refused = client("hf://acme/gguf/none.gguf").refused
     assert "hf://acme/gguf holds no none.gguf\n      -> model.path=hf://acme/gguf/small.gguf" in refused
     refused = client("hf://acme/gguf").refused
-    assert "hf://acme/gguf holds no safetensors\n      -> model.path=hf://acme/gguf/small.gguf" in refused
+    assert (
+        "hf://acme/gguf holds neither safetensors nor pytorch_model.bin\n      -> model.path=hf://acme/gguf/small.gguf"
+        in refused
+    )
 
 
 def test_only_tokenizer_files_are_downloaded_for_a_tokenizer(hub: Hub, client: Client) -> None:
@@ -212,6 +215,27 @@ def test_a_small_disk_is_refused_before_the_download(hub: Hub, client: Client) -
     assert client("hf://acme/tiny", before=full).place
 
 
+def test_all_parts_of_a_split_gguf_file_are_downloaded(hub: Hub, client: Client) -> None:
+    parts = {f"q/x-0000{number}-of-00003.gguf": b"GGUF%d" % number for number in (1, 2, 3)}
+    hub.add("acme/split", {**parts, "q/y.gguf": b"GGUF"})
+    got = client("hf://acme/split/q/x-00002-of-00003.gguf")
+    assert str(got.place).endswith("q/x-00002-of-00003.gguf")
+    assert hub.downloaded() == set(parts)
+    hub.add("acme/cut", {name: b"GGUF" for name in list(parts)[:2]})
+    assert "holds no q/x-00003-of-00003.gguf" in client("hf://acme/cut/q/x-00001-of-00003.gguf").refused
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pytorch_files_are_downloaded_where_there_are_no_safetensors(hub: Hub, client: Client, sharded: bool) -> None:
+    shards = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    names = [*shards, "pytorch_model.bin.index.json"] if sharded else ["pytorch_model.bin"]
+    files = {name: (REFERENCE / "torch_files" / name).read_bytes() for name in ["config.json", *names]}
+    hub.add("acme/torch", files | {"optimizer.bin": b"0"})
+    assert client("hf://acme/torch").place
+    assert hub.downloaded() == set(files)
+    assert client("hf://acme/torch").place  # from the cache
+
+
 def test_a_disk_that_fills_up_during_the_download(hub: Hub, client: Client) -> None:
     """Simulated by a limit of 200 kB per file."""
     hub.add("acme/tiny", tiny())
@@ -225,8 +249,7 @@ def test_a_disk_that_fills_up_during_the_download(hub: Hub, client: Client) -> N
 @pytest.mark.parametrize(
     ("files", "what"),
     [
-        ({"config.json": b"{}", "pytorch_model.bin": b"0"}, "holds pytorch_model.bin, a pickle, and no safetensors"),
-        ({"config.json": b"{}", "flax_model.msgpack": b"0"}, "holds no safetensors"),
+        ({"config.json": b"{}", "flax_model.msgpack": b"0"}, "holds neither safetensors nor pytorch_model.bin"),
         ({"model.safetensors": b"0"}, "holds no model: neither config.json nor checkpoint.json"),
         ({"config.json": b'{"model_type": "mamba"}', "model.safetensors": b"0"}, "model_type is 'mamba', not 'llama'"),
     ],

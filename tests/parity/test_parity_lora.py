@@ -45,6 +45,7 @@ def logits_of(model, ids: np.ndarray) -> np.ndarray:
 def test_curve(folder, tmp_path):
     from dscoder_exp import load
     from dscoder_exp.training.step import Step
+    from dscoder_exp.weights.generation_config import GenerationConfig
     from dscoder_exp.weights.lora.adapter import read_adapter
     from dscoder_exp.weights.lora.writer import write_adapter
 
@@ -69,7 +70,8 @@ def test_curve(folder, tmp_path):
     saved = tmp_path / "adapter"
     base = "tiny", model.base_sha256
     saved.mkdir()
-    write_adapter(saved, model.config, adapter.lora, model.masters.state(), base=base, template=None, lineage={})
+    beside = {"base": base, "template": None, "generation": GenerationConfig(), "lineage": {}}
+    write_adapter(saved, model.config, adapter.lora, model.masters.state(), **beside)
     merged = load(str(base_of(folder)), adapter=str(saved))
     np.testing.assert_allclose(merged.logits(ids), curve["merged_logits"], atol=TOLERANCE)
 

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType
 from test_convert import random_bits, to_hugging_face, to_mindformers, to_native, write_hf
 from test_gguf_file import write_gguf
 from tokenizers import AddedToken, Tokenizer, models
-from weights_support import EMPTY_MODEL, NO_PATH, TINY, weights_config
+from weights_support import EMPTY_MODEL, NO_PATH, REFERENCE, TINY, weights_config
 
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.weights.convert.conversion import convert, open_conversion
@@ -44,6 +44,11 @@ def ckpt(directory: Path) -> Path:
 
 def safetensors(directory: Path) -> Path:
     return to_mindformers(huggingface(directory / "hf"), directory / "x", "safetensors", 10_000)
+
+
+def torch(directory: Path) -> Path:
+    ignored = shutil.ignore_patterns("values.*", "legacy.bin", "nested.bin", "*-0000*", "*.index.json")
+    return shutil.copytree(REFERENCE / "torch_files", directory, ignore=ignored)
 
 
 def gguf(directory: Path) -> Path:
@@ -105,7 +110,7 @@ def snapshot(path: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize("times", [150, pytest.param(1000, marks=pytest.mark.proof)])
-@pytest.mark.parametrize("make", [huggingface, sharded, native, ckpt, safetensors, gguf])
+@pytest.mark.parametrize("make", [huggingface, sharded, native, ckpt, safetensors, torch, gguf])
 def test_damaged_files_are_read_or_refused(tmp_path: Path, make: Callable[[Path], Path], times: int) -> None:
     chance = random.Random(0)
     whole = make(tmp_path / "whole")

@@ -1,6 +1,7 @@
 """GGUF files: small ones written by the tests, and SmolLM2's."""
 
 import json
+import math
 
 import gguf
 import numpy as np
@@ -54,12 +55,15 @@ def interleaved(matrix: np.ndarray, heads: int) -> np.ndarray:
     return matrix[order]
 
 
-def write_gguf(path, quantisation=GGMLQuantizationType.F32, arch="llama", weights=None, **metadata):
-    """Write a GGUF file of TINY; return the tensors that should be read back."""
-    writer = gguf.GGUFWriter(path, arch)
+def write_gguf(path, quantisation=GGMLQuantizationType.F32, arch="llama", weights=None, per_part=0, **metadata):
+    """Write a GGUF file of TINY; return the tensors that should be read back.
+
+    per_part: tensors of a part, if the file is split.
+    """
+    writer = gguf.GGUFWriter(path, arch, split_max_tensors=per_part)
     writer.add_embedding_length(TINY.hidden_size)
     for key, value in (METADATA | metadata).items():
-        getattr(writer, key)(value)
+        getattr(writer, key)(*(value if isinstance(value, tuple) else (value,)))
     back = {}
     for name, values in dict(random_weights(TINY, seed=3) if weights is None else weights).items():
         short = name
@@ -131,8 +135,18 @@ def test_metadata_that_changes_the_config(tmp_path):
     source = open_weights(str(tmp_path / "tiny.gguf"))
     assert source.config.tie_word_embeddings
     assert source.config.rope_scaling == RopeScaling("linear", 4.0)
-    assert (source.config.pad_token_id, source.template) == (5, "chatml")
+    assert source.template is not None
+    assert (source.config.pad_token_id, source.template.source) == (5, "<|im_start|>")
     assert len(check(source).tensors) == 20
+
+
+def test_all_end_tokens_of_the_metadata_stop_an_answer(tmp_path):
+    """The end of a text, of a turn, of a message."""
+    write_gguf(tmp_path / "one.gguf")
+    assert open_weights(str(tmp_path / "one.gguf")).generation.stop_token_ids == (2,)
+    write_gguf(tmp_path / "tiny.gguf", add_eot_token_id=7, add_uint32=("tokenizer.ggml.eom_token_id", 9))
+    source = open_weights(str(tmp_path / "tiny.gguf"))
+    assert (source.config.eos_token_id, source.generation.stop_token_ids) == (2, (2, 7, 9))
 
 
 @pytest.mark.parametrize(
@@ -144,7 +158,11 @@ def test_metadata_that_changes_the_config(tmp_path):
         ),
         ({"add_sliding_window": 4096}, "sliding_window is 4096; sliding-window attention is not supported"),
         ({"add_expert_count": 8}, "a mixture of 8 experts"),
-        ({"add_rope_scaling_type": gguf.RopeScalingType.YARN}, "rope scaling 'yarn' is not supported"),
+        ({"add_rope_scaling_type": gguf.RopeScalingType.LONGROPE}, "rope scaling 'longrope' is not supported"),
+        (
+            {"add_rope_scaling_type": gguf.RopeScalingType.YARN, "add_rope_scaling_yarn_ext_factor": 0.5},
+            "rope scaling 'yarn with yarn_ext_factor 0.5' is not supported",
+        ),
         ({"weights": {"rope_freqs.weight": np.ones(8, np.float32)}}, "no weights in it (token_embd.weight is missing)"),
     ],
 )
@@ -154,10 +172,95 @@ def test_files_that_are_refused(tmp_path, options, what):
     assert f"{tmp_path / 'tiny.gguf'}: {what}" in message
 
 
-def test_llama3_frequencies_are_refused(tmp_path):
-    weights = dict(random_weights(TINY, seed=3)) | {"rope_freqs.weight": np.ones(8, np.float32)}
-    write_gguf(tmp_path / "tiny.gguf", weights=weights)
-    assert "rope scaling 'llama3' is not supported" in refusal(open_weights, str(tmp_path / "tiny.gguf"))
+def llama3_divisors(size, theta, factor, low, high, length):
+    """As LlamaModel.generate_extra_tensors of convert_hf_to_gguf.py computes rope_freqs.weight."""
+    found = []
+    for pair in range(size // 2):
+        wavelength = 2 * math.pi * theta ** (2 * pair / size)
+        smooth = (length / wavelength - low) / (high - low)
+        if wavelength < length / high:
+            found.append(1)
+        elif wavelength > length / low:
+            found.append(factor)
+        else:
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("size", "theta", "scaling"),
+    [
+        (128, 5e5, (8.0, 1.0, 4.0, 8192)),  # Llama 3.1
+        (64, 5e5, (32.0, 1.0, 4.0, 8192)),  # Llama 3.2
+        (16, 1e4, (8.0, 1.0, 4.0, 64)),
+        (16, 1e4, (4.0, 1.0, 4.0, 1 << 16)),  # no pair is slow enough to be divided by all of the factor
+        (128, 5e5, (8.0, 1.0, 3.0, 10_000)),
+        (128, 1e6, (4.0, 2.0, 8.0, 4096)),  # the same as 1, 4 and 2,048
+    ],
+)
+def test_llama3_scaling_is_found_in_the_divisors_of_the_frequencies(tmp_path, size, theta, scaling):
+    divisors = llama3_divisors(size, theta, *scaling)
+    weights = dict(random_weights(TINY, seed=3)) | {"rope_freqs.weight": divisors}
+    write_gguf(tmp_path / "tiny.gguf", weights=weights, add_rope_freq_base=theta, add_key_length=size)
+    source = open_weights(str(tmp_path / "tiny.gguf"))
+    found = source.config.rope_scaling
+    assert found is not None
+    assert (found.type, found.low_freq_factor) == ("llama3", 1.0)
+    again = (found.factor, found.low_freq_factor, found.high_freq_factor, found.original_max_position_embeddings)
+    np.testing.assert_allclose(llama3_divisors(size, theta, *again), divisors, rtol=1e-4)
+    if scaling[1:3] == (1.0, 4.0) and size > 16:
+        assert again == scaling
+    assert "rope_freqs.weight" not in source.shapes()
+
+
+def test_divisors_that_change_nothing_or_are_not_llama3s(tmp_path):
+    weights = dict(random_weights(TINY, seed=3))
+    write_gguf(tmp_path / "tiny.gguf", weights=weights | {"rope_freqs.weight": np.ones(8, np.float32)})
+    assert open_weights(str(tmp_path / "tiny.gguf")).config.rope_scaling is None
+    write_gguf(tmp_path / "tiny.gguf", weights=weights | {"rope_freqs.weight": np.arange(1, 9, dtype=np.float32)})
+    message = refusal(open_weights, str(tmp_path / "tiny.gguf"))
+    assert 'rope scaling "rope_freqs.weight with other values than llama3\'s" is not supported' in message
+
+
+def test_yarn_scaling(tmp_path):
+    write_gguf(
+        tmp_path / "tiny.gguf",
+        add_rope_scaling_type=gguf.RopeScalingType.YARN,
+        add_rope_scaling_factor=16.0,
+        add_rope_scaling_orig_ctx_len=4096,
+        add_rope_scaling_yarn_beta_fast=16.1,
+        add_rope_scaling_yarn_attn_factor=1.25,
+    )
+    found = open_weights(str(tmp_path / "tiny.gguf")).config.rope_scaling
+    assert found == RopeScaling("yarn", 16.0, 4096, beta_fast=16.1, attention_factor=1.25)
+
+
+@pytest.mark.parametrize("given", [1, 2, 3])
+def test_any_part_of_a_split_file_opens_all(tmp_path, given):
+    back = write_gguf(tmp_path / "tiny.gguf", GGMLQuantizationType.Q8_0, per_part=8, add_chat_template="x")
+    parts = sorted(file.name for file in tmp_path.iterdir())
+    assert parts == [f"tiny-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]
+    source = open_weights(str(tmp_path / parts[given - 1]))
+    assert source.config == TINY
+    assert source.template is not None
+    assert source.template.source == "x"
+    assert str(check(source)).startswith("21 tensors")
+    assert all(np.array_equal(source.tensor(name), values) for name, values in back.items())
+
+
+def test_a_split_file_that_is_incomplete(tmp_path):
+    write_gguf(tmp_path / "tiny.gguf", per_part=8)
+    first, second, third = sorted(tmp_path.iterdir())
+    content = second.read_bytes()
+    second.unlink()
+    message = refusal(open_weights, str(third), "weights.source")
+    assert f"weights.source: {third}: 1 of 3 parts are missing beside it: {second.name}\n      -> put all" in message
+    write_gguf(tmp_path / "other.gguf", per_part=20)
+    second.write_bytes((tmp_path / "other-00002-of-00002.gguf").read_bytes())
+    assert "the parts hold 14 tensors, and should hold 21" in refusal(open_weights, str(first))
+    second.write_bytes(content)
+    first.rename(tmp_path / "first.gguf")
+    assert "one of 3 parts by its metadata, but not by its name" in refusal(open_weights, str(tmp_path / "first.gguf"))
 
 
 def test_unknown_tensors_are_named(tmp_path):
@@ -180,7 +283,7 @@ def test_a_truncated_file_is_refused(tmp_path):
     assert "not a readable GGUF file (GGUF magic invalid)" in refusal(open_weights, str(file))
 
 
-@pytest.mark.parametrize(("model", "pre"), [("gpt2", "deepseek-coder"), ("llama", "default")])
+@pytest.mark.parametrize(("model", "pre"), [("gpt2", "default"), ("bert", "jina-v2")])
 def test_an_unknown_tokenizer_is_refused_by_name(tmp_path, model, pre):
     write_gguf(tmp_path / "tiny.gguf", add_tokenizer_model=model, add_tokenizer_pre=pre)
     message = refusal(open_weights(str(tmp_path / "tiny.gguf")).tokenizer)
@@ -210,7 +313,7 @@ def test_smollm2_is_complete(smollm2):
     assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (30, 576, 1536)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (9, 3, 64)
     assert (config.rope_theta, config.rms_norm_eps, config.tie_word_embeddings) == (1e5, 1e-5, True)
-    assert smollm2.template == "chatml"
+    assert smollm2.template.source.startswith("{% for message in messages %}")
     assert str(check(smollm2)) == "272 tensors, 134,515,008 parameters, all found; Q4_1 -> F32: 210; Q8_0 -> F32: 1"
     matrix = smollm2.tensor("model.layers.29.mlp.down_proj.weight")
     assert matrix.shape == (576, 1536)

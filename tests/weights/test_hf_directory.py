@@ -84,6 +84,36 @@ def test_config_forms():
     assert from_hf(base | {"rope_scaling": {"type": "linear", "factor": 4.0}}, "f").rope_scaling is not None
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"rope_scaling": {"rope_type": "llama3", **LLAMA3}}, RopeScaling("llama3", 8.0, 8192, 1.0, 4.0)),
+        ({"rope_parameters": {"rope_type": "llama3", **LLAMA3}}, RopeScaling("llama3", 8.0, 8192, 1.0, 4.0)),
+        ({"rope_scaling": {"type": "yarn", "factor": 16, "finetuned": True}}, RopeScaling("yarn", 16.0, 128)),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "type": "mrope", "original_max_position_embeddings": 32}},
+            RopeScaling("yarn", 4.0, 32),  # rope_type counts first; the factor is that of the contexts
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 40, "mscale": 1, "mscale_all_dim": 0.8, "truncate": False}},
+            RopeScaling("yarn", 40.0, 128, mscale=1.0, mscale_all_dim=0.8, truncate=False),
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2}},
+            RopeScaling("linear", 2.0),  # as in transformers 5
+        ),
+        ({"rope_scaling": {"type": "default"}}, None),
+    ],
+)
+def test_rope_scaling_of_all_spellings(values, expected):
+    config = from_hf(to_hf(TINY) | {"rope_scaling": None} | values, "f")
+    assert config.rope_scaling == expected
+    assert from_hf(to_hf(config), "f") == config
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
@@ -101,7 +131,32 @@ def test_config_forms():
         ({"mlp_bias": True}, "mlp_bias is true; projections with a bias are not supported"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', not 'silu'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic' is not supported"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope scaling 'llama3' is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": [1.0]}},
+            "rope scaling 'longrope' is not supported",
+        ),
+        ({"rope_parameters": {"rope_type": "ntk"}}, "rope scaling 'ntk' is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}},
+            "low_freq_factor is missing, not a number above 0",
+        ),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 1}},
+            "low_freq_factor is not below high_freq_factor",
+        ),
+        ({"rope_scaling": {"type": "yarn", "factor": "16"}}, "factor is '16', not a number above 0"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 0.5}},
+            "original_max_position_embeddings is 0.5, not a whole number from 1 to 2147483647",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}, "sliding_attention": {}}},
+            "rope_parameters differ by layer (full_attention, …), which is not supported",
+        ),
+        (
+            {"partial_rotary_factor": 0.5},
+            "partial_rotary_factor is not 1; rotating a part of each head is not supported",
+        ),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing, not a number above 0"),
         ({"quantization_config": {"bits": 4}}, "the weights are quantised (quantization_config)"),
         ({"hidden_size": "64"}, "hidden_size is '64', not a whole number from 1 to 2147483647"),
@@ -138,8 +193,6 @@ def test_directories_without_weights(copy, tmp_path):
     (copy / "model.safetensors").unlink()
     message = refusal(open_weights, str(copy), "weights.source")
     assert f"weights.source: {copy} has a config.json but no weights" in message
-    (copy / "pytorch_model.bin").write_bytes(b"")
-    assert "holds pytorch_model.bin, a pickle, which can run code when it is read" in refusal(open_weights, str(copy))
     assert "is not a file of weights" in refusal(open_weights, str(copy / "config.json"))
 
 
@@ -210,18 +263,9 @@ def test_a_tied_models_stored_head_is_ignored(tmp_path):
     assert f"{copy}: tie_word_embeddings is true, but lm_head.weight differs from model.embed_tokens.weight" in message
 
 
-@pytest.mark.parametrize(
-    ("template", "name"),
-    [
-        ("{{'<|im_start|>' + message['role']}}", "chatml"),
-        ("{{'### Instruction:\\n'}}", "deepseek_coder"),
-        ("{{'[INST]'}}", None),
-        ([{"name": "tool_use", "template": ""}, {"name": "default", "template": "<|im_start|>"}], "chatml"),
-        (None, None),
-    ],
-)
-def test_the_chat_template_is_recognised(copy, template, name):
-    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
-    assert open_weights(str(copy)).template == name
-    (copy / "chat_template.jinja").write_text("### Instruction")
-    assert open_weights(str(copy)).template == "deepseek_coder"
+def test_the_chat_template_lies_with_the_model(copy):
+    """Where and how it is read: tests/data/test_chat_template.py."""
+    (copy / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    found = open_weights(str(copy)).template
+    assert found is not None
+    assert (found.source, found.origin) == ("{{ messages }}", str(copy / "tokenizer_config.json"))

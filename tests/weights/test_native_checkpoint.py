@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from weights_support import REFERENCE, TINY, equal, refusal, save_checkpoint
 
 from dscoder_exp.schema.llama import RopeScaling
+from dscoder_exp.weights.chat_template import ModelTemplate
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.random_init import random_weights
@@ -45,14 +46,18 @@ def test_a_written_checkpoint_is_read_back_bit_by_bit(tmp_path, name):
 
 def test_the_directory_holds_exactly_these_files(tmp_path, tokenizer):
     save(tmp_path / "plain")
-    save(tmp_path / "with", tokenizer=tokenizer, template="deepseek_coder")
-    plain = {"checkpoint.json", "config.json", "model.safetensors"}
+    save(tmp_path / "with", tokenizer=tokenizer, template=ModelTemplate("deepseek_coder", "{{ 1 }}", "data.template"))
+    plain = {"checkpoint.json", "config.json", "generation_config.json", "model.safetensors"}
     assert {file.name for file in (tmp_path / "plain").iterdir()} == plain
-    assert {file.name for file in (tmp_path / "with").iterdir()} == plain | {"tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in (tmp_path / "with").iterdir()} == plain | {
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     assert {file.name for file in tmp_path.iterdir()} == {"plain", "with"}
     source = open_weights(str(tmp_path / "with"))
     read = source.tokenizer()
-    assert source.template == "deepseek_coder"
+    assert source.template == ModelTemplate("deepseek_coder", "{{ 1 }}", str(tmp_path / "with" / "chat_template.jinja"))
     assert read is not None
     assert fingerprint(read) == fingerprint(tokenizer)
     settings = json.loads((tmp_path / "with" / "tokenizer_config.json").read_text())
@@ -68,7 +73,7 @@ def test_checkpoint_json_records_what_was_written(tmp_path):
     record = json.loads((tmp_path / "x" / "checkpoint.json").read_text())
     assert (record["format"], record["version"], record["layout"]) == ("dscoder_exp", 2, {"tensor": 1})
     assert record["lineage"] == {"from": "seed 1"}
-    assert record["files"].keys() == {"config.json", "model.safetensors"}
+    assert record["files"].keys() == {"config.json", "generation_config.json", "model.safetensors"}
     content = (tmp_path / "x" / "config.json").read_bytes()
     assert record["files"]["config.json"] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert record["files"]["model.safetensors"] == {"bytes": (tmp_path / "x" / "model.safetensors").stat().st_size}
@@ -79,8 +84,16 @@ def test_checkpoint_json_records_what_was_written(tmp_path):
     assert record["tensors"] == {}
 
 
-def test_a_checkpoint_is_also_a_hugging_face_directory(tmp_path):
-    config = dataclasses.replace(TINY, rope_scaling=RopeScaling("linear", 2.5), pad_token_id=2, head_dim=8)
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        RopeScaling("linear", 2.5),
+        RopeScaling("llama3", 8.0, 64, 1.0, 4.0),
+        RopeScaling("yarn", 4.0, 32, beta_fast=16.0, attention_factor=1.5, truncate=False),
+    ],
+)
+def test_a_checkpoint_is_also_a_hugging_face_directory(tmp_path, scaling):
+    config = dataclasses.replace(TINY, rope_scaling=scaling, pad_token_id=2, head_dim=8)
     save(tmp_path / "x", config=config)
     (tmp_path / "x" / "checkpoint.json").unlink()
     source = open_weights(str(tmp_path / "x"))
@@ -130,15 +143,16 @@ def test_an_existing_target_is_refused_untouched(tmp_path):
     assert [file.name for file in tmp_path.rglob("*")] == ["x", "mine"]
 
 
-def test_a_prompt_format_file_is_copied(tmp_path):
-    mine = tmp_path / "mine.jinja"
-    mine.write_text("{{ messages[0]['content'] }}")
-    save(tmp_path / "x", template=str(mine))
-    mine.unlink()
-    (tmp_path / "x").rename(tmp_path / "y")
-    source = open_weights(str(tmp_path / "y"))
-    assert source.template == str(tmp_path / "y" / "chat_template.jinja")
-    assert (tmp_path / "y" / "chat_template.jinja").read_text() == "{{ messages[0]['content'] }}"
+def test_records_of_releases_that_wrote_no_template(tmp_path):
+    """They name one of our formats, or a file that lies beside them."""
+    save(tmp_path / "x", template=ModelTemplate("deepseek_coder", None, ""))
+    assert open_weights(str(tmp_path / "x")).template == ModelTemplate("deepseek_coder", None, str(tmp_path / "x"))
+    save(tmp_path / "y", template=ModelTemplate("chat_template.jinja", "{{ 1 }}", ""))
+    found = open_weights(str(tmp_path / "y")).template
+    assert found is not None
+    assert found.source == "{{ 1 }}"
+    save(tmp_path / "z")
+    assert open_weights(str(tmp_path / "z")).template is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,9 @@ from dscoder_exp.app import config_directory
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import ModelConfig, RopeScalingConfig, TokenizerConfig
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.weights.resolve import OpenedModel, open_model, open_text, open_tokenizer, text_setup
+from dscoder_exp.schema.llama import RopeScaling
+from dscoder_exp.weights.chat_template import ModelTemplate
+from dscoder_exp.weights.resolve import OpenedModel, TextSetup, open_model, open_text, open_text_setup, open_tokenizer
 
 SHAPE: dict[str, Any] = {name: value for name, value in asdict(TINY).items() if name != "rope_scaling"}
 
@@ -64,7 +66,6 @@ def test_keys_that_agree_are_accepted_and_all_others_refused(directory: Path) ->
         "hidden_size": found.hidden_size + 1,
         "rope_theta": 5.0,
         "tie_word_embeddings": not found.tie_word_embeddings,
-        "bos_token_id": 77,
         "rope_scaling": RopeScalingConfig("linear", 4.0),
     }
     refused = problems(open_model, group(path=str(directory), **(given | wrong)))
@@ -73,9 +74,67 @@ def test_keys_that_agree_are_accepted_and_all_others_refused(directory: Path) ->
     assert refused["model.rope_scaling"].startswith("{type: linear, factor: 4} is given")
 
 
-def test_users_may_choose_eos_and_padding(directory: Path) -> None:
-    opened = open_model(group(path=str(directory), eos_token_id=7, pad_token_id=8))
-    assert (opened.config.eos_token_id, opened.config.pad_token_id) == (7, 8)
+def test_scaling_by_keys(directory: Path) -> None:
+    """As much as config.json's rope_scaling has to say, with the same defaults."""
+    llama3 = RopeScalingConfig("llama3", 8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+    found = open_model(group(init="random", **SHAPE, rope_scaling=llama3)).config.rope_scaling
+    assert found == RopeScaling("llama3", 8.0, TINY.max_position_embeddings, 1.0, 4.0)
+    wrong = group(init="random", **SHAPE, rope_scaling=RopeScalingConfig("llama3", 8.0))
+    assert "high_freq_factor is missing" in problems(open_model, wrong)["model.rope_scaling"]
+    values = json.loads((directory / "config.json").read_text())
+    context = values["max_position_embeddings"]
+    values["rope_scaling"] = {"type": "yarn", "factor": 2.0, "beta_fast": 16}
+    (directory / "config.json").write_text(json.dumps(values))
+    same = RopeScalingConfig("yarn", 2.0, beta_fast=16.0)
+    assert open_model(group(path=str(directory), rope_scaling=same)).config.rope_scaling is not None
+    message = problems(open_model, group(path=str(directory), rope_scaling=llama3))["model.rope_scaling"]
+    assert f"but {directory} has {{type: yarn, factor: 2, original_max_position_embeddings: {context}," in message
+
+
+def test_users_may_choose_the_special_tokens_and_are_told(directory: Path) -> None:
+    """A file's own may be wrong; and users choose what ends an answer."""
+    opened = open_model(group(path=str(directory), bos_token_id=6, eos_token_id=7, pad_token_id=8))
+    assert (opened.config.bos_token_id, opened.config.eos_token_id, opened.config.pad_token_id) == (6, 7, 8)
+    assert opened.generation.stop_token_ids == (7,)
+    assert opened.overrides == [
+        f"model.bos_token_id=6 instead of the 1 in {directory}",
+        f"model.eos_token_id=7 instead of the 2 in {directory}",
+        f"model.pad_token_id=8 instead of the 2 in {directory}",
+    ]
+    tokens = save_tokenizer(directory / "tokenizer", 20, bos_token="3")
+    setup = open_text(group(path=str(directory), bos_token_id=6), TokenizerConfig(str(tokens)))
+    assert (setup.bos_token_id, setup.special_tokens["bos_token"]) == (6, "6")
+    assert setup.overrides == opened.overrides[:1]
+    same = open_model(group(path=str(directory), bos_token_id=1, eos_token_id=2, pad_token_id=2))
+    assert same.overrides == []
+
+
+def test_a_chosen_token_must_be_a_special_one(directory: Path) -> None:
+    save_tokenizer(directory, 20)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.add_special_tokens(["1", "2", "9"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    opened = open_model(group(path=str(directory), bos_token_id=9, eos_token_id=5))
+    found = problems(open_tokenizer, NO_PATH, opened)
+    assert found == {
+        "model.eos_token_id": "5 is no special token of the tokenizer (1 1, 2 2, 9 9) -> give the id of one; "
+        "predict.stop_token_ids=[ID] ends answers at any token"
+    }
+
+
+@pytest.mark.parametrize("ends", [[2, 12], [12, 2]])
+def test_an_end_token_may_be_an_ordinary_one_beside_a_special_one(directory: Path, ends: list[int]) -> None:
+    """The special one is what templates write after an answer."""
+    values = json.loads((directory / "config.json").read_text()) | {"eos_token_id": ends}
+    (directory / "config.json").write_text(json.dumps(values))
+    (directory / "generation_config.json").unlink()
+    save_tokenizer(directory, 20)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    tokenizer.add_special_tokens(["1", "2"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    setup = open_text(group(path=str(directory)), NO_PATH)
+    assert (setup.eos_token_id, setup.special_tokens["eos_token"]) == (2, "2")
+    assert setup.stop_token_ids == tuple(ends)
 
 
 def test_a_token_that_is_null_in_the_file_may_be_given(directory: Path) -> None:
@@ -84,10 +143,18 @@ def test_a_token_that_is_null_in_the_file_may_be_given(directory: Path) -> None:
     assert open_model(group(path=str(directory), bos_token_id=7)).config.bos_token_id == 7
 
 
-def test_the_groups_template_overrides_the_files(directory: Path) -> None:
-    (directory / "chat_template.jinja").write_text("<|im_start|>")
-    assert open_model(group(path=str(directory))).template == "chatml"
-    assert open_model(group(path=str(directory), template="deepseek_coder")).template == "deepseek_coder"
+def test_the_files_template_overrides_the_groups(directory: Path, tmp_path: Path) -> None:
+    """model.template is for models that bring none; data.template and predict.template choose another."""
+    named = ModelTemplate("deepseek_coder", None, "model.template")
+    assert open_model(group(path=str(directory), template="deepseek_coder")).template == named
+    mine = tmp_path / "mine.jinja"
+    mine.write_text("{{ 2 }}")
+    given = ModelTemplate("mine.jinja", "{{ 2 }}", str(mine))
+    assert open_model(group(path=str(directory), template=str(mine))).template == given
+    file = directory / "chat_template.jinja"
+    file.write_text("{{ 1 }}")
+    own = ModelTemplate("chat_template", "{{ 1 }}", str(file))
+    assert open_model(group(path=str(directory), template="deepseek_coder")).template == own
 
 
 def test_pretrained_needs_weights() -> None:
@@ -99,7 +166,7 @@ def test_pretrained_needs_weights() -> None:
 
 def test_random_weights_need_the_whole_shape() -> None:
     opened = open_model(group(init="random", template="chatml", **SHAPE))
-    assert opened == OpenedModel(TINY, None, "chatml")
+    assert opened == OpenedModel(TINY, None, ModelTemplate("chatml", None, "model.template"))
     assert open_model(group(init="random", **(SHAPE | {"head_dim": None}))).config.head_dim == 16
     refused = problems(open_model, group(init="random", **(SHAPE | {"hidden_size": None, "rms_norm_eps": None})))
     assert "these keys are null: hidden_size, rms_norm_eps" in refused["model"]
@@ -129,11 +196,50 @@ def test_a_tokenizer_that_does_not_fit_is_refused(directory: Path, tmp_path: Pat
 
 
 def test_text_needs_eos_but_no_padding_token(tmp_path: Path) -> None:
-    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
-    setup = text_setup(replace(TINY, pad_token_id=None), tokenizer)
-    assert (setup.bos_token_id, setup.eos_token_id, setup.pad_token_id, setup.context) == (1, 2, 2, 128)
-    assert text_setup(replace(TINY, pad_token_id=0), tokenizer).pad_token_id == 0
-    assert "model.eos_token_id" in problems(text_setup, replace(TINY, eos_token_id=None), tokenizer)
+    path = save_tokenizer(tmp_path / "text", 20)
+
+    def setup(**ids: int | None) -> TextSetup:
+        return open_text_setup(EMPTY_MODEL, TokenizerConfig(str(path)), OpenedModel(replace(TINY, **ids), None, None))
+
+    found = setup(pad_token_id=None)
+    assert (found.bos_token_id, found.eos_token_id, found.pad_token_id, found.context) == (1, 2, 2, 128)
+    assert setup(pad_token_id=0).pad_token_id == 0
+    assert "model.eos_token_id" in problems(lambda: setup(eos_token_id=None))
+
+
+def test_special_tokens_are_those_of_the_tokenizers_files(tmp_path: Path) -> None:
+    """As transformers gives them to a chat template; a key of the group counts more, the model's config less."""
+    path = save_tokenizer(tmp_path / "text", 20)
+    opened = OpenedModel(TINY, None, None)
+    tokens = [Tokenizer.from_file(str(path / "tokenizer.json")).id_to_token(number) for number in range(20)]
+
+    def found(**keys: int) -> dict[str, str]:
+        return dict(open_text_setup(group(**keys), TokenizerConfig(str(path)), opened).special_tokens)
+
+    assert found() == {"bos_token": tokens[1], "eos_token": tokens[2]}
+    content = {"eos_token": {"content": tokens[5]}, "unk_token": tokens[6], "extra": "x", "pad_token": None}
+    (path / "tokenizer_config.json").write_text(json.dumps(content))
+    assert found() == {"bos_token": tokens[1], "eos_token": tokens[5], "unk_token": tokens[6]}
+    assert found(eos_token_id=7)["eos_token"] == tokens[7]
+
+
+def test_special_tokens_beyond_the_vocabulary_are_not_used(directory: Path) -> None:
+    """A padding token that was added without resizing the model: padding is EOS then, and the token is named."""
+    size = open_model(group(path=str(directory))).config.vocab_size
+    tokenizer = Tokenizer(models.WordLevel({f"w{index}": index for index in range(size)}, unk_token="w0"))
+    tokenizer.add_special_tokens(["w0", "w1", "w2", "[PAD]"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = {"pad_token": "[PAD]", "bos_token": "w0", "eos_token": "w1"}
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    values = json.loads((directory / "config.json").read_text()) | {
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+    }
+    (directory / "config.json").write_text(json.dumps(values))
+    setup = open_text(group(path=str(directory)), NO_PATH)
+    assert (setup.pad_token_id, setup.beyond) == (setup.eos_token_id, {"[PAD]": size})
+    assert "pad_token" not in setup.special_tokens
 
 
 def test_text_without_weights(directory: Path, tmp_path: Path) -> None:
@@ -157,7 +263,7 @@ def test_text_without_a_model_takes_the_tokenizers_own_tokens(tmp_path: Path, as
 
 def test_text_without_eos_is_refused(tmp_path: Path) -> None:
     found = TokenizerConfig(str(save_tokenizer(tmp_path / "text", 20)))
-    assert "says which token ends" in problems(open_text, EMPTY_MODEL, found)["model.eos_token_id"]
+    assert "an answer needs a token that ends it" in problems(open_text, EMPTY_MODEL, found)["model.eos_token_id"]
     assert "no tokenizer is given" in problems(open_text, EMPTY_MODEL, NO_PATH)["tokenizer.path"]
 
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from weights_support import TINY, refusal
 
-from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, vocabulary_problem
+from dscoder_exp.weights.tokenizer import fingerprint, load_tokenizer, special_beyond, vocabulary_problem
 
 DEEPSEEK = dataclasses.replace(TINY, vocab_size=102400, bos_token_id=100000, eos_token_id=100001, pad_token_id=100015)
 
@@ -52,6 +52,18 @@ def test_vocabulary(size, changes, problem):
 def test_an_id_beyond_a_gap_counts():
     tokenizer = Tokenizer(models.WordLevel({"a": 1, "b": 2, "c": 500}, unk_token="a"))
     assert str(vocabulary_problem(tokenizer, TINY)).startswith("tokenizer.path: the tokenizer has ids up to 500,")
+
+
+def test_special_tokens_beyond_the_vocabulary_are_not_used():
+    """A padding token that was added without resizing the embedding; words that were added lead to their ids."""
+    padded = special(words(96), "w1", "w2")
+    padded.add_special_tokens([AddedToken("[PAD]", special=True)])
+    assert vocabulary_problem(padded, TINY) is None
+    assert special_beyond(padded, 96) == {"[PAD]": 96}
+    assert special_beyond(padded, 97) == {}
+    padded.add_tokens(["kubernetes"])
+    problem = str(vocabulary_problem(padded, TINY))
+    assert problem.startswith("tokenizer.path: the tokenizer has ids up to 97, the model's vocabulary ends at 95")
 
 
 def special(tokenizer: Tokenizer, *texts: str) -> Tokenizer:

@@ -19,14 +19,15 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.atomic_directory import new_directory, target_problem
 from dscoder_exp.storage.disk_space import shortage
-from dscoder_exp.storage.file_names import BESIDE_WEIGHTS, CONFIG_FILE, TOKENIZER_FILE
+from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES
 from dscoder_exp.storage.json_files import write_json
-from dscoder_exp.weights.chat_template import copy_template
+from dscoder_exp.weights.chat_template import ModelTemplate, write_template
 from dscoder_exp.weights.check import LoadReport, refuse_incomplete, refuse_untied_head
 from dscoder_exp.weights.convert.plan import ConversionPlan, TargetTensor, plan
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.mindformers import MAP_FILE
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
+from dscoder_exp.weights.generation_config import write_generation_config
 from dscoder_exp.weights.lora.adapter import Adapter
 from dscoder_exp.weights.lora.setup import open_adapter
 from dscoder_exp.weights.native.manifest import RecordedTensor, write_manifest
@@ -70,6 +71,16 @@ class Conversion:
     target: Path
     plan: ConversionPlan
     adapter: Adapter | None = None
+
+    @property
+    def template(self) -> ModelTemplate | None:
+        """The prompt format of what is written: the adapter was trained with its own."""
+        return (self.adapter and self.adapter.template) or self.source.template
+
+    @property
+    def opened(self) -> OpenedModel:
+        """What is written."""
+        return OpenedModel(self.config, self.source, self.template, self.adapter)
 
 
 def open_conversion(weights: WeightsConfig, model: ModelConfig, tokenizer: TokenizerConfig) -> Conversion:
@@ -128,14 +139,16 @@ def convert(conversion: Conversion, on_tensor: Callable[[], None] = lambda: None
 
 def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
     source, config, plan, adapter = conversion.source, conversion.config, conversion.plan, conversion.adapter
+    generation = conversion.opened.generation
     refuse_untied_head(source, "weights.source")
     with new_directory(conversion.target, "weights.target") as directory:
         hashes = _write_tensors(conversion, directory, on_tensor)
         dtypes = [item.dtype for item in plan.tensors.values()]
-        written = to_hf(config, max(dtypes, key=dtypes.count))
+        written = to_hf(config, max(dtypes, key=dtypes.count), generation.stop_token_ids)
         write_json(directory / CONFIG_FILE, written)
+        write_generation_config(directory, config, generation)
         _copy_files(conversion, directory)
-        copy_template(directory, adapter and adapter.template)
+        write_template(directory, conversion.template)
         if plan.index is not None:
             _write_index(directory, plan)
         if plan.tp_size is not None:
@@ -148,7 +161,7 @@ def _convert(conversion: Conversion, on_tensor: Callable[[], None]) -> None:
                 written,
                 tensors,
                 tp_size=plan.tp_size,
-                template=(adapter and adapter.template) or source.template,
+                template=conversion.template and conversion.template.name,
                 tokenizer=conversion.tokenizer and fingerprint(conversion.tokenizer.tokenizer),
                 lineage={
                     "converted_from": str(source.path),
@@ -206,14 +219,14 @@ def _finite(rows: np.ndarray, dtype: str) -> bool:
 
 
 def _copy_files(conversion: Conversion, directory: Path) -> None:
-    """Copy the tokenizer's and other files of the source, and write the tokenizer if it has no files."""
+    """Copy the tokenizer's files, and write the tokenizer if it has none."""
     found = conversion.tokenizer
     for folder in (conversion.source.directory, found and found.directory):
-        for name in BESIDE_WEIGHTS:
+        for name in TOKENIZER_FILES:
             if folder is not None and (folder / name).is_file():
                 shutil.copyfile(folder / name, directory / name)
     if found is not None and found.directory is None:
-        write_tokenizer(directory, found.tokenizer, conversion.config, conversion.source.chat_template)
+        write_tokenizer(directory, found.tokenizer, conversion.config, {})
 
 
 def _write_index(directory: Path, plan: ConversionPlan) -> None:

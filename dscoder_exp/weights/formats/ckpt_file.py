@@ -43,8 +43,8 @@ def read_ckpt(path: Path, key: str) -> dict[str, Entry]:
     """
     with path.open("rb") as file:
         if file.read(4).startswith(PICKLES):
-            what = f"{path}: a PyTorch file, which can run code when it is read, not a MindSpore checkpoint"
-            raise refuse(key, what, "give a MindSpore .ckpt file, or a directory with model.safetensors")
+            what = f"{path}: a PyTorch file, not a MindSpore checkpoint"
+            raise refuse(key, what, "give a MindSpore .ckpt file, or a directory of pytorch_model.bin and config.json")
         if not path.stat().st_size:
             raise refuse(key, f"{path}: an empty file", "copy the file again")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

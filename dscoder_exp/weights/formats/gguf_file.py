@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from gguf import MODEL_ARCH, get_tensor_name_map
@@ -13,10 +14,12 @@ from gguf.quants import dequantize
 
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.weights.chat_template import recognise
-from dscoder_exp.weights.formats.gguf_reader import Reader, open_reader
-from dscoder_exp.weights.formats.hf_config import LLAMA_ONLY, from_hf, not_llama
+from dscoder_exp.weights.chat_template import ModelTemplate
+from dscoder_exp.weights.formats.gguf_reader import Reader, open_parts, shortest_decimal
+from dscoder_exp.weights.formats.gguf_rope import DIVISORS_IN_FILE, rope_scaling_in
+from dscoder_exp.weights.formats.hf_config import LLAMA_ONLY, from_hf, listed_tokens, not_llama
 from dscoder_exp.weights.formats.tensor_io import gather, row_ranges
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.tokenizer import Fingerprint, fingerprint
 
@@ -24,22 +27,29 @@ if TYPE_CHECKING:
     from gguf.gguf_reader import ReaderTensor
     from tokenizers import Tokenizer
 
+END_TOKENS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
 EMBEDDING_IN_FILE, HEAD_IN_FILE = "token_embd.weight", "output.weight"
 
 
 class GGUFFile:
-    """A WeightSource: metadata is read when the file is opened, tensors are dequantised on request."""
+    """A WeightSource: metadata is read when the file is opened, tensors are dequantised on request.
+
+    A file in parts, such as -00002-of-00003.gguf, is read whole, whichever part is given.
+    """
 
     kind: Literal["gguf"] = "gguf"
     directory = None
 
     def __init__(self, path: Path, key: str) -> None:
         self.path, self._key = path, key
-        self._reader = open_reader(path, key)
         try:
-            self.config = _config(self._reader, path, key)
-            self.chat_template: str | None = self._reader.value("tokenizer.chat_template")
-            self.template = recognise(self.chat_template)
+            parts = open_parts(path, key)
+            self._reader = parts[0]
+            self._in_file = {tensor.name: tensor for part in parts for tensor in part.tensors}
+            self.config = _config(self._reader, self._in_file, path, key)
+            self.generation = GenerationConfig(_stop_tokens(self._reader, path))
+            source: str | None = self._reader.value("tokenizer.chat_template")
+            self.template = ModelTemplate("chat_template", source, str(path)) if source else None
         except (ValueError, TypeError) as error:
             raise refuse(key, f"{path}: its metadata is damaged ({error})", "copy the file again") from error
 
@@ -48,7 +58,7 @@ class GGUFFile:
         """Tensors by Hugging Face's names; a tensor that is not part of a Llama keeps its own."""
         names = get_tensor_name_map(MODEL_ARCH.LLAMA, self.config.num_hidden_layers)
         ours = {names.get_name(name, try_suffixes=(".weight",)): name for name in parameter_shapes(self.config)}
-        return {ours.get(tensor.name, tensor.name): tensor for tensor in self._reader.tensors}
+        return {ours.get(name, name): tensor for name, tensor in self._in_file.items() if name != DIVISORS_IN_FILE}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(reversed(tensor.shape.tolist())) for name, tensor in self._tensors.items()}
@@ -88,6 +98,12 @@ class GGUFFile:
         found = self.tokenizer()
         return found and fingerprint(found)
 
+    def other_tokenizer(self, given: Tokenizer) -> str | None:
+        from dscoder_exp.weights.formats.gguf_tokenizer import other_entry
+
+        found = other_entry(self._reader, self.path, given)
+        return found and f"is not the tokenizer of {self.path}: {found}"
+
 
 def _half_split_order(rows: int, heads: int) -> np.ndarray:
     """For each row of Hugging Face's query or key matrix [heads * head_dim, …], its row in llama.cpp's matrix.
@@ -98,7 +114,7 @@ def _half_split_order(rows: int, heads: int) -> np.ndarray:
     return np.arange(rows).reshape(heads, rows // heads // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
-def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
+def _config(reader: Reader, tensors: dict[str, ReaderTensor], path: Path, key: str) -> LlamaConfig:
     """The config from the metadata, mapped to config.json's keys so that `from_hf` checks it."""
     architecture = reader.value("general.architecture")
     if architecture != "llama":
@@ -106,12 +122,13 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
     if reader.value("llama.expert_count"):
         what = f"{path}: a mixture of {reader.value('llama.expert_count')} experts"
         raise refuse(key, what, LLAMA_ONLY)
-    shapes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
-    if EMBEDDING_IN_FILE not in shapes:
+    if EMBEDDING_IN_FILE not in tensors:
         raise refuse(key, f"{path}: no weights in it ({EMBEDDING_IN_FILE} is missing)", "give a file with weights")
+    theta = shortest_decimal(reader.value("llama.rope.freq_base"))
+    divisors = tensors.get(DIVISORS_IN_FILE)
     values = {
         "model_type": "llama",
-        "vocab_size": reader.value("llama.vocab_size") or shapes[EMBEDDING_IN_FILE][-1],
+        "vocab_size": reader.value("llama.vocab_size") or tensors[EMBEDDING_IN_FILE].shape.tolist()[-1],
         "hidden_size": reader.value("llama.embedding_length"),
         "intermediate_size": reader.value("llama.feed_forward_length"),
         "num_hidden_layers": reader.value("llama.block_count"),
@@ -120,10 +137,10 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
         "head_dim": reader.value("llama.attention.key_length") or reader.value("llama.rope.dimension_count"),
         "max_position_embeddings": reader.value("llama.context_length"),
         "sliding_window": reader.value("llama.attention.sliding_window"),
-        "rms_norm_eps": _shortest_decimal(reader.value("llama.attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest_decimal(reader.value("llama.rope.freq_base")),
-        "rope_scaling": {"type": "llama3"} if "rope_freqs.weight" in shapes else _rope_scaling(reader),
-        "tie_word_embeddings": HEAD_IN_FILE not in shapes,
+        "rms_norm_eps": shortest_decimal(reader.value("llama.attention.layer_norm_rms_epsilon")),
+        "rope_theta": theta,
+        "rope_scaling": rope_scaling_in(reader, None if divisors is None else divisors.data, theta),
+        "tie_word_embeddings": HEAD_IN_FILE not in tensors,
         "bos_token_id": reader.value("tokenizer.ggml.bos_token_id"),
         "eos_token_id": reader.value("tokenizer.ggml.eos_token_id"),
         "pad_token_id": reader.value("tokenizer.ggml.padding_token_id"),
@@ -131,14 +148,7 @@ def _config(reader: Reader, path: Path, key: str) -> LlamaConfig:
     return from_hf(values, str(path))
 
 
-def _rope_scaling(reader: Reader) -> dict[str, Any] | None:
-    factor = _shortest_decimal(reader.value("llama.rope.scaling.factor") or reader.value("llama.rope.scale_linear"))
-    kind = reader.value("llama.rope.scaling.type") or "linear"
-    if kind == "none" or (kind == "linear" and not factor):
-        return None
-    return {"type": kind, "factor": factor}
-
-
-def _shortest_decimal(value: float | None) -> float | None:
-    """The shortest decimal that rounds to this float32: 1e-5 for 9.999999747378752e-06."""
-    return None if value is None else float(str(np.float32(value)))
+def _stop_tokens(reader: Reader, path: Path) -> tuple[int, ...]:
+    """The tokens that end an answer: the end of a text, of a turn, of a message (llama.cpp, llama_vocab::is_eog)."""
+    found = (listed_tokens({key: reader.value(key)}, key, str(path)) for key in END_TOKENS)
+    return tuple(dict.fromkeys(chain.from_iterable(found)))

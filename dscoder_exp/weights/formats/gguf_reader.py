@@ -9,9 +9,11 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType
 
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.storage.file_names import gguf_parts
 
 ARRAY_HEAD = struct.Struct("<IQ")  # header of an array: item type, item count
 LENGTH = struct.Struct("<Q")  # header of a string: its length in bytes
+MAX_PARTS_SHOWN = 5  # in a message
 
 
 class Reader(GGUFReader):
@@ -64,3 +66,30 @@ def open_reader(path: Path, key: str) -> Reader:
     except (ValueError, KeyError, IndexError, OverflowError, struct.error, OSError) as error:
         what = f"{path}: not a readable GGUF file ({error})"
         raise refuse(key, what, "copy or download the file again") from error
+
+
+def open_parts(path: Path, key: str) -> list[Reader]:
+    """Open a GGUF file, or all parts of one that llama.cpp has split, in order: the first has the metadata.
+
+    Raises:
+        Refused: as `open_reader` does; a part is missing, or the parts are of several files.
+    """
+    files = [path.with_name(name) for name in gguf_parts(path.name)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        shown = ", ".join(missing[:MAX_PARTS_SHOWN]) + (", …" if len(missing) > MAX_PARTS_SHOWN else "")
+        what = f"{path}: {len(missing)} of {len(files)} parts are missing beside it: {shown}"
+        raise refuse(key, what, "put all parts into one directory")
+    readers = [open_reader(file, key) for file in files]
+    if (count := readers[0].value("split.count") or 1) != len(files):
+        what = f"{path}: one of {count} parts by its metadata, but not by its name"
+        raise refuse(key, what, "name the parts NAME-00001-of-00003.gguf and so on, as they were")
+    found = sum(len(reader.tensors) for reader in readers)
+    if (expected := readers[0].value("split.tensors.count")) not in (None, found):
+        what = f"{path}: the parts hold {found} tensors, and should hold {expected}"
+        raise refuse(key, what, "copy all parts of one file again")
+    return readers
+
+
+def shortest_decimal(value: float | None) -> float | None:
+    """The shortest decimal that rounds to this float32: 1e-5 for 9.999999747378752e-06; a whole number as it is."""
+    return value if value is None or isinstance(value, int) else float(str(np.float32(value)))

@@ -8,12 +8,13 @@ from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE
 from dscoder_exp.storage.json_files import read_json
-from dscoder_exp.weights.chat_template import recognise
+from dscoder_exp.weights.chat_template import template_in
 from dscoder_exp.weights.directory import SlicedTensor, StoredTensors, checked_weight_map, locate_tensors, unsliced
 from dscoder_exp.weights.formats.ckpt_file import read_ckpt
-from dscoder_exp.weights.formats.hf_config import from_hf
+from dscoder_exp.weights.formats.hf_config import end_tokens, from_hf
 from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.formats.tensor_io import Entry
+from dscoder_exp.weights.generation_config import generation_in
 from dscoder_exp.weights.names import parameter_shapes
 
 MAP_FILE = "param_name_map.json"  # tensor -> file
@@ -58,12 +59,13 @@ class MindFormersWeights(StoredTensors):
         """
         self._file = path if path.is_file() else _only_file(path, key)
         beside = path if path.is_dir() else path.parent
-        if (beside / CONFIG_FILE).is_file():
-            shape = from_hf(read_json(beside / CONFIG_FILE, key), str(beside / CONFIG_FILE))
+        ends: tuple[int, ...] = ()
+        if (file := beside / CONFIG_FILE).is_file():
+            values = read_json(file, key)
+            shape, ends = from_hf(values, str(file)), end_tokens(values, str(file))
         if shape is None:
             raise refuse(key, f"{path}: the files don't hold the model's shape", GIVE_SHAPE)
-        super().__init__(path, key, shape, None)
-        self.template = recognise(self.chat_template)
+        super().__init__(path, key, shape, template_in(beside, key), generation_in(beside, ends, key))
 
     @cached_property
     def _tensors(self) -> dict[str, SlicedTensor]:

@@ -22,11 +22,15 @@ class ByteRange(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A tensor in a file: its shape, dtype (as safetensors spells it, if in NUMPY_DTYPES), and byte ranges in order."""
+    """A tensor in a file: its shape, dtype (as safetensors spells it, if in NUMPY_DTYPES), and byte ranges in order.
+
+    strides: steps along each axis, in values, within the one range; None: row by row, without gaps.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     ranges: tuple[ByteRange, ...]
+    strides: tuple[int, ...] | None = None
 
 
 class Layout(NamedTuple):
@@ -43,6 +47,8 @@ def size_of(shape: tuple[int, ...], dtype: str) -> int:
 
 def read_rows(path: Path, entry: Entry, first: int, last: int) -> np.ndarray:
     """Read rows [first, last) of the first axis as stored (BF16 as uint16): [last - first, values per row]."""
+    if entry.strides is not None:
+        return _read_strided(path, entry, first, last)
     row = size_of(entry.shape[1:], entry.dtype)
     start, stop = first * row, last * row
     parts = []
@@ -55,6 +61,14 @@ def read_rows(path: Path, entry: Entry, first: int, last: int) -> np.ndarray:
     if raw.size != (last - first) * row:
         raise OSError(f"{path}: {raw.size} of {(last - first) * row} bytes read; it changed while it was being read")
     return raw.view(NUMPY_DTYPES[entry.dtype]).reshape(last - first, math.prod(entry.shape[1:]))
+
+
+def _read_strided(path: Path, entry: Entry, first: int, last: int) -> np.ndarray:
+    dtype = np.dtype(NUMPY_DTYPES[entry.dtype])
+    (run,), strides = entry.ranges, entry.strides or ()
+    values = np.memmap(path, dtype, "r", run.offset, (run.size // dtype.itemsize,))
+    whole = np.lib.stride_tricks.as_strided(values, entry.shape, [step * dtype.itemsize for step in strides])
+    return np.array(whole[first:last]).reshape(last - first, math.prod(entry.shape[1:]))
 
 
 def row_ranges(shape: tuple[int, ...], dtype: str) -> Iterator[tuple[int, int]]:

@@ -16,8 +16,7 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CHECKPOINT_FILE
 from dscoder_exp.storage.json_files import read_json, write_json
-from dscoder_exp.weights.chat_template import recorded_name, template_path
-from dscoder_exp.weights.formats.hf_config import from_hf
+from dscoder_exp.weights.formats.hf_config import end_tokens, from_hf
 from dscoder_exp.weights.native.layout import INPUTS, OUTPUTS, Partition
 from dscoder_exp.weights.tokenizer import Fingerprint
 
@@ -38,10 +37,13 @@ class RecordedTensor:
 class Manifest:
     """The content of checkpoint.json.
 
-    tp_size: number of files of weights, one per tensor-parallel rank.
+    Attributes:
+        end_tokens: those that the config lists as eos_token_id.
+        tp_size: number of files of weights, one per tensor-parallel rank.
     """
 
     config: LlamaConfig
+    end_tokens: tuple[int, ...]
     template: str | None
     tokenizer: Fingerprint | None
     tp_size: int
@@ -63,7 +65,7 @@ def write_manifest(
 
     Args:
         config: the content of config.json.
-        template: the prompt format; a .jinja file has been copied to the directory (chat_template.py).
+        template: the name of the prompt format, whose source lies in the directory (chat_template.py).
         exclude: names of files in the directory that don't belong to the model.
     """
     names = {file.name for file in directory.iterdir()}.difference(exclude)
@@ -71,7 +73,7 @@ def write_manifest(
         "format": FORMAT,
         "version": VERSION,
         "config": config,
-        "template": recorded_name(template),
+        "template": template,
         "tokenizer": tokenizer and asdict(tokenizer),
         "layout": {"tensor": tp_size},
         "tensors": {
@@ -109,11 +111,12 @@ def read_manifest(path: Path, key: str) -> Manifest:
         found = tokenizer and _fingerprint(tokenizer)
         problems = [p for name, item in values["files"].items() if (p := _file_problem(path, name, item, key))]
         config = from_hf(_typed(values["config"], dict), str(file))
+        ends = end_tokens(values["config"], str(file))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise refuse(str(file), f"damaged: {error!r}", COPY_AGAIN) from error
     if problems:
         raise Refused(problems)
-    return Manifest(config, template_path(path, template), found, tp_size, tensors)
+    return Manifest(config, ends, template, found, tp_size, tensors)
 
 
 def refuse_other_format(file: Path, values: Mapping[str, Any], name: str, version: int) -> None:

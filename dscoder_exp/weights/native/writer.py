@@ -15,10 +15,11 @@ import numpy as np
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.storage.json_files import write_json
-from dscoder_exp.weights.chat_template import copy_template
+from dscoder_exp.weights.chat_template import ModelTemplate, write_template
 from dscoder_exp.weights.formats.hf_config import to_hf
 from dscoder_exp.weights.formats.safetensors_file import safetensors_layout
 from dscoder_exp.weights.formats.tensor_io import TensorWriter
+from dscoder_exp.weights.generation_config import GenerationConfig, write_generation_config
 from dscoder_exp.weights.names import parameter_shapes
 from dscoder_exp.weights.native.layout import file_name, partition_of, rank_slice
 from dscoder_exp.weights.native.manifest import RecordedTensor, write_manifest
@@ -68,25 +69,30 @@ def write_model_files(
     hashes: Sequence[Mapping[str, str]],
     *,
     tokenizer: Tokenizer | None,
-    template: str | None,
+    special_tokens: Mapping[str, str],
+    template: ModelTemplate | None,
+    generation: GenerationConfig,
     lineage: dict[str, Any],
     tp_size: int = 1,
     exclude: Iterable[str] = (),
 ) -> None:
-    """Write the files beside the weights: config.json, the tokenizer, and checkpoint.json last.
+    """Write the files beside the weights: config.json, generation_config.json, the tokenizer, and checkpoint.json last.
 
     Args:
         directory: holds the weights already.
         hashes: what `write_weights` returned, per tensor-parallel rank.
-        template: the model's prompt format; a .jinja file is copied.
+        special_tokens: "eos_token" -> its text, and so on; roles that it lacks are the config's.
+        template: the model's prompt format; written as chat_template.jinja.
+        generation: the tokens that end an answer.
         lineage: JSON values that say how the model was made.
         exclude: names of files in the directory that don't belong to the model.
     """
-    written = to_hf(config)
+    written = to_hf(config, stop_token_ids=generation.stop_token_ids)
     write_json(directory / CONFIG_FILE, written)
+    write_generation_config(directory, config, generation)
     if tokenizer is not None:
-        write_tokenizer(directory, tokenizer, config)
-    copy_template(directory, template)
+        write_tokenizer(directory, tokenizer, config, special_tokens)
+    write_template(directory, template)
     partitions = {name: partition_of(name, shape, tp_size) for name, shape in parameter_shapes(config).items()}
     write_manifest(
         directory,
@@ -96,7 +102,7 @@ def write_model_files(
             for name, partition in partitions.items()
         },
         tp_size=tp_size,
-        template=template,
+        template=template and template.name,
         tokenizer=tokenizer and fingerprint(tokenizer),
         lineage=lineage,
         exclude=exclude,
@@ -104,16 +110,19 @@ def write_model_files(
 
 
 def write_tokenizer(
-    directory: Path, tokenizer: Tokenizer, config: LlamaConfig, chat_template: str | None = None
+    directory: Path, tokenizer: Tokenizer, config: LlamaConfig, special_tokens: Mapping[str, str]
 ) -> None:
-    """Write tokenizer.json, and the tokenizer_config.json that keeps transformers from making it a LlamaTokenizer."""
+    """Write tokenizer.json, and the tokenizer_config.json that keeps transformers from making it a LlamaTokenizer.
+
+    Args:
+        special_tokens: as `write_model_files` takes them.
+    """
     tokenizer.save(str(directory / TOKENIZER_FILE))
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    if chat_template is not None:
-        settings["chat_template"] = chat_template
     for role in ("bos", "eos", "pad"):
         token = getattr(config, f"{role}_token_id")
         text = None if token is None else tokenizer.id_to_token(token)
         if text is not None:
             settings[f"{role}_token"] = text
+    settings |= special_tokens  # chat templates write these
     write_json(directory / "tokenizer_config.json", settings)
