@@ -5,30 +5,30 @@ Exit codes: 0 success; 1 a job failed; 2 bad input, nothing was started; 130 Ctr
 
 import math
 import os
-import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
 from dscoder_exp.device.start import set_environment
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.errors import Refused, refuse
-from msrun_launcher import WorkerFailed
+from dscoder_exp.schema.overrides import for_hydra
+from dscoder_exp.storage.disk_space import NO_SPACE, full_disk_message
+from dscoder_exp.tracking.run import LostRecords
+from msrun_launcher import WorkerFailed, protect
 from msrun_launcher.settings import local_workers
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 FULL_ERROR = "HYDRA_FULL_ERROR"
 CONFIG_NAME = "config"
-PROMPT_OVERRIDE = "predict.prompt="
 
 # ${multiply:2,4} in conf/: the product of integers
 OmegaConf.register_new_resolver("multiply", lambda *factors: math.prod(factors), replace=True)
@@ -50,15 +50,24 @@ def run_task(cfg: DictConfig) -> float | None:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    protect()
     set_environment()  # inherited by the workers
-    sys.argv[1:] = quote_prompt(sys.argv[1:])
+    sweep = get_args_parser().parse_known_args()[0].multirun
+    sys.argv[1:] = for_hydra(sys.argv[1:], sweep=sweep)
     wants_traceback = os.environ.get(FULL_ERROR) == "1"
     os.environ[FULL_ERROR] = "1"  # otherwise Hydra prints exceptions itself and exits with 1
     run = hydra.main(version_base="1.3", config_path=str(config_directory()), config_name=CONFIG_NAME)(run_task)
     try:
         if "hydra.mode=RUN" in sys.argv:
             raise refuse("hydra.mode", "RUN bypasses the launcher, which checks and records jobs", "leave it out")
-        run()
+        if "${" in os.getcwd():
+            raise refuse(
+                os.getcwd(), "Hydra reads ${ in a directory's name as an interpolation", "rename the directory"
+            )
+        try:
+            run()
+        finally:
+            sys.stdout.flush()  # else Python does that after this, with a traceback where it can't
         return DONE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -72,12 +81,15 @@ def main() -> int:
 
 def _explain(error: Exception) -> tuple[str, int]:
     """The message for the user, and the exit code."""
+    cause = error.cause if isinstance(error, WorkerFailed) else error
+    if isinstance(cause, Refused):  # of a worker: bad input that it alone could detect
+        return str(cause), REFUSED
+    if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+        return full_disk_message(cause), FAILED
+    if isinstance(cause, LostRecords):
+        return f"dscoder_exp: failed\n  - {cause}", FAILED
     if isinstance(error, WorkerFailed):
-        if isinstance(error.cause, Refused):  # bad input that only a worker could detect
-            return str(error.cause), REFUSED
         return str(error), FAILED
-    if isinstance(error, Refused):
-        return str(error), REFUSED
     if (frames := _own_frames(error)) is not None:
         return "".join(traceback.format_exception(type(error), error, frames)).rstrip(), FAILED
     from dscoder_exp.preflight.command_line import explain
@@ -89,24 +101,6 @@ def _with_relative_paths(message: str) -> str:
     """The message, with paths below the current directory made relative to it."""
     here = os.getcwd().rstrip("/")
     return message.replace(f"{here}/", "") if here else message
-
-
-def quote_prompt(arguments: Sequence[str]) -> list[str]:
-    """Quote the value of `predict.prompt=` for Hydra, so that commas and brackets can be typed without quotes.
-
-    Left as it is: a value that already begins with a quote, and every argument of a sweep: its commas separate values.
-    """
-    if any(argument in ("-m", "--multirun") for argument in arguments):
-        return list(arguments)
-    return [_quote(argument) if argument.startswith(PROMPT_OVERRIDE) else argument for argument in arguments]
-
-
-def _quote(argument: str) -> str:
-    text = argument.removeprefix(PROMPT_OVERRIDE)
-    if not text or text[0] in "'\"":
-        return argument
-    escaped = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation; backslashes before it are kept
-    return PROMPT_OVERRIDE + QuotedString(escaped, Quote.single).with_quotes()
 
 
 def _own_frames(error: Exception) -> TracebackType | None:

@@ -19,6 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from dscoder_exp.preflight.jobs import check_jobs, launcher_problems
 from dscoder_exp.schema.check import GROUPS, to_config
 from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.overrides import quoted
 from dscoder_exp.schema.suggest import did_you_mean, nearest, nearest_keys, unknown_key
 from msrun_launcher import BadLauncherConfig, current_job
 
@@ -46,7 +47,8 @@ def explain(error: Exception, arguments: Sequence[str], directory: Path, config_
         return Refused([_to_problem("command line", error)])
     overrides = list(args.overrides)
     if args.config_dir is not None:
-        overrides.append(f"{SEARCH_PATH}=['file://{os.path.abspath(args.config_dir)}']")
+        directory_url = f"file://{os.path.abspath(args.config_dir)}"
+        overrides.append(f"{SEARCH_PATH}=[{quoted(directory_url)}]")
     with initialize_config_dir(version_base="1.3", config_dir=str(directory)):
         diagnosis = _Diagnosis(args.config_name or config_name)
         jobs = diagnosis.jobs_of(overrides)

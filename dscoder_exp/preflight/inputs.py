@@ -1,22 +1,22 @@
 """Checks of the files that jobs read: data, weights, tokenizers and prompt formats."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
+from dscoder_exp.data.prompt_format import choose_format
 from dscoder_exp.data.source import read_source
-from dscoder_exp.data.templates import template_named
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import context_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.resume import resume_problems
+from dscoder_exp.weights.chat_template import given_template
 from dscoder_exp.weights.check import refuse_incomplete
 from dscoder_exp.weights.convert.conversion import open_conversion
 from dscoder_exp.weights.lora.setup import open_adapted
 from dscoder_exp.weights.native.layout import indivisible_sizes
-from dscoder_exp.weights.resolve import OpenedModel, open_text, open_tokenizer, text_setup
+from dscoder_exp.weights.resolve import OpenedModel, TextSetup, open_text, open_text_setup
 from dscoder_exp.weights.tokenizer import load_tokenizer
 
 T = TypeVar("T")
@@ -38,32 +38,44 @@ class InputChecks:
         subject = (config.model, config.tokenizer)
         if config.task.name == "prepare":
             text, found = self._check_once("text", subject, lambda: open_text(config.model, config.tokenizer))
-            return problems + found + (context_problems(config, text.context) if text else [])
+            problems += found + self._format_problems(config, text)
+            return problems + (context_problems(config, text.context) if text else [])
         model = (config.model, config.adapter, config.seed, config.task.name, config.weights.allow)
         opened, found = self._check_once("model", model, lambda: _open_whole_model(config))
         problems += found
         if opened:
-            problems += self._check_once("tokenizer", subject, lambda: _check_text(config, opened))[1]
+            subject = (*subject, config.adapter.path)
+            text, found = self._check_once("tokenizer", subject, lambda: _open_text_of(config, opened))
+            problems += found + self._format_problems(config, text)
             problems += context_problems(config, opened.config.max_position_embeddings)
             problems += resume_problems(config, opened) + _layout_problems(config, opened.config)
-        elif (path := config.tokenizer.path) is not None:  # without a model, at least check that the tokenizer loads
-            problems += self._check_once("file", path, lambda: load_tokenizer(path))[1]
+            problems += _stop_problems(config, opened.config)
+        else:
+            problems += self._format_problems(config, None)
+            if (path := config.tokenizer.path) is not None:  # without a model, at least check that the tokenizer loads
+                problems += self._check_once("file", path, lambda: load_tokenizer(path))[1]
         return problems
 
     def data_problems(self, config: Config) -> list[Problem]:
-        """The problems of the rows and of prompt-format files."""
-        problems = self._template_problems(config)
+        """The problems of the rows."""
         if config.task.name not in ("train", "prepare"):
-            return problems
-        return problems + self._check_once("data", config.data.source, lambda: _check_data(config.data))[1]
+            return []
+        data = config.data
+        subject = (data.source, data.columns, data.bad_rows, data.max_rows)
+        return self._check_once("data", subject, lambda: _check_data(data))[1]
 
-    def _template_problems(self, config: Config) -> list[Problem]:
-        named = {"model.template": config.model.template}
-        named |= {"data.template": config.data.template} if config.task.name in ("train", "prepare") else {}
-        named |= {"predict.template": config.predict.template} if config.task.name == "predict" else {}
-        keys = {name: key for key, name in named.items() if name not in (None, "auto", "none")}  # one key per name
-        checks = ((key, name, partial(template_named, name, key)) for name, key in keys.items())
-        return [problem for key, name, check in checks for problem in self._check_once(key, name, check)[1]]
+    def _format_problems(self, config: Config, text: TextSetup | None) -> list[Problem]:
+        """Those of the prompt format: without a model and its tokenizer at least whether its files can be read."""
+        predicts = config.task.name == "predict"
+        key, choice = (
+            ("predict.template", config.predict.template) if predicts else ("data.template", config.data.template)
+        )
+        if text is not None:
+            subject = (choice, text.template, config.model, config.tokenizer)
+            return self._check_once("format", subject, lambda: choose_format(text, choice, key))[1]
+        if choice in (None, "auto"):
+            key, choice = "model.template", config.model.template
+        return [] if choice is None else self._check_once("template", choice, lambda: given_template(choice, key))[1]
 
     def _check_once(self, kind: str, subject: object, read: Callable[[], T]) -> tuple[T | None, list[Problem]]:
         """Call `read`, once for each (kind, subject); returns its result, None if refused, and the problems."""
@@ -78,9 +90,19 @@ class InputChecks:
 
 def _check_data(data: DataConfig) -> None:
     if data.source is None:
-        remedy = "data.source=FILE.json (or .jsonl, .txt, a directory of texts), or data=sample"
+        remedy = "data.source=FILE (.json, .jsonl, .csv, .parquet, .txt) or a directory of texts, or data=sample"
         raise Refused([Problem("data.source", "no data set is given", remedy)])
-    read_source(data.source).rows()
+    read_source(data.source).rows(data.columns, drop_bad=data.bad_rows == "drop", limit=data.max_rows)
+
+
+def _stop_problems(config: Config, model: LlamaConfig) -> list[Problem]:
+    """Those of predict.stop_token_ids that the model can't generate."""
+    if config.task.name != "predict":
+        return []
+    last, remedy = model.vocab_size - 1, "give ids of the model's tokenizer"
+    above = [token for token in config.predict.stop_token_ids if token > last]
+    what = f"{', '.join(map(str, above))} above the model's vocabulary, which ends at {last}"
+    return [Problem("predict.stop_token_ids", what, remedy)] if above else []
 
 
 def _layout_problems(config: Config, model: LlamaConfig) -> list[Problem]:
@@ -103,5 +125,5 @@ def _open_whole_model(config: Config) -> OpenedModel:
     return opened
 
 
-def _check_text(config: Config, opened: OpenedModel) -> None:
-    text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
+def _open_text_of(config: Config, opened: OpenedModel) -> TextSetup:
+    return open_text_setup(config.model, config.tokenizer, opened)

@@ -160,7 +160,7 @@ def _merged(problems: Sequence[Sequence[Problem]], overrides: Sequence[Sequence[
         if len(numbers) == len(problems):
             yield problem
             continue
-        names = [distinguishing_overrides(overrides[number], sorted(shared)) for number in numbers[:MAX_NAMED_JOBS]]
+        names = [distinguishing_overrides(overrides[number], "\n".join(shared)) for number in numbers[:MAX_NAMED_JOBS]]
         more = [f"{len(numbers) - MAX_NAMED_JOBS} more"] if len(numbers) > MAX_NAMED_JOBS else []
         yield replace(problem, what=f"{problem.what} (with {'; '.join([*names, *more])})")
 

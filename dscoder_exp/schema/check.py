@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +53,7 @@ class _Checker:
         for item in fields(schema):
             key = prefix + item.name
             if item.name not in node:
-                if key not in suggested:  # else already reported as a misspelling
+                if key not in suggested and item.default is MISSING:  # else already reported as a misspelling
                     self.problems.append(Problem(key, "missing", f"give a value: {key}=…"))
                 continue
             try:
@@ -136,6 +136,8 @@ def _describe(hint: Any) -> str:
     options = get_args(hint)
     if get_origin(hint) is list:
         return f"a list, each {TYPE_NAMES[options[0]]}"
+    if get_origin(hint) is dict:
+        return "names and what they stand for, {NAME: TEXT, …}"
     if type(None) in options:
         return f"{_describe(next(o for o in options if o is not type(None)))} or null"
     return TYPE_NAMES[hint]

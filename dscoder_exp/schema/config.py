@@ -1,6 +1,7 @@
 """Types, limits and meanings of all configuration keys; conf/ holds their values.
 
-No field has a default: values are set only in the YAML files of conf/. Nothing here imports mindspore.
+No field but those of model.rope_scaling has a default: values are set only in the YAML files of conf/. Nothing here
+imports mindspore.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Optional
 from dscoder_exp.schema.bounds import bound
 
 WITHOUT_DEVICE = ("prepare", "convert")  # tasks that compute on no device and have no ranks
-TEMPLATES = ("deepseek_coder", "chatml", "alpaca")  # prompt formats: data/templates.py
+TEMPLATES = ("deepseek_coder", "deepseek_coder_instruct", "chatml", "alpaca", "none")  # data/chat_templates/
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a block's matrices, in order
 MAX_DOCUMENTS = 2048  # per call of attention on Ascend (documentation of aclnnFlashAttentionVarLenScore)
 TEMPLATE_FILE = ".jinja"  # suffix of a file that holds a prompt format
@@ -25,10 +26,22 @@ class TaskConfig:
 
 @dataclass
 class RopeScalingConfig:
-    """Linear position interpolation; null: none."""
+    """How rotary frequencies are stretched to a longer context, by transformers' names (schema/llama.py: RopeScaling).
 
-    type: str = field(metadata=bound(choices=("linear",)))
+    null: none. Only here fields have defaults: which of them are needed depends on the type, and conf/ holds none.
+    """
+
+    type: str = field(metadata=bound(choices=("linear", "llama3", "yarn")))
     factor: float = field(metadata=bound(ge=1.0))
+    original_max_position_embeddings: Optional[int] = field(default=None, metadata=bound(ge=1))
+    low_freq_factor: Optional[float] = field(default=None, metadata=bound(gt=0))
+    high_freq_factor: Optional[float] = field(default=None, metadata=bound(gt=0))
+    beta_fast: Optional[float] = field(default=None, metadata=bound(gt=0))
+    beta_slow: Optional[float] = field(default=None, metadata=bound(gt=0))
+    attention_factor: Optional[float] = field(default=None, metadata=bound(gt=0))
+    mscale: Optional[float] = field(default=None, metadata=bound(ge=0))
+    mscale_all_dim: Optional[float] = field(default=None, metadata=bound(ge=0))
+    truncate: Optional[bool] = None
 
 
 @dataclass
@@ -64,8 +77,11 @@ class TokenizerConfig:
 class DataConfig:
     """conf/data: how rows become packed sequences of tokens."""
 
-    source: Optional[str]  # .json or .jsonl rows, a .txt or .md file, or a directory of text files
+    source: Optional[str]  # rows (.json, .jsonl, .csv, .parquet), a .txt or .md file, or a directory of text files
+    columns: Optional[dict[str, str]]  # where the keys of a row have other names: {prompt: question, response: answer}
+    bad_rows: str = field(metadata=bound(choices=("refuse", "drop")))  # what isn't a row, or the template doesn't take
     template: Optional[str] = field(metadata=bound(choices=TEMPLATES, file=TEMPLATE_FILE))
+    special_tokens: str = field(metadata=bound(choices=("text", "allow")))  # what <|im_end|> in a row is
     loss: str = field(metadata=bound(choices=("response", "all")))  # positions whose loss counts
     packing: bool  # several documents in one sequence; positions restart at each, attention stays within each
     eval_fraction: float = field(metadata=bound(ge=0.0, lt=1.0))  # of the rows, chosen by a hash of the row's text
@@ -126,8 +142,9 @@ class PredictConfig:
     """conf/predict: the prompt, and how its answer is sampled. Greedy if temperature is 0."""
 
     prompt: Optional[str]
-    template: str = field(metadata=bound(choices=("auto", "none", *TEMPLATES), file=TEMPLATE_FILE))
+    template: str = field(metadata=bound(choices=("auto", *TEMPLATES), file=TEMPLATE_FILE))
     max_new_tokens: int = field(metadata=bound(ge=1))
+    stop_token_ids: list[int] = field(metadata=bound(ge=0))  # end an answer, besides the model's and the format's
     temperature: float = field(metadata=bound(ge=0))
     top_k: Optional[int] = field(metadata=bound(ge=1))
     top_p: Optional[float] = field(metadata=bound(gt=0, le=1))

@@ -1,6 +1,6 @@
 """The resolved shape of a Llama model and of its LoRA factors. Never imports mindspore."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from dscoder_exp.schema.config import MODULES, AdapterConfig
@@ -10,10 +10,38 @@ IGNORE_INDEX = -100  # label of a position that the loss ignores, as in PyTorch'
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Linear position interpolation: positions are divided by `factor` (HF: rope_type "linear")."""
+    """How the rotary frequencies are stretched to a longer context (weights/rotary_frequencies.py computes them).
+
+    Fields are named as in transformers' rope_parameters (modeling_rope_utils.py); None: not of this type, or not given.
+
+    Attributes:
+        type: linear, llama3 or yarn.
+        factor: by what the frequencies are divided: all of them (linear), or the low ones.
+        original_max_position_embeddings: llama3, yarn: the context before it was stretched.
+        low_freq_factor, high_freq_factor: llama3: original context / wavelength at which stretching is complete, and
+            at which it begins.
+        beta_fast, beta_slow: yarn: the same, as turns within the original context: beginning, and complete.
+        attention_factor: yarn: cos and sin are multiplied by it; None: by what follows from factor, or from mscale and
+            mscale_all_dim.
+        truncate: yarn: whether the pairs at which stretching begins and ends are rounded to whole ones.
+    """
 
     type: str
     factor: float
+    original_max_position_embeddings: int | None = None
+    low_freq_factor: float | None = None
+    high_freq_factor: float | None = None
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Field -> value of those that aren't None."""
+        return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
 
 
 @dataclass(frozen=True)

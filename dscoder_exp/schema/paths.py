@@ -1,5 +1,6 @@
 """Config keys that hold paths. Jobs get them as absolute paths, since a worker may run in another directory."""
 
+import os
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -46,7 +47,7 @@ def with_absolute_paths(config: Config) -> Config:
     for key in PATH_KEYS:
         value = value_at(config, key)
         if value and _is_path(key, value):
-            config = with_value(config, key, str(Path(value).expanduser().absolute()))
+            config = with_value(config, key, str(Path(os.path.expanduser(value)).absolute()))
     return config
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.storage.disk_space import NO_SPACE, disk_full
 
 
 @contextmanager
@@ -73,6 +74,8 @@ def _lock(partial: Path, key: str) -> int:
         except FileNotFoundError:  # the lock's holder renamed or removed it in between
             continue
         except OSError as error:
+            if error.errno in NO_SPACE:
+                raise disk_full(partial.parent, key, error.errno) from error
             remedy = f"set {key} to a writable directory"
             raise refuse(key, f"cannot be written: {partial.parent} ({error.strerror})", remedy) from None
         fcntl.flock(lock, fcntl.LOCK_EX)

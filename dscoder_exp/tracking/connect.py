@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dscoder_exp.storage.disk_space import naming_full_disk
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -43,6 +47,18 @@ def connect(uri: str) -> MlflowClient:
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
+
+
+def sqlite_path(uri: str) -> Path:
+    """The database file of a sqlite URI."""
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def naming_full_store(uri: str) -> AbstractContextManager[None]:
+    """Raises DiskFull where the body can't write to the sqlite store at `uri`, or to MLflow's temporary files."""
+    if not uri.startswith("sqlite:"):
+        return nullcontext()
+    return naming_full_disk(sqlite_path(uri), uri_key(), temporary_files=True)
 
 
 def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:

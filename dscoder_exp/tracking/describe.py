@@ -71,11 +71,15 @@ def tags_of(overrides: Sequence[str]) -> dict[str, str]:
     return {key: shorten(value, TAG_LIMIT) for key, value in tags.items()}
 
 
-def distinguishing_overrides(overrides: Sequence[str], shared: Sequence[str]) -> str:
-    """The overrides of a sweep's job that are not among the sweep's shared ones, such as `seq_length=128, seed=1`."""
+def distinguishing_overrides(overrides: Sequence[str], shared: str) -> str:
+    """The overrides of a sweep's job that are not among the sweep's shared ones, such as `seq_length=128, seed=1`.
+
+    Args:
+        shared: OVERRIDES_TAG's text: an override a line, or several lines, as of a prompt.
+    """
     # Hydra formats the overrides of a job anew: quotes and blanks may differ from what was typed.
-    common = {_without_quotes(text) for text in shared}
-    return ", ".join(text.lstrip("+") for text in overrides if _without_quotes(text) not in common)
+    common = f"\n{_without_quotes(shared)}\n"
+    return ", ".join(text.lstrip("+") for text in overrides if f"\n{_without_quotes(text)}\n" not in common)
 
 
 def _without_quotes(override: str) -> str:

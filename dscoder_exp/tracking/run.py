@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dscoder_exp.schema.config import TrackingConfig
 from dscoder_exp.signals import uninterrupted
 from dscoder_exp.tracking import describe
-from dscoder_exp.tracking.connect import connect, log_params, silence_mlflow
+from dscoder_exp.tracking.connect import connect, log_params, naming_full_store, silence_mlflow
 from dscoder_exp.tracking.metrics import check_names
 
 if TYPE_CHECKING:
@@ -133,32 +133,36 @@ class MlflowRun(Run):
             self._writer.submit(self._write)
 
     def params(self, values: Mapping[str, Any]) -> None:
-        log_params(self._client, self._run_id, {key: describe.format_param(value) for key, value in values.items()})
+        params = {key: describe.format_param(value) for key, value in values.items()}
+        with naming_full_store(self._uri):
+            log_params(self._client, self._run_id, params)
 
     def tags(self, values: Mapping[str, str]) -> None:
         client = self._client  # waits for MLflow's import, which fails if two threads run it at once
         from mlflow.entities import RunTag
 
         tags = [RunTag(key, describe.shorten(value, describe.TAG_LIMIT)) for key, value in values.items()]
-        client.log_batch(self._run_id, tags=tags)
+        with naming_full_store(self._uri):
+            client.log_batch(self._run_id, tags=tags)
 
     def text(self, text: str, path: str) -> None:
         with self._lock:
             self._texts.append((text, path))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        if path.is_dir():
-            self._client.log_artifacts(self._run_id, str(path), folder)
-        else:
-            self._client.log_artifact(self._run_id, str(path), folder)
+        with naming_full_store(self._uri):
+            if path.is_dir():
+                self._client.log_artifacts(self._run_id, str(path), folder)
+            else:
+                self._client.log_artifact(self._run_id, str(path), folder)
 
     def dataset(self, fields: Mapping[str, str]) -> None:
         client = self._client
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        client.log_inputs(
-            self._run_id, [DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", "training")])]
-        )
+        inputs = [DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", "training")])]
+        with naming_full_store(self._uri):
+            client.log_inputs(self._run_id, inputs)
 
     def waiting(self) -> list[MetricValue]:
         with self._lock:
@@ -171,7 +175,9 @@ class MlflowRun(Run):
         with uninterrupted():
             failure: Exception | None = self._flush()
             try:
-                self._client.set_terminated(self._run_id, "FAILED" if failure and error is None else _status(error))
+                status = "FAILED" if failure and error is None else _status(error)
+                with naming_full_store(self._uri):
+                    self._client.set_terminated(self._run_id, status)
             except Exception as at_end:
                 failure = failure or at_end
         if failure is None:
@@ -185,19 +191,8 @@ class MlflowRun(Run):
         with self._lock:
             values, texts = self._metrics[:_METRICS_PER_CALL], self._texts[:]
         try:
-            client = self._client
-            for text, path in texts:
-                client.log_text(self._run_id, text, path)
-                with self._lock:
-                    del self._texts[0]
-            if values:
-                from mlflow.entities import Metric
-
-                if self._logged is None:
-                    self._logged = _last_steps(client, self._run_id)
-                new, logged = _without_logged(values, self._logged)
-                client.log_batch(self._run_id, metrics=[Metric(*value) for value in new])
-                self._logged = logged
+            with naming_full_store(self._uri):
+                self._write_each(values, texts)
         except Exception as failure:
             if self._failure is None:
                 log.warning("MLflow did not accept %s, to be retried: %s", self._describe_waiting(), failure)
@@ -206,6 +201,21 @@ class MlflowRun(Run):
         self._failure = None
         with self._lock:
             del self._metrics[: len(values)]
+
+    def _write_each(self, values: Sequence[MetricValue], texts: Sequence[tuple[str, str]]) -> None:
+        client = self._client
+        for text, path in texts:
+            client.log_text(self._run_id, text, path)
+            with self._lock:
+                del self._texts[0]
+        if values:
+            from mlflow.entities import Metric
+
+            if self._logged is None:
+                self._logged = _last_steps(client, self._run_id)
+            new, logged = _without_logged(values, self._logged)
+            client.log_batch(self._run_id, metrics=[Metric(*value) for value in new])
+            self._logged = logged
 
     def _flush(self) -> LostRecords | None:
         """Log what is waiting; returns an error that names what could not be logged."""

@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 from dscoder_exp.schema.config import Config, TrackingConfig
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tracking import describe
-from dscoder_exp.tracking.connect import URI_VARIABLE, connect, log_params, uri_key
+from dscoder_exp.tracking.connect import URI_VARIABLE, connect, log_params, sqlite_path, uri_key
 from dscoder_exp.tracking.remote import check_server
 from dscoder_exp.tracking.sqlite import open_sqlite
 
@@ -52,7 +52,7 @@ def resolve_uri(tracking: TrackingConfig) -> str:
     else:
         known = ", ".join(("sqlite", *_SERVERS, *_DATABASES))
         raise refuse(where, f"{value!r} has an unknown scheme", f"give sqlite:///PATH or one of: {known}")
-    file = Path(path).expanduser().absolute()
+    file = Path(os.path.expanduser(path)).absolute()
     if "?" in str(file) or "%" in str(file):
         what = f"{file}: a path can't contain ? or %, which MLflow reads as options and escapes"
         raise refuse(where, what, f"name another file: {where}=sqlite:///PATH/mlflow.db")
@@ -72,11 +72,6 @@ def open_store(uri: str) -> None:
         open_sqlite(sqlite_path(uri))
     else:
         check_server(uri)
-
-
-def sqlite_path(uri: str) -> Path:
-    """The database file of a sqlite URI."""
-    return Path(uri.removeprefix("sqlite:///"))
 
 
 def create_sweep(uri: str, experiment: str, name: str, overrides: Sequence[str]) -> str:
@@ -106,7 +101,7 @@ def create_run(
     if parent_run_id is not None:
         tags["mlflow.parentRunId"] = parent_run_id
         shared = client.get_run(parent_run_id).data.tags.get(describe.OVERRIDES_TAG, "")
-        name = describe.distinguishing_overrides(overrides, shared.splitlines()) or name
+        name = describe.distinguishing_overrides(overrides, shared) or name
     run_id = _create(client, uri, config.tracking.experiment, name, tags)
     try:
         log_params(client, run_id, describe.params_of(config))

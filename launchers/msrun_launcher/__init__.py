@@ -9,5 +9,6 @@ compares are therefore defined here.
 from msrun_launcher.failures import BadLauncherConfig, WorkerFailed
 from msrun_launcher.lifecycle import JobOutcome, Lifecycle, current_job
 from msrun_launcher.parent.spare import warm_up
+from msrun_launcher.streams import protect
 
-__all__ = ["BadLauncherConfig", "JobOutcome", "Lifecycle", "WorkerFailed", "current_job", "warm_up"]
+__all__ = ["BadLauncherConfig", "JobOutcome", "Lifecycle", "WorkerFailed", "current_job", "protect", "warm_up"]

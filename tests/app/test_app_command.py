@@ -1,18 +1,15 @@
 """The command's information options, and the configuration that a job receives."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from app_support import Command
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
-from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 from dscoder_exp import app
-from dscoder_exp.app import config_directory, quote_prompt
+from dscoder_exp.app import config_directory
 
 
 def test_the_composed_recipe_is_shown(refusing: Command) -> None:
@@ -63,31 +60,35 @@ def test_hydra_full_error_prints_the_traceback(refusing: Command) -> None:
     assert "did you mean `optim.lr`?" in result.err
 
 
-@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1))
-def test_a_prompt_arrives_as_it_was_typed(text: str) -> None:
-    if text[0] in "'\"":
-        text = "x" + text  # a leading quote means that the value is already quoted for Hydra
-    override = OverridesParser.create().parse_overrides(quote_prompt([f"predict.prompt={text}"]))[0]
-    assert not override.is_sweep_override()
-    assert OmegaConf.create({"prompt": override.value()}).prompt == text
-
-
-@pytest.mark.parametrize("arguments", [["-m", "predict.prompt=a,b"], ["predict.prompt='a, b'"], ["predict.prompt="]])
-def test_a_quoted_or_swept_prompt_is_unchanged(arguments: list[str]) -> None:
-    assert quote_prompt(arguments) == arguments
-
-
 def test_a_job_gets_what_was_typed(command: Command, small: list[str]) -> None:
-    prompt = "Explain f(x, y) = [1, 2]: why ${x}?"
-    result = command(
-        *small, "tracking=off", "output_dir=out", f"predict.prompt={prompt}", "runtime.cache_dir='~/cached'"
-    )
+    """And a job that is given the recorded overrides gets the same."""
+    prompt = "'Explain' f(x, y) = [1, 2]:\nwhy ${x}? \\"
+    shutil.copytree(small[1].partition("=")[2], command.directory / "in ${put}, 数据")
+    typed = [
+        *["model=tiny", "tokenizer.path=in ${put}, 数据", "data.source=in ${put}, 数据/rows.json", "tracking=off"],
+        *["output_dir=it's ${seed} (1)", "name=实验一", f"predict.prompt={prompt}", "runtime.cache_dir=~/cached"],
+    ]
+    result = command(*typed)
     assert result.code == 0, result.err
-    config = json.loads((command.directory / "out/config.json").read_text())
+    written = command.directory / "it's 0 (1)/config.json"
+    config = json.loads(written.read_text())
     assert config["predict"]["prompt"] == prompt
-    assert config["output_dir"] == str(command.directory / "out")
+    assert config["name"] == "实验一"
+    assert config["output_dir"] == str(written.parent)
+    assert config["data"]["source"] == str(command.directory / "in ${put}, 数据/rows.json")
     assert config["runtime"]["cache_dir"] == str(command.directory.parent / "home/cached")
     assert not (command.directory / "mlflow.db").exists()
+    [recorded] = command.directory.rglob(".hydra/overrides.yaml")
+    written.unlink()
+    result = command(*yaml.safe_load(recorded.read_text()))
+    assert result.code == 0, result.err
+    assert json.loads(written.read_text()) == config
+
+
+def test_an_empty_cache_variable_is_none(refusing: Command) -> None:
+    refusing.environment["XDG_CACHE_HOME"] = ""
+    result = refusing("--cfg", "job", "--resolve", "-p", "runtime")
+    assert f"\ncache_dir: {refusing.directory.parent}/home/.cache/dscoder_exp\n" in result.out
 
 
 def test_existing_checkpoints_are_not_overwritten(command: Command, small: list[str]) -> None:

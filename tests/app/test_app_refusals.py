@@ -121,6 +121,28 @@ def test_mistakes_in_a_yaml_file(refusal: Any, tmp_path: Path, small: list[str])
     assert f"{own / 'mine.yaml'}:3: not YAML" in message
 
 
+@pytest.mark.parametrize(
+    "name", ["数据/训练.json", "a=b.json", "it's (1), [2] {3}.json", "~no-such-user/${x.json", "'a' $b"]
+)
+def test_a_path_is_typed_once(refusal: Any, small: list[str], name: str) -> None:
+    typed = [*small, f"data.source={name}", "name=实验一, 第二次"]
+    for arguments in (typed, ["-m", *typed[:-2], f"data.source={name.replace(',', '')}", typed[-1], "seed=0,1"]):
+        message = refusal(*arguments)
+        told = name.replace(",", "") if arguments[0] == "-m" else name
+        assert message.startswith(f"dscoder_exp: refused\n  - data.source: no such file or directory: {told!r}"), (
+            message
+        )
+
+
+def test_a_config_directory_of_any_name(refusal: Any, small: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "it's mine, 实验" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\noptim:\n  lr: 0\n")
+    message = refusal("--config-dir", str(own.parent), "+experiment=mine", *small, "train.max_step=1")
+    assert "optim.lr: must be above 0" in message
+    assert "train.max_step: unknown key" in message
+
+
 def test_missing_data(refusing: Command, small: list[str]) -> None:
     assert "data.source: no such file or directory: 'none.json'" in refused(refusing, *small, "data.source=none.json")
 
@@ -129,7 +151,7 @@ def test_malformed_data(refusing: Command, small: list[str], tmp_path: Path) -> 
     rows = [{"instruction": "a", "output": "b"}, {"instruction": "a"}, {"instruction": "a", "output": "b"}, 3]
     path = write(tmp_path / "bad.json", rows)
     message = refused(refusing, *small, f"data.source={path}")
-    assert f'{path}:6: the row has no "output"' in message
+    assert f'{path}:6: row 2: there is no "output"' in message
     assert "(2 of 4 rows are bad)" in message
 
 

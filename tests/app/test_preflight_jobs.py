@@ -152,6 +152,18 @@ def test_a_tokenizer_without_the_7b_models_special_tokens_is_refused(refused: An
     assert "the model's bos_token_id 100000 is not in the tokenizer" in found["tokenizer.path"]
 
 
+def test_stop_tokens_must_be_of_the_models_vocabulary(refused: Any, check: Any) -> None:
+    ask = ["task=predict", "model=tiny", "predict.prompt=x"]
+    (config,) = check([*ask, "predict.stop_token_ids=[7,1023]"])
+    assert config.predict.stop_token_ids == [7, 1023]
+    found, _ = refused([*ask, "predict.stop_token_ids=[7,1024,9999]"])
+    assert found == {"predict.stop_token_ids": "1024, 9999 above the model's vocabulary, which ends at 1023"}
+    found, _ = refused([*ask, "predict.stop_token_ids=7"])
+    assert found == {"predict.stop_token_ids": "must be a list, each a whole number, got 7"}
+    found, _ = refused([*ask, "predict.stop_token_ids=[-1]"])
+    assert found == {"predict.stop_token_ids": "must be at least 0, got -1"}
+
+
 def test_the_context_comes_from_the_models_path(refused: Any, check: Any, inputs: Path) -> None:
     model = [f"model.path={REFERENCE}/tiny_gqa", f"data.source={inputs}/rows.json", f"tokenizer.path={inputs}"]
     context = json.loads((REFERENCE / "tiny_gqa/config.json").read_text())["max_position_embeddings"]

@@ -1,11 +1,19 @@
 """A failing rank: what is reported, how the other ranks end, and how the sweep continues."""
 
+import errno
 import re
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from msrun_launcher import WorkerFailed
+from msrun_launcher.exchange import Job
+from msrun_launcher.parent.run import _exchange_directory
+
+JOB = Job(None, None, None, {}, False, 0, False)
 CAUSES = {
     "kill": "killed by SIGKILL",
     "exit": "exit code 3",
@@ -54,6 +62,21 @@ def test_a_rank_without_a_heartbeat_fails_the_job(start: Any) -> None:
     for rank, step in ((0, 3), (1, 2)):
         assert re.search(rf"  rank {rank}: step {step}, \d+\.\d s ago\n    Stack", output)
     assert launch.living() == []
+
+
+def test_a_full_directory_of_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    words = rf"no temporary file can be written: {tmp_path}/msrun-.*: No space left on device\n  -> .* TMPDIR"
+    with pytest.raises(WorkerFailed, match=words), _exchange_directory(JOB, {}):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(WorkerFailed, match="No such file or directory"), _exchange_directory(JOB, {}):
+        pass
 
 
 def test_later_jobs_of_a_sweep_run(start: Any, tmp_path: Any) -> None:

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -65,7 +65,7 @@ def test_every_limit_holds_at_its_edge(with_values: Any, key: str, hint: Any, na
     step = 1 if int in (hint, *get_args(hint)) else 1e-9
     outside = {"ge": limit - step, "gt": limit, "le": limit + step, "lt": limit}[name]
     inside = {"ge": limit, "gt": limit + step, "le": limit, "lt": limit - step}[name]
-    in_list = hint == list[float]
+    in_list = get_origin(hint) is list
     assert set(problems(with_values({key: [outside] if in_list else outside}))) == {key}
     to_config(with_values({key: [inside] if in_list else inside}))
 
@@ -85,7 +85,7 @@ def test_a_choice_is_one_of_those_named(with_values: Any, key: str, hint: Any, c
 
 @pytest.mark.parametrize(("key", "hint"), [(key, hint) for key, hint, _ in LEAVES])
 def test_a_value_of_another_type_is_refused(with_values: Any, key: str, hint: Any) -> None:
-    wrong = {"a": 1} if hint is not None else None
+    wrong = 3 if dict[str, str] in get_args(hint) else {"a": 1}
     found = problems(with_values({key: wrong}), launched=True)
     assert set(found) == {key}
     assert found[key].what.startswith("must be ")
@@ -147,7 +147,8 @@ def test_a_group_needs_its_keys(with_values: Any) -> None:
     assert problems(with_values({"optim": 3}))["optim"].what.startswith("must hold keys (lr, betas")
     scaling = to_config(with_values({"model.rope_scaling": {"type": "linear", "factor": 4}})).model.rope_scaling
     assert scaling is not None
-    assert (scaling.type, scaling.factor) == ("linear", 4.0)
+    assert (scaling.type, scaling.factor, scaling.low_freq_factor) == ("linear", 4.0, None)
+    assert set(problems(with_values({"model.rope_scaling": {"type": "llama3"}}))) == {"model.rope_scaling.factor"}
     assert set(problems(with_values({"model.rope_scaling": {"type": "linear", "factr": 4}}))) == {
         "model.rope_scaling.factr"
     }

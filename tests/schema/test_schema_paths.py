@@ -26,6 +26,12 @@ def test_a_relative_path_becomes_absolute(typed: Any, tmp_path: Path, monkeypatc
         assert with_absolute_paths(with_absolute_paths(config)) == with_absolute_paths(config)
 
 
+def test_a_tilde_that_is_no_users_home_is_a_name(typed: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = with_absolute_paths(typed({"data.source": "~$rows.json", "model.path": "~nobody-here/x"}))
+    assert (config.data.source, config.model.path) == (f"{tmp_path}/~$rows.json", f"{tmp_path}/~nobody-here/x")
+
+
 def test_names_addresses_and_null_are_unchanged(typed: Any) -> None:
     config = typed({"model.path": "hf://acme/tiny", "data.source": "pkg://pack/age", "data.template": "chatml"})
     found = with_absolute_paths(config)

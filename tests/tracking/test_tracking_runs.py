@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sqlite3
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tracking_support import YAML, some_config, tracking
 
+from dscoder_exp.storage.disk_space import DiskFull
 from dscoder_exp.tracking import describe
 from dscoder_exp.tracking.metrics import METRICS
 from dscoder_exp.tracking.run import LostRecords, MlflowRun, Run, open_run
@@ -243,6 +245,35 @@ def test_at_the_end_metrics_are_not_retried_step_by_step(
     with pytest.raises(LostRecords, match="200 metrics of steps 0 to 199 were not logged"):
         work()
     assert len(calls) < 20  # the call that was running and one more, not one per step
+
+
+def test_a_full_disk_is_named(run_id: str, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def log_batch(self, *_: object, metrics: list) -> None:
+            raise MlflowException("(sqlite3.OperationalError) database or disk is full [SQL: INSERT INTO …]")
+
+        def set_terminated(self, *_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def work() -> None:
+        with open_run(tracking(uri, run_id), 0) as run:
+            run.metrics({"train/loss": 1.0}, 1)
+
+    from mlflow.exceptions import MlflowException
+
+    monkeypatch.setattr("dscoder_exp.tracking.run.connect", lambda uri: Full())
+    path = uri.removeprefix("sqlite:///")
+    with pytest.raises(LostRecords, match=f"1 metrics of .*: .Errno 28. No space left on device: '{path}'$"):
+        work()
+    with pytest.raises(DiskFull, match=path):
+        open_run(tracking(uri, run_id), 0).__exit__(None, None, None)
+
+
+def test_a_prompt_of_several_lines_is_no_part_of_a_jobs_name(uri: str, client: MlflowClient) -> None:
+    prompt = "predict.prompt='a\nb'"
+    sweep = create_sweep(uri, "demo", "sweep", ["+experiment=tiny", prompt, "seed=0,1"])
+    run = client.get_run(create_run(uri, some_config(uri), YAML, ["+experiment=tiny", prompt, "seed=1"], sweep))
+    assert run.info.run_name == "seed=1"
 
 
 def test_the_first_error_is_the_one_raised(

@@ -30,4 +30,12 @@ def _value(hint: Any, name: str) -> Any:
         return None
     if isinstance(hint, type) and is_dataclass(hint):
         return _filled(hint)
-    return {int: 1, float: 0.5, bool: True, str: name, list[str]: ["é", 'b "c"'], list[float]: [0.9, 0.95]}[hint]
+    return {
+        int: 1,
+        float: 0.5,
+        bool: True,
+        str: name,
+        list[str]: ["é", 'b "c"'],
+        list[int]: [7],
+        list[float]: [0.9, 0.95],
+    }[hint]

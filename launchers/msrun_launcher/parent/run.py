@@ -130,20 +130,31 @@ def _supervise(
 
 @contextmanager
 def _exchange_directory(job: Job, start: dict[str, Any]) -> Iterator[Path]:
-    """Create the job's exchange directory; the pipe in it closes when this process dies. Removed at the end."""
-    directory = Path(tempfile.mkdtemp(prefix="msrun-"))
+    """Create the job's exchange directory; the pipe in it closes when this process dies. Removed at the end.
+
+    Raises:
+        WorkerFailed: the directory of temporary files is full, or can't be written.
+    """
+    directory = None
     try:
-        pipe = directory / "alive"
-        os.mkfifo(pipe)
-        (directory / "start.json").write_text(json.dumps(start))
-        (directory / "job.pkl").write_bytes(cloudpickle.dumps(job))
-        writer = os.open(pipe, os.O_RDWR)  # O_WRONLY would wait for a reader; children don't inherit it
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="msrun-"))
+            pipe = directory / "alive"
+            os.mkfifo(pipe)
+            (directory / "start.json").write_text(json.dumps(start))
+            (directory / "job.pkl").write_bytes(cloudpickle.dumps(job))
+            writer = os.open(pipe, os.O_RDWR)  # O_WRONLY would wait for a reader; children don't inherit it
+        except OSError as error:
+            place = f"{directory}: " if directory else ""
+            what = f"no temporary file can be written: {place}{error.strerror}"
+            raise WorkerFailed(f"{what}\n  -> make room, or set TMPDIR to a directory on another disk") from error
         try:
             yield directory
         finally:
             os.close(writer)
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _describe(ranks: Sequence[int]) -> str:

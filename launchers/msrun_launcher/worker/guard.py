@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -27,12 +28,22 @@ for group; do kill -s KILL -- -$group; done
 """
 
 
-def exit_on_sigterm() -> None:
-    """Make SIGTERM raise Terminated in the main thread, so that finally blocks and exit handlers run."""
+def exit_on_sigterm(*, silent: bool = False) -> None:
+    """Make SIGTERM raise Terminated in the main thread, so that finally blocks and exit handlers run.
+
+    silent: of an exit handler that SIGTERM has cut short nothing is printed; msrun sends it to ranks that are exiting
+    """
+    print_unraisable = sys.unraisablehook
+
+    def print_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(unraisable.exc_value, Terminated):
+            print_unraisable(unraisable)
 
     def receive(_number: int, _frame: Optional[FrameType]) -> NoReturn:
         raise Terminated
 
+    if silent:
+        sys.unraisablehook = print_others
     signal.signal(signal.SIGTERM, receive)
 
 

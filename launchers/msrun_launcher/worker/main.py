@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 def main(directory: Path) -> int:
     start = json.loads((directory / "start.json").read_bytes())
     sys.path[:] = start["sys_path"]
-    from msrun_launcher import exchange
+    from msrun_launcher import exchange, streams
     from msrun_launcher.worker import guard
 
+    streams.protect()
     for name in start["unset"]:
         os.environ.pop(name, None)
     is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
@@ -48,7 +49,7 @@ def main(directory: Path) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher may stop the job now, but its result has to be written
     _flush()
     exchange.write_result(directory, member, result)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler that raises would print a traceback while Python exits
+    guard.exit_on_sigterm(silent=True)
     return code
 
 

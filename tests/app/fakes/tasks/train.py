@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 from dscoder_exp.schema.config import Config
@@ -36,6 +37,8 @@ def _end(how: str) -> None:
         sys.exit(3)
     if how == "sigkill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "print":
+        import_module("dscoder_exp.tasks.prepare").print_lines()  # the fake one
     if how == "hang":
         Path("started").touch()
         threading.Event().wait(120)
