@@ -128,6 +128,11 @@ class Screen:
         """Print a dimmed line to stderr, for information that is no result."""
         self._stages.print(text, style="dim")
 
+    @property
+    def is_read(self) -> bool:
+        """False once the reader of stdout has left, as in `| head`."""
+        return not getattr(self._results.file, "reader_left", False)
+
     def write(self, text: str) -> None:
         """Write text to stdout unchanged, without a line break, and flush (rich would replace tabs by blanks)."""
         if not self._results.quiet:

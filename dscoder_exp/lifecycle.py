@@ -11,9 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dscoder_exp.preflight.jobs import check_jobs, sweep_overrides
 from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.overrides import literal
 from dscoder_exp.schema.paths import PATH_KEYS, value_at
 from dscoder_exp.signals import uninterrupted
 from dscoder_exp.tracking import store
+from dscoder_exp.tracking.connect import naming_full_store
 from dscoder_exp.tracking.store import Status
 from dscoder_exp.training.resume import find_resumed
 from msrun_launcher import JobOutcome, warm_up
@@ -54,13 +56,14 @@ class Lifecycle:
         for node, config, job_overrides in zip(configs, checked, overrides, strict=True):
             for key in PATH_KEYS:  # now absolute, hf:// addresses with their commit
                 if (value := value_at(config, key)) is not None:
-                    OmegaConf.update(node, key, value)
-            node.tracking.uri = config.tracking.uri
+                    OmegaConf.update(node, key, literal(value))
+            node.tracking.uri = literal(config.tracking.uri)
             if config.tracking.enabled and node.hydra.launcher.node_rank == 0:  # the node of rank 0, which logs
                 self._tracked[node.hydra.job.num] = _TrackedJob(config, job_overrides)
         _warm_up(checked[0])
         for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked.values()):
-            store.open_store(uri)
+            with naming_full_store(uri):
+                store.open_store(uri)
 
     def before_job(self, config: DictConfig) -> None:
         """Create the job's MLflow run, or take up the run it resumes, and put its id into the workers' config."""
@@ -70,7 +73,7 @@ class Lifecycle:
         parent = self._sweep_run()
         resolved = yaml.safe_dump(asdict(job.config), sort_keys=False, allow_unicode=True)
         uri, resumed = job.config.tracking.uri, find_resumed(job.config)
-        with uninterrupted():
+        with uninterrupted(), naming_full_store(uri):
             if resumed and resumed.state.run_id:
                 exists = store.resume_run(uri, resumed.state.run_id, resolved, resumed.state.step)
                 job.run_id = resumed.state.run_id if exists else None
@@ -83,7 +86,7 @@ class Lifecycle:
         job = self._tracked.get(config.hydra.job.num)
         if job is None or job.run_id is None:
             return
-        with uninterrupted():
+        with uninterrupted(), naming_full_store(job.config.tracking.uri):
             store.end_run(job.config.tracking.uri, job.run_id, STATUS[outcome.status], outcome.error)
 
     def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
@@ -94,7 +97,7 @@ class Lifecycle:
         worst = next((status for status in ("killed", "failed") if status in statuses), "completed")
         failed = statuses.count("failed")
         error = f"{failed} of {len(statuses)} jobs failed" if failed else None
-        with uninterrupted():
+        with uninterrupted(), naming_full_store(self._sweep[0]):
             store.end_run(*self._sweep, STATUS[worst], error)
 
     def _sweep_run(self) -> str | None:
@@ -103,6 +106,6 @@ class Lifecycle:
         if len(jobs) > 1 and self._sweep is None and len({job.config.tracking.uri for job in jobs}) == 1:
             config, overrides = jobs[0].config, sweep_overrides([job.overrides for job in jobs])
             uri = config.tracking.uri
-            with uninterrupted():
+            with uninterrupted(), naming_full_store(uri):
                 self._sweep = uri, store.create_sweep(uri, config.tracking.experiment, config.name, overrides)
         return self._sweep[1] if self._sweep else None

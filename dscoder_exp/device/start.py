@@ -12,6 +12,8 @@ def set_environment(threads: int | None = None, ranks: int = 1) -> None:
         threads: CPU threads per process; None: this machine's cores divided by `ranks`.
         ranks: number of ranks on this machine.
     """
+    if os.environ.get("XDG_CACHE_HOME") == "":  # as good as unset (XDG base directory specification)
+        del os.environ["XDG_CACHE_HOME"]
     os.environ.setdefault("GLOG_v", "3")  # errors only: MindSpore's warnings are of no use to a user
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")  # huge pages for arrays: training is 8% faster
     # Seconds that NPUs wait for each other to connect: one rank may take much longer to read its weights than another.

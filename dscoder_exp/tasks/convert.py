@@ -15,6 +15,8 @@ def run(config: Config) -> None:
     conversion = open_conversion(config.weights, config.model, config.tokenizer)
     source, target, plan = conversion.source, conversion.target, conversion.plan
     screen.print(f"source   {source.path} ({source.kind}): {conversion.report}")
+    for line in conversion.opened.overrides:
+        screen.print(f"         {line}")
     if conversion.adapter is not None:
         screen.print(f"merging  {conversion.adapter.path}: {conversion.adapter.lora}")
     started = time.monotonic()
@@ -26,4 +28,4 @@ def run(config: Config) -> None:
     layout = f", sharded over {plan.tp_size} ranks" if plan.tp_size and plan.tp_size > 1 else ""
     screen.print(f"target   {target} ({config.weights.format}{layout})")
     screen.print(f"written  {plan.bytes / 1e9:.2f} GB in {seconds:.1f} s, {plan.bytes / 1e9 / seconds:.2f} GB/s")
-    screen.print(f"try it   {predict_command(f'model.path={target}')}")
+    screen.print(f"try it   {predict_command({'model.path': str(target)})}")

@@ -1,8 +1,9 @@
 """task=predict: stream a model's answer to a prompt."""
 
+import sys
+
 from dscoder_exp.console import Screen
-from dscoder_exp.data.encode import encode_prompts
-from dscoder_exp.data.templates import template_named
+from dscoder_exp.data.prompt_format import choose_format
 from dscoder_exp.device.start import start_device
 from dscoder_exp.generation.answers import answer
 from dscoder_exp.generation.engine import Engine
@@ -11,11 +12,11 @@ from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.tasks.model_setup import set_up_model
-from dscoder_exp.tasks.summary import print_speed
+from dscoder_exp.tasks.summary import print_beyond, print_speed, print_tokens
 from dscoder_exp.tracking.run import open_run
 from dscoder_exp.training.context import JobContext
 from dscoder_exp.weights.lora.setup import open_adapted
-from dscoder_exp.weights.resolve import open_tokenizer, text_setup
+from dscoder_exp.weights.resolve import open_text_setup
 
 
 def run(config: Config) -> float:
@@ -25,16 +26,22 @@ def run(config: Config) -> float:
     opened = open_adapted(config)
     mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
     rank, screen = mesh.topology.rank, Screen(quiet=mesh.topology.rank != 0)
-    text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
-    chosen = {"auto": opened.template, "none": None}.get(predict.template, predict.template)
-    template = template_named(chosen)
-    request = template.render_prompt(predict.prompt or "")
-    (prompt,) = encode_prompts(text.tokenizer, template, [request], text.bos_token_id, text.eos_token_id)
+    text = open_text_setup(config.model, config.tokenizer, opened)
+    print_beyond(screen, text)
+    prompt_format = choose_format(text, predict.template, "predict.template")
+    prompt = prompt_format.request(predict.prompt or "")
     room = opened.config.max_position_embeddings - len(prompt)
     if room < 1:
         context = opened.config.max_position_embeddings
         what = f"the prompt's {len(prompt)} tokens leave no room for an answer in the model's context of {context}"
         raise refuse("predict.prompt", what, "give a shorter prompt")
+
+    def show(answer: str) -> None:
+        screen.write(answer)
+        if not screen.is_read:
+            sys.exit(0)
+
+    print_tokens(screen, text, prompt_format)
     with open_run(config.tracking, rank, mesh.topology.ranks) as run:
         model = set_up_model(JobContext(config, mesh, run, screen), opened, frozen=True)
         result = answer(
@@ -43,8 +50,8 @@ def run(config: Config) -> float:
             prompt,
             max_new_tokens=min(predict.max_new_tokens, room),
             sampling=Sampling(predict.temperature, predict.top_k, predict.top_p, config.seed),
-            eos_token_id=text.eos_token_id,
-            on_text=screen.write,
+            stop_token_ids={*prompt_format.stop_token_ids, *predict.stop_token_ids},
+            on_text=show,
         )
         run.metrics(
             {

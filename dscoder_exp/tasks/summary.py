@@ -7,15 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.report import Prepared
+from dscoder_exp.data.prompt_format import PromptFormat
+from dscoder_exp.data.report import DataReport, Prepared
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, RuntimeConfig
 from dscoder_exp.tasks.commands import EXAMPLE_PROMPT, predict_command, ui_command
+from dscoder_exp.weights.resolve import TextSetup
 
 if TYPE_CHECKING:  # these import MindSpore, which task=prepare doesn't need
     from dscoder_exp.generation.answers import Answer
     from dscoder_exp.model.llama import Llama
     from dscoder_exp.training.trainer import Throughput
+    from dscoder_exp.weights.resolve import TextSetup
+
+MAX_IGNORED = 8  # ignored keys that are printed
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class TrainingResult:
     checkpoint: Path
 
 
-def print_data(screen: Screen, prepared: Prepared, template: str | None) -> None:
+def print_data(screen: Screen, prepared: Prepared, prompt_format: PromptFormat) -> None:
     """Print how many rows and packed sequences there are, how full these are, and where they are stored."""
     report = prepared.report
     if report.kind == "text":
@@ -52,7 +57,14 @@ def print_data(screen: Screen, prepared: Prepared, template: str | None) -> None
         screen.print(
             f"data: {report.rows:,} rows, {report.kept:,} kept ({report.dropped:,} dropped, "
             f"{report.truncated:,} truncated, "
-            f"{report.duplicates:,} duplicates), prompt format {template or 'none (bare text)'}"
+            f"{report.duplicates:,} duplicates)"
+        )
+        screen.print(f"      prompt format {prompt_format.name}, from {prompt_format.origin}")
+    _print_left_out(screen, report)
+    if report.special_texts:
+        screen.print(
+            f"      {report.special_texts:,} rows hold names of special tokens, which are text "
+            "(data.special_tokens=allow: tokens)"
         )
     screen.print(
         f"      {report.sequences:,} training sequences of {report.seq_length:,} tokens, "
@@ -60,6 +72,38 @@ def print_data(screen: Screen, prepared: Prepared, template: str | None) -> None
         f"{report.eval_sequences:,} held out"
     )
     screen.print(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
+
+
+def print_tokens(screen: Screen, text: TextSetup, prompt_format: PromptFormat) -> None:
+    """Print, on stderr, which tokens are others than the model's files name."""
+    for line in text.overrides:
+        screen.remark(line)
+    end, known = prompt_format.end_token_id, text.stop_token_ids
+    if end is not None and known and end not in known:
+        screen.remark(
+            f"{text.tokenizer.id_to_token(end)} ({end}) ends an answer, too: the prompt format {prompt_format.name} "
+            "writes it there, though the model's files don't name it as an end token"
+        )
+
+
+def print_beyond(screen: Screen, text: TextSetup) -> None:
+    """Print which special tokens of the tokenizer the model has no embedding for."""
+    if text.beyond:
+        named = ", ".join(f"{token} {number}" for token, number in text.beyond.items())
+        screen.remark(f"tokenizer: not used, since beyond the model's vocabulary: {named}")
+
+
+def _print_left_out(screen: Screen, report: DataReport) -> None:
+    """Print which rows were dropped as bad, and what of the rows nothing is made of."""
+    if report.bad_rows:
+        screen.print(f"      bad rows dropped: {sum(report.bad_rows.values()):,} (data.bad_rows=drop)")
+        for reason, count in report.bad_rows.items():
+            screen.print(f"        {count:,}: {reason}")
+        screen.print(f"        the first: {'; '.join(report.bad_examples)}")
+    if report.ignored:
+        things = [f"{thing} in {count:,} rows" for thing, count in report.ignored.items()]
+        more = f", and {len(things) - MAX_IGNORED} more (data.json lists them)" if len(things) > MAX_IGNORED else ""
+        screen.print(f"      ignored: {', '.join(things[:MAX_IGNORED])}{more}")
 
 
 def print_kernels(screen: Screen, runtime: RuntimeConfig) -> None:
@@ -98,16 +142,16 @@ def print_result(screen: Screen, config: Config, result: TrainingResult) -> None
     screen.print(f"compiling    {result.compile_seconds:.1f} s in all")
     screen.print(f"checkpoint   {result.checkpoint}")
     if (model := _model_of(config, result.checkpoint)) is not None:
-        screen.print(f"try it       {predict_command(*model, prompt=next(iter(config.train.prompts), EXAMPLE_PROMPT))}")
+        screen.print(f"try it       {predict_command(model, next(iter(config.train.prompts), EXAMPLE_PROMPT))}")
     if config.tracking.enabled:
         screen.print(f"see the run  {ui_command(config.tracking.uri)}")
 
 
-def _model_of(config: Config, checkpoint: Path) -> list[str] | None:
-    """The overrides that load the trained model; None for an adapter on random weights, which were never saved."""
+def _model_of(config: Config, checkpoint: Path) -> dict[str, str] | None:
+    """The keys that name the trained model, and their values; None for an adapter on random weights, never saved."""
     if config.adapter.type == "none":
-        return [f"model.path={checkpoint}"]
-    return [f"model.path={config.model.path}", f"adapter.path={checkpoint}"] if config.model.path else None
+        return {"model.path": str(checkpoint)}
+    return {"model.path": config.model.path, "adapter.path": str(checkpoint)} if config.model.path else None
 
 
 def print_speed(screen: Screen, answer: Answer) -> None:
@@ -118,12 +162,14 @@ def print_speed(screen: Screen, answer: Answer) -> None:
     )
 
 
-def lineage_of(config: Config, prepared: Prepared) -> dict[str, Any]:
+def lineage_of(config: Config, prepared: Prepared, prompt_format: PromptFormat) -> dict[str, Any]:
     """The origin of a checkpoint's weights, to be stored in it."""
     return {
         "base": config.model.path or f"random weights of seed {config.seed}",
         "data": config.data.source,
         "data_fingerprint": prepared.report.fingerprint,
+        "prompt_format": prompt_format.name,
+        "prompt_format_origin": prompt_format.origin,
         "run_id": config.tracking.run_id,
     }
 

@@ -1,7 +1,10 @@
 """task=train: fine-tune a model, with evaluation before, during and after training."""
 
+from dataclasses import replace
+
 from dscoder_exp.console import Screen
 from dscoder_exp.data.loader import load, refuse_too_many_documents, train_batches
+from dscoder_exp.data.prepare import data_format
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
@@ -10,9 +13,11 @@ from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import (
     TrainingResult,
     lineage_of,
+    print_beyond,
     print_data,
     print_kernels,
     print_result,
+    print_tokens,
     print_trainable_parameters,
 )
 from dscoder_exp.tracking.run import open_run
@@ -23,7 +28,7 @@ from dscoder_exp.training.step import Step
 from dscoder_exp.training.trainer import Baseline, Trainer, is_due, total_steps
 from dscoder_exp.training.training_evaluation import TrainingEvaluation
 from dscoder_exp.weights.lora.setup import open_adapted
-from dscoder_exp.weights.resolve import open_tokenizer, text_setup
+from dscoder_exp.weights.resolve import open_text_setup
 from msrun_launcher.heartbeat import beat
 
 
@@ -37,12 +42,14 @@ def run(config: Config) -> float | None:
     mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
     rank, ranks = mesh.topology.rank, mesh.topology.ranks
     screen = Screen(quiet=rank != 0, on_advance=beat)
-    text = text_setup(opened.config, open_tokenizer(config.tokenizer, opened))
-    template = config.data.template or opened.template
+    text = open_text_setup(config.model, config.tokenizer, opened)
+    prompt_format = data_format(text, config.data)
+    print_beyond(screen, text)
     with open_run(config.tracking, rank, ranks, waiting=resumed and resumed.state.waiting) as run:
         with screen.stage("preparing the data"):
-            prepared = prepare_data(config, text, template)
-        print_data(screen, prepared, template)
+            prepared = prepare_data(config, text)
+        print_tokens(screen, text, prompt_format)
+        print_data(screen, prepared, prompt_format)
         if config.runtime.device == "ascend":
             refuse_too_many_documents(prepared, train.micro_batch_size)
         recipe = checked_recipe(config, opened.config, prepared, resumed)
@@ -52,9 +59,18 @@ def run(config: Config) -> float | None:
         model = set_up_model(job, weights, factors=factors)
         print_kernels(screen, runtime)
         print_trainable_parameters(screen, model)
-        evaluation = TrainingEvaluation(job, model, text, template, prepared)
-        lineage = lineage_of(config, prepared)
-        checkpoints = Checkpoints(config, mesh, text.tokenizer, template, lineage, resumed)
+        evaluation = TrainingEvaluation(job, model, text, prompt_format, prepared)
+        lineage = lineage_of(config, prepared, prompt_format)
+        checkpoints = Checkpoints(
+            config,
+            mesh,
+            text.tokenizer,
+            prompt_format.template,
+            lineage,
+            resumed,
+            special_tokens=text.special_tokens,
+            generation=replace(opened.generation, stop_token_ids=prompt_format.stop_token_ids),
+        )
         step = Step(
             model,
             config.optim,

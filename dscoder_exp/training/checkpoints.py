@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +15,15 @@ from dscoder_exp.parallel.collectives import Mesh
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.storage.atomic_directory import new_directory
+from dscoder_exp.storage.disk_space import naming_full_disk
 from dscoder_exp.training.moments import moments_file, write_moments
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.section_queue import SectionQueue
 from dscoder_exp.training.shard_collector import ShardCollector, Shards
 from dscoder_exp.training.state import Progress, TrainingState, write_state
 from dscoder_exp.training.step import Step
+from dscoder_exp.weights.chat_template import ModelTemplate
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.lora.writer import write_adapter
 from dscoder_exp.weights.native.layout import file_name
 from dscoder_exp.weights.native.writer import write_model_files, write_weights
@@ -49,15 +52,20 @@ class Checkpoints:
         config: Config,
         mesh: Mesh,
         tokenizer: "Tokenizer",
-        template: str | None,
+        template: ModelTemplate,
         lineage: dict[str, Any],
         resumed: Resumed | None = None,
+        *,
+        special_tokens: Mapping[str, str],
+        generation: GenerationConfig,
     ) -> None:
         """
         Args:
             mesh: the ranks of the job, each of which writes its part.
             template: the prompt format that the model is trained on; None: none is recorded.
             lineage: record of the base weights and the data; each checkpoint adds its step and eval loss.
+            special_tokens: the tokenizer's: "eos_token" -> its text, and so on.
+            generation: the tokens that end an answer.
             resumed: the checkpoint that the run was resumed from, which isn't written again; None: a new run.
 
         Raises:
@@ -65,6 +73,7 @@ class Checkpoints:
         """
         self._directory = Path(config.output_dir) / "checkpoints"
         self._tokenizer, self._template, self._lineage = tokenizer, template, lineage
+        self._special_tokens, self._generation = special_tokens, generation
         self._topology, self._keep_last = mesh.topology, config.train.keep_last
         self._max_waiting = MAX_WAITING if config.runtime.device == "ascend" else None
         self._is_main = mesh.topology.rank == 0  # rank 0 assembles each checkpoint and sets the links
@@ -112,7 +121,7 @@ class Checkpoints:
 
         Raises:
             Refused: its directory exists already or can't be created.
-            OSError: it couldn't be written, as on a full disk; its partial directory was removed.
+            OSError: it couldn't be written; DiskFull: for lack of space. Its partial directory was removed.
         """
         if self._pending is not None:
             failure = self._pending.exception()  # a signal may interrupt this: then it stays pending
@@ -136,7 +145,8 @@ class Checkpoints:
     def _run_write(self, write: "Callable[[_Snapshot], None]", snapshot: "_Snapshot") -> None:
         """Run `write` in the thread; drain the queue even after an error, or `fetch` would block on it for ever."""
         try:
-            write(snapshot)
+            with naming_full_disk(snapshot.target, "output_dir"):
+                write(snapshot)
         finally:
             snapshot.arrays.drain()
 
@@ -169,9 +179,9 @@ class Checkpoints:
             hashes = {file_name(rank, tp_size): write_weights(directory, snapshot.config, weights, rank, tp_size)}
         elif snapshot.lora is not None and self._is_main:
             base = self._lineage["base"], snapshot.base
-            lineage, template = self._lineage_of(snapshot), self._template
+            beside = {"template": self._template, "generation": self._generation}
             adapter = directory, snapshot.config, snapshot.lora, weights
-            write_adapter(*adapter, base=base, template=template, lineage=lineage)
+            write_adapter(*adapter, base=base, lineage=self._lineage_of(snapshot), **beside)
         for _ in weights:  # a rank that writes no weights still has to take its section to get at the moments
             pass
         return hashes
@@ -189,7 +199,9 @@ class Checkpoints:
             snapshot.config,
             [hashes for shard in shards for hashes in shard.weights.values()],
             tokenizer=self._tokenizer,
+            special_tokens=self._special_tokens,
             template=self._template,
+            generation=self._generation,
             lineage=self._lineage_of(snapshot),
             tp_size=self._topology.tensor,
             exclude=[name for shard in shards for name in shard.moments],

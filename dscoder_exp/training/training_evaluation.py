@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable
 
-from dscoder_exp.data.encode import encode_prompts
 from dscoder_exp.data.loader import SequenceDataset, eval_batches, load
+from dscoder_exp.data.prompt_format import PromptFormat
 from dscoder_exp.data.report import Prepared
-from dscoder_exp.data.templates import template_named
 from dscoder_exp.generation.answers import answer
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
@@ -24,13 +23,13 @@ class TrainingEvaluation:
         job: JobContext,
         model: Llama,
         text: TextSetup,
-        template: str | None,
+        prompt_format: PromptFormat,
         prepared: Prepared,
     ) -> None:
         """
         Args:
             text: tokenizer and special tokens.
-            template: the prompt format that the rows were rendered with; None: the default one.
+            prompt_format: the one that the rows were rendered with.
             prepared: the prepared data, whose eval split is held out.
         """
         train = job.config.train
@@ -39,9 +38,8 @@ class TrainingEvaluation:
             load(prepared, "eval"), model.mesh, batch_size=train.micro_batch_size, limit=train.max_eval_sequences
         )
         self._prompts = train.prompts if model.mesh.topology.replica == 0 else []
-        form = template_named(template)
-        rendered = [form.render_prompt(prompt) for prompt in self._prompts]
-        self._ids = encode_prompts(text.tokenizer, form, rendered, text.bos_token_id, text.eos_token_id)
+        self._ids = [prompt_format.request(prompt) for prompt in self._prompts]
+        self._stop_token_ids = prompt_format.stop_token_ids
         self._engine = Engine(model)
         self._prompt_tokens = train.prompt_tokens
 
@@ -72,7 +70,7 @@ class TrainingEvaluation:
                     ids,
                     max_new_tokens=self._prompt_tokens,
                     sampling=Sampling(),
-                    eos_token_id=self._text.eos_token_id,
+                    stop_token_ids=self._stop_token_ids,
                 )
                 texts.append(result.text)
                 stage.advance(f"{result.tokens_per_s:.0f} tokens/s")

@@ -11,9 +11,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 
-from dscoder_exp.app import config_directory, quote_prompt
+from dscoder_exp.app import config_directory
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.cross import cross_problems
+from dscoder_exp.schema.overrides import for_hydra
 
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "ascend_first_run.py"
 
@@ -53,7 +54,7 @@ def test_every_step_composes(device: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(commands) == 7
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         for overrides in commands:
-            config = compose("config", quote_prompt(overrides), return_hydra_config=True)
+            config = compose("config", for_hydra(overrides, sweep=False), return_hydra_config=True)
             HydraConfig.instance().set_config(config)
             assert cross_problems(to_config(config)) == [], overrides
     assert all(step.needs is None or step.needs in [earlier.name for earlier in steps] for step in steps)

@@ -102,7 +102,7 @@ def test_a_tokenizer_on_the_command_line_wins_over_the_models() -> None:
 def test_the_instruct_model_differs_in_its_end_alone() -> None:
     base, instruct = typed("model=7b").model, typed("model=7b_instruct").model
     differing = [item.name for item in fields(base) if getattr(base, item.name) != getattr(instruct, item.name)]
-    assert differing == ["eos_token_id"]
+    assert differing == ["template", "eos_token_id"]
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dscoder_exp.app import config_directory, main, quote_prompt
+from dscoder_exp.app import config_directory, main
 from dscoder_exp.data.report import DataReport
-from dscoder_exp.data.templates import TEMPLATES
 from dscoder_exp.schema.check import to_config
-from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.config import TEMPLATES, Config
 from dscoder_exp.schema.cross import cross_problems
+from dscoder_exp.schema.overrides import for_hydra
 from dscoder_exp.schema.suggest import all_keys, dataclass_in
 from dscoder_exp.tracking.metrics import METRICS
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
@@ -92,7 +92,8 @@ def table(page: str, heading: str) -> dict[str, list[str]]:
 def test_every_command_composes(page: Path) -> None:
     with initialize_config_dir(version_base="1.3", config_dir=str(config_directory())):
         for command in commands(page):
-            args = get_args_parser().parse_args(quote_prompt(arguments_of(command)))
+            arguments = arguments_of(command)
+            args = get_args_parser().parse_args(for_hydra(arguments, sweep="-m" in arguments))
             if args.help or args.hydra_help:
                 continue
             overrides = OverridesParser.create().parse_overrides(args.overrides)
@@ -197,7 +198,7 @@ def test_every_figure_of_the_data_report_is_explained() -> None:
 
 def test_every_prompt_format_is_explained() -> None:
     assert set(table("docs/data.md", "Prompt formats")) == set(TEMPLATES)
-    assert set(table("docs/predict.md", "Which prompt format")) == {"auto", "none", "FILE.jinja", *TEMPLATES}
+    assert set(table("docs/predict.md", "Which prompt format")) == {"auto", "FILE.jinja", *TEMPLATES}
 
 
 def test_an_experiment_of_ones_own_composes(tmp_path: Path) -> None:

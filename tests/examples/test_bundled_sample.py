@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer
 
+from dscoder_exp.data.rows import exchange
 from dscoder_exp.data.source import read_source
 from dscoder_exp.hub.locate import locate
 
@@ -113,9 +114,7 @@ def test_json_parses(blocks: list[tuple[str, str]]) -> None:
 
 def test_config_names_these_files(rows: list[dict[str, str]]) -> None:
     source = OmegaConf.load(ROOT / "conf/data/sample.yaml").source
-    assert [tuple(vars(row).values()) for row in read_source(source).rows().rows] == [
-        tuple(row[field] for field in FIELDS) for row in rows
-    ]
+    assert read_source(source).rows().rows == [exchange(*(row[field] for field in FIELDS)) for row in rows]
     path = OmegaConf.load(ROOT / "conf/tokenizer/tiny.yaml").path
     assert locate(path, "tokenizer.path").read_bytes() == TOKENIZER.read_bytes()
 

@@ -13,6 +13,8 @@ from dscoder_exp.schema.config import ModelConfig, TokenizerConfig, WeightsConfi
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.atomic_directory import new_directory
+from dscoder_exp.weights.chat_template import ModelTemplate
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.native.writer import write_model_files, write_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -57,13 +59,19 @@ def save_checkpoint(
     tensors: Iterable[tuple[str, np.ndarray]],
     *,
     tokenizer: Tokenizer | None = None,
-    template: str | None = None,
+    template: ModelTemplate | None = None,
     lineage: dict[str, Any],
 ) -> None:
     """Write a native checkpoint of one rank, atomically."""
     with new_directory(directory, "output_dir") as unfinished:
         hashes = write_weights(unfinished, config, tensors, 0, 1)
-        write_model_files(unfinished, config, [hashes], tokenizer=tokenizer, template=template, lineage=lineage)
+        beside: dict[str, Any] = {"tokenizer": tokenizer, "special_tokens": {}, "template": template}
+        write_model_files(unfinished, config, [hashes], **beside, generation=ends_of(config), lineage=lineage)
+
+
+def ends_of(config: LlamaConfig) -> GenerationConfig:
+    """Answers end with the config's EOS alone."""
+    return GenerationConfig(() if config.eos_token_id is None else (config.eos_token_id,))
 
 
 def refusal(call, *args: object) -> str:

@@ -40,6 +40,8 @@ def test_the_checkpoint_is_an_adapter_in_pefts_format(workspace: Workspace, base
         "adapter.json",
         "adapter_config.json",
         "adapter_model.safetensors",
+        "chat_template.jinja",
+        "generation_config.json",
         "optimizer.safetensors",
         "training.json",
     ]

@@ -64,6 +64,17 @@ def test_an_altered_checkpoint_is_refused(empty_workspace: Workspace, untrained:
 
 
 @pytest.mark.slow
+def test_an_answer_that_nobody_reads_ends(workspace: Workspace, untrained: Path) -> None:
+    """Within a token or two, as a run that has finished."""
+    asked = f"task=predict 'model.path={untrained}' predict.prompt=write predict.max_new_tokens=2000 name=unread"
+    ended = succeeded(workspace.type(f"python -m dscoder_exp {asked} | head -c 1"))
+    assert len(ended.out) == 1
+    assert "tokens/s" not in ended.err
+    assert "Traceback" not in ended.err
+    assert workspace.run("unread").status == "FINISHED"
+
+
+@pytest.mark.slow
 def test_an_answer_ends_with_the_context(workspace: Workspace, characters: Path) -> None:
     """After a prompt of 255 tokens the context of 256 has place for one."""
     model = [f"model.path={HF}", f"tokenizer.path={characters}", "tracking=off"]

@@ -97,5 +97,5 @@ def test_bad_files_are_refused(empty_workspace: Workspace) -> None:
     refused = empty_workspace(*SMALL, "data.source=bad.jsonl", "data.template=bad.jinja")
     assert (refused.code, refused.out) == (2, "")
     assert "bad.jinja:2: not a Jinja2 template" in refused.err
-    assert "bad.jsonl:2: a row of another kind (text) than the rows before it" in refused.err
+    assert "bad.jsonl:2: row 2: a row of another kind (text) than the rows before it" in refused.err
     assert not (empty_workspace.directory / "prepared").exists()

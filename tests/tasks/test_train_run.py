@@ -16,7 +16,15 @@ from safetensors.numpy import load_file
 from tasks_support import RECIPE, STEP_METRICS, Workspace, succeeded, summary_line
 
 FILES = {
-    *("checkpoint.json", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *(
+        "chat_template.jinja",
+        "checkpoint.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ),
     *("optimizer.safetensors", "training.json"),
 }
 

@@ -1,6 +1,7 @@
 """Checkpoints are written while training goes on, and are complete before weights or moments change."""
 
 import errno
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,8 +30,13 @@ from dscoder_exp.training import checkpoints as module
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.state import Progress
 from dscoder_exp.training.step import Step
+from dscoder_exp.weights.chat_template import ModelTemplate
+from dscoder_exp.weights.generation_config import GenerationConfig
+from dscoder_exp.weights.lora.adapter import read_adapter
 from dscoder_exp.weights.native.writer import write_weights
+from dscoder_exp.weights.source import open_weights
 
+GENERATION = GenerationConfig((1, 43), {"temperature": 0.6})
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -44,7 +50,15 @@ def config(tmp_path: Path) -> Config:
 
 
 def checkpoints_of(config: Config, mesh: Mesh) -> Checkpoints:
-    return Checkpoints(config, mesh, tokenizer=Tokenizer(BPE()), template=None, lineage={"base": "random"})
+    return Checkpoints(
+        config,
+        mesh,
+        tokenizer=Tokenizer(BPE()),
+        template=ModelTemplate("none", None, ""),
+        lineage={"base": "random"},
+        special_tokens={"eos_token": "<end>"},
+        generation=GENERATION,
+    )
 
 
 class Training:
@@ -112,6 +126,24 @@ def test_a_checkpoint_is_complete_before_the_weights_change(config: Config, monk
     assert same(read(saved), before)
     assert not same(training.now(), before)
     assert (saved.parent / "last").resolve() == saved
+
+
+def test_a_checkpoint_keeps_the_tokens_that_end_an_answer(config: Config) -> None:
+    """For transformers and vLLM, too, and for adapters, which are used beside another model's files."""
+    for model in None, adapted(0.0):
+        own = replace(config, output_dir=f"{config.output_dir}-{model is None}")
+        training = Training(own, model=model)
+        saved = training.save()
+        training.checkpoints.wait()
+        written = json.loads((saved / "generation_config.json").read_text())
+        assert (written["eos_token_id"], written["temperature"]) == ([1, 43], 0.6)
+        if model is not None:
+            assert read_adapter(str(saved), "adapter.path").generation.stop_token_ids == (1, 43)
+            continue
+        assert open_weights(str(saved)).generation.stop_token_ids == (1, 43)
+        eos = training.model.config.eos_token_id
+        assert json.loads((saved / "config.json").read_text())["eos_token_id"] == list(dict.fromkeys([eos, 1, 43]))
+        assert json.loads((saved / "tokenizer_config.json").read_text())["eos_token"] == "<end>"
 
 
 def test_an_error_surfaces_before_the_weights_change(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from dscoder_exp.schema.config import MODULES
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import LlamaConfig, Lora
 from dscoder_exp.training.moments import StoredMoments, moments_file, write_moments
+from dscoder_exp.weights.generation_config import GenerationConfig
 from dscoder_exp.weights.names import factor_shapes, parameter_shapes
 from dscoder_exp.weights.native.layout import indivisible_sizes, rank_slice
 from dscoder_exp.weights.native.writer import write_model_files, write_weights
@@ -105,7 +106,8 @@ def test_weights_that_tensor_ranks_wrote_are_read_whole(tp_size, heads, tied):
     with TemporaryDirectory() as name:
         target = Path(name)
         hashes = [write_weights(target, config, of_rank(rank), rank, tp_size) for rank in range(tp_size)]
-        write_model_files(target, config, hashes, tokenizer=None, template=None, lineage={}, tp_size=tp_size)
+        beside = {"tokenizer": None, "special_tokens": {}, "template": None, "generation": GenerationConfig()}
+        write_model_files(target, config, hashes, **beside, lineage={}, tp_size=tp_size)
         source = open_weights(str(target))
         assert source.shapes() == parameter_shapes(config)
         for tensor, array in arrays.items():
