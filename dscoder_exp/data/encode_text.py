@@ -74,7 +74,7 @@ def add_texts(
     before: WindowTokens | None = None  # of the previous window, kept until it is joined to the next
     begin, spelt, splitter = 0, False, TextSplitter(builder, prompt_format.opening, limit)
     for window, tokens in _encode_windows(_windows_of(rows), prompt_format.text_tokenizer):
-        prompt_format.refuse_beyond(tokens.ids.tolist())
+        prompt_format.refuse_beyond(tokens.ids)
         spelt = spelt or prompt_format.spells_special(window.text)
         if before is not None:
             end = _join_offset(before, tokens, window.boundary)

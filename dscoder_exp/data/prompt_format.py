@@ -161,14 +161,16 @@ class PromptFormat:
         spelt = [t.text for t in texts if t.as_text]
         other = iter(self._special.as_text.encode_batch(spelt, add_special_tokens=False) if spelt else ())
         found = [next(other) if text.as_text else next(plain) for text in texts]
-        for encoding in found if self._text.beyond else ():
+        for encoding in found if self._text.beyond else ():  # a list of its ids is made for this
             self.refuse_beyond(encoding.ids)
         return found
 
     def refuse_beyond(self, ids: Iterable[int]) -> None:
         """Raise Refused if one of `ids` is a special token that the model has no embedding for."""
+        if not self._text.beyond:
+            return
         beyond = {number: text for text, number in self._text.beyond.items()}
-        if beyond and (number := next((number for number in ids if number in beyond), None)) is not None:
+        if (number := next((number for number in ids if number in beyond), None)) is not None:
             what = f"{beyond[number]} has id {number}, beyond the model's vocabulary, but the text has it"
             raise refuse(self.origin, what, "give the tokenizer that came with the model, or another prompt format")
 

@@ -31,7 +31,8 @@ class SpecialTokens:
         longest_first = sorted(self.texts, key=len, reverse=True)
         self._spelt = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._respelt = {text: f"{OPEN}{chr(FIRST + number)}{CLOSE}" for number, text in enumerate(self.texts)}
-        self._written = {spelling: text for text, spelling in self._respelt.items()}
+        self._swapped = self._respelt | {spelling: text for text, spelling in self._respelt.items()}
+        self._either = re.compile(f"{self._spelt.pattern}|{OPEN}.{CLOSE}", re.DOTALL)
 
     def spelt_in(self, text: str) -> bool:
         """Whether the text spells a control token."""
@@ -53,8 +54,7 @@ class SpecialTokens:
 
     def swap(self, text: str) -> str:
         """Control tokens respelt, and those that `hide` has respelt as they were: what `as_text` encodes."""
-        both = re.compile(f"{self._spelt.pattern}|{OPEN}.{CLOSE}", re.DOTALL)
-        return both.sub(lambda match: self._respelt.get(match[0]) or self._written[match[0]], text)
+        return self._either.sub(lambda match: self._swapped[match[0]], text)
 
     @cached_property
     def as_text(self) -> "Tokenizer":
