@@ -25,6 +25,8 @@ GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
 # The first bytes of files that people give instead of rows (magic numbers: file(1); of Git LFS: its specification).
 LFS = b"version https://git-lfs.github.com"
+UTF_16 = ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW")
+HTML = ("a web page (HTML), not the file that it links to", "download the file itself")
 KINDS = {
     LFS: ("a Git LFS pointer, not the file itself", "git lfs pull"),
     b"ARROW1": ("an Arrow file", "save the table as .parquet or .jsonl"),
@@ -40,11 +42,11 @@ KINDS = {
     b"\x93NUMPY": ("a numpy array", "save the rows as .jsonl"),
     b"\x80": ("a pickle", "save the rows as .jsonl"),
     b"GGUF": ("a GGUF file, which holds a model's weights", f"give it as model.path; {REMEDY}"),
-    b"\xff\xfe": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW"),
-    b"\xfe\xff": ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW"),
-    b"<!DOCTYPE": ("a web page (HTML), not the file that it links to", "download the file itself"),
-    b"<!doctype": ("a web page (HTML), not the file that it links to", "download the file itself"),
-    b"<html": ("a web page (HTML), not the file that it links to", "download the file itself"),
+    b"\xff\xfe": UTF_16,
+    b"\xfe\xff": UTF_16,
+    b"<!DOCTYPE": HTML,
+    b"<!doctype": HTML,
+    b"<html": HTML,
     b"<?xml": ("XML", "save the rows as .jsonl"),
 }
 TAR = slice(257, 262)  # where a tar archive says so
@@ -59,13 +61,17 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     Raises:
         Refused: it is gzip's and damaged.
     """
-    with path.open("rb") as file:
-        compressed = file.read(2) == GZIP
     try:
-        with gzip.open(path) if compressed else path.open("rb") as file:
+        with gzip.open(path) if is_gzip(path) else path.open("rb") as file:
             yield cast(BinaryIO, file)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise refuse(KEY, f"damaged, or cut short: {path} ({error})", "copy or download the file again") from None
+
+
+def is_gzip(path: Path) -> bool:
+    """Whether the content is gzip's."""
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
 
 
 def form_of(path: Path) -> str:
@@ -79,7 +85,7 @@ def form_of(path: Path) -> str:
         Refused: it is of another kind, which the message names.
         OSError: it can't be read.
     """
-    compressed = path.open("rb").read(2) == GZIP
+    compressed = is_gzip(path)
     suffix = Path(path.stem if compressed and path.suffix == ".gz" else path.name).suffix.lower()
     with opened(path) as file:
         head = file.read(HEAD).removeprefix(BOM)
@@ -131,16 +137,15 @@ def _json_form(file: BinaryIO, start: bytes, *, of_text: bool) -> str | None:
     if not start.startswith(b"{"):
         return None
     lines = (line.strip() for line in file if line.strip())
-    first, second = next(lines, b"").removeprefix(BOM).strip(), next(lines, b"")
+    first = next(lines, b"").removeprefix(BOM).strip().decode("utf-8", "replace")
+    second = next(lines, b"")
     try:
-        row = json.loads(first.decode("utf-8", "replace"))
+        row = json.loads(first)
     except json.JSONDecodeError as error:
         if of_text:
             return None
-        goes_on = error.pos >= len(first.decode("utf-8", "replace")) and second and not second.startswith(b"{")
+        goes_on = error.pos >= len(first) and second and not second.startswith(b"{")
         return "objects" if goes_on else "lines"
-    except RecursionError:
-        return "lines"
-    except ValueError:  # a number of thousands of digits
+    except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
         return "lines"
     return "lines" if not of_text or IN_A_ROW & row.keys() else None

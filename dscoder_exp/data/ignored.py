@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from json import dumps
 
 from dscoder_exp.data.chat_template import TemplateFailed
 from dscoder_exp.data.prompt_format import PromptFormat
@@ -46,7 +45,9 @@ def _things(row: Conversation) -> dict[str, Change]:
             found[name] = partial(_changed, change=_another_text, role=role, first=int(later))
         for key in message.extras():
             if key != "content":
-                found[f"{key} of {role} messages"] = partial(_changed, change=partial(_without, key=key), role=role)
+                found[f"{key} of {role} messages"] = partial(
+                    _changed, change=partial(Message.without, key=key), role=role
+                )
     return found
 
 
@@ -58,11 +59,6 @@ def _changed(row: Conversation, change: Callable[[Message], Message], role: str,
 
 def _another_text(message: Message) -> Message:
     return replace(message, content=f"{message.content} (and another word)")
-
-
-def _without(message: Message, key: str) -> Message:
-    left = {name: value for name, value in message.extras().items() if name != key}
-    return replace(message, extra=dumps(left, ensure_ascii=False) if left else "")
 
 
 def _matters(prompt_format: PromptFormat, row: Conversation, change: Change) -> bool:

@@ -51,9 +51,6 @@ def prepare(data: DataConfig, text: "TextSetup", *, seq_length: int, cache_dir: 
             used; `data.output` holds something else; the directory can't be written.
         DiskFull: nothing is left of it.
     """
-    if data.source is None:
-        remedy = "data.source=FILE (.json, .jsonl, .csv, .parquet, .txt) or a directory of texts"
-        raise refuse("data.source", "no data set is given", remedy)
     source = read_source(data.source)
     prompt_format = data_format(text, data, of_text=source.is_text)
     cache_key = CacheKey(

@@ -48,6 +48,11 @@ class Message:
                 function["arguments"] = _arguments(function["arguments"], as_text=self.text_arguments)
         return found
 
+    def without(self, key: str) -> "Message":
+        """The message without a key of `extra`."""
+        left = {name: value for name, value in json.loads(self.extra or "{}").items() if name != key}
+        return replace(self, extra=json.dumps(left, ensure_ascii=False) if left else "")
+
 
 def _arguments(given: Any, *, as_text: bool) -> Any:
     """A call's arguments in the one form or the other; text that is no JSON object stays as it is."""

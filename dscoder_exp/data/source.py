@@ -160,12 +160,15 @@ class Source:
         return f"{self.path}:{next(islice(lines, index, None))}"
 
 
-def read_source(source: str) -> Source:
+def read_source(source: str | None) -> Source:
     """Locate `source`, a path or pkg:// URI as in the config, and list its files without parsing them.
 
     Raises:
-        Refused: the path doesn't exist or can't be read, or what is there is neither rows nor text.
+        Refused: it is None, the path doesn't exist or can't be read, or what is there is neither rows nor text.
     """
+    if source is None:
+        remedy = f"{KEY}=FILE (.json, .jsonl, .csv, .parquet, .txt) or a directory of texts, or data=sample"
+        raise refuse(KEY, "no data set is given", remedy)
     path = locate(source, KEY)
     try:
         return _read_directory(path) if path.is_dir() else Source(path, form_of(path))

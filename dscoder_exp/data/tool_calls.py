@@ -32,7 +32,7 @@ def rendered(row: Conversation, prompt_format: PromptFormat) -> RenderedText:
 def _first_taken(row: Conversation, prompt_format: PromptFormat) -> RenderedText:
     """With arguments as objects, else as text; then with empty text for a content of null."""
     failed: TemplateFailed | None = None
-    full = replace(row, messages=tuple(map(_with_content, row.messages)))
+    full = replace(row, messages=tuple(message.without("content") for message in row.messages))
     for variant in (row, row.with_text_arguments(), full, full.with_text_arguments()):
         try:
             found = prompt_format.conversation(variant)
@@ -42,13 +42,6 @@ def _first_taken(row: Conversation, prompt_format: PromptFormat) -> RenderedText
             if not _shows_python(found.text, variant):
                 return found
     raise failed or TemplateFailed("the chat template writes the arguments of tool_calls as Python does")
-
-
-def _with_content(message: Message) -> Message:
-    if not message.extra:
-        return message
-    extra = {key: value for key, value in json.loads(message.extra).items() if key != "content"}
-    return replace(message, extra=json.dumps(extra, ensure_ascii=False) if extra else "")
 
 
 def _shows_python(text: str, row: Conversation) -> bool:

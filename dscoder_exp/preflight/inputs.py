@@ -1,6 +1,7 @@
 """Checks of the files that jobs read: data, weights, tokenizers and prompt formats."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from dscoder_exp.data.prompt_format import choose_format
@@ -44,8 +45,8 @@ class InputChecks:
         opened, found = self._check_once("model", model, lambda: _open_whole_model(config))
         problems += found
         if opened:
-            subject = (*subject, config.adapter.path)
-            text, found = self._check_once("tokenizer", subject, lambda: _open_text_of(config, opened))
+            text_setup = partial(open_text_setup, *subject, opened)
+            text, found = self._check_once("tokenizer", (*subject, config.adapter.path), text_setup)
             problems += found + self._format_problems(config, text)
             problems += context_problems(config, opened.config.max_position_embeddings)
             problems += resume_problems(config, opened) + _layout_problems(config, opened.config)
@@ -89,9 +90,6 @@ class InputChecks:
 
 
 def _check_data(data: DataConfig) -> None:
-    if data.source is None:
-        remedy = "data.source=FILE (.json, .jsonl, .csv, .parquet, .txt) or a directory of texts, or data=sample"
-        raise Refused([Problem("data.source", "no data set is given", remedy)])
     read_source(data.source).rows(data.columns, drop_bad=data.bad_rows == "drop", limit=data.max_rows)
 
 
@@ -123,7 +121,3 @@ def _open_whole_model(config: Config) -> OpenedModel:
     if opened.source is not None:
         refuse_incomplete(opened.source, "model.path", config.weights.allow)
     return opened
-
-
-def _open_text_of(config: Config, opened: OpenedModel) -> TextSetup:
-    return open_text_setup(config.model, config.tokenizer, opened)

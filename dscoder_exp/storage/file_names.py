@@ -7,10 +7,11 @@ WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 TORCH_FILE, TORCH_INDEX_FILE = "pytorch_model.bin", "pytorch_model.bin.index.json"
 WEIGHT_FILES = ((WEIGHTS_FILE, INDEX_FILE), (TORCH_FILE, TORCH_INDEX_FILE))  # the first that is there is read
 TOKENIZER_FILE, CHAT_TEMPLATE_FILE = "tokenizer.json", "chat_template.jinja"
+TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
 TOKENIZER_FILES = (
     TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
+    TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
     "added_tokens.json",
     CHAT_TEMPLATE_FILE,
 )

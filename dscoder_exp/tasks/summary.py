@@ -12,7 +12,6 @@ from dscoder_exp.data.report import DataReport, Prepared
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, RuntimeConfig
 from dscoder_exp.tasks.commands import EXAMPLE_PROMPT, predict_command, ui_command
-from dscoder_exp.weights.resolve import TextSetup
 
 if TYPE_CHECKING:  # these import MindSpore, which task=prepare doesn't need
     from dscoder_exp.generation.answers import Answer

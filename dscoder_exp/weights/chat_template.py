@@ -9,10 +9,8 @@ from typing import Any
 from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.config import TEMPLATE_FILE, TEMPLATES
 from dscoder_exp.schema.errors import refuse
-from dscoder_exp.storage.file_names import CHAT_TEMPLATE_FILE
+from dscoder_exp.storage.file_names import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 from dscoder_exp.storage.json_files import read_json
-
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dscoder_exp.hub.locate import locate
 from dscoder_exp.schema.errors import Problem, refuse
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.storage.file_names import TOKENIZER_FILE
+from dscoder_exp.storage.file_names import SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.storage.json_files import read_json
 
 if TYPE_CHECKING:  # imported only when a tokenizer is built
@@ -54,7 +54,7 @@ def read_tokenizer(file: Path, key: str) -> Tokenizer:
 def special_tokens_in(directory: Path) -> dict[str, str]:
     """The special tokens that tokenizer_config.json, else special_tokens_map.json, names: "eos_token" -> its text."""
     found: dict[str, str] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in (SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE):
         if (directory / name).is_file():
             for role, token in read_json(directory / name, "tokenizer.path").items():
                 text = token.get("content") if isinstance(token, dict) else token

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from dscoder_exp.schema.config import ModelConfig, TokenizerConfig, WeightsConfi
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.storage.atomic_directory import new_directory, target_problem
-from dscoder_exp.storage.disk_space import shortage
+from dscoder_exp.storage.disk_space import NO_SPACE, shortage
 from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE, TOKENIZER_FILES
 from dscoder_exp.storage.json_files import write_json
 from dscoder_exp.weights.chat_template import ModelTemplate, write_template
@@ -131,7 +130,7 @@ def convert(conversion: Conversion, on_tensor: Callable[[], None] = lambda: None
     try:
         _convert(conversion, on_tensor)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in NO_SPACE:
             raise
         what = f"{conversion.target} can't be written: {error.strerror}; it was removed"
         raise refuse("weights.target", what, "make room, or choose a directory on another disk") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_FILE
+from dscoder_exp.storage.file_names import CONFIG_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE
 from dscoder_exp.storage.json_files import write_json
 from dscoder_exp.weights.chat_template import ModelTemplate, write_template
 from dscoder_exp.weights.formats.hf_config import to_hf
@@ -125,4 +125,4 @@ def write_tokenizer(
         if text is not None:
             settings[f"{role}_token"] = text
     settings |= special_tokens  # chat templates write these
-    write_json(directory / "tokenizer_config.json", settings)
+    write_json(directory / TOKENIZER_CONFIG_FILE, settings)
