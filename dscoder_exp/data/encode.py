@@ -5,7 +5,8 @@ tokens are answers is read off the offsets that the tokenizer gives.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,7 @@ from dscoder_exp.data.tool_calls import rendered
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
-BATCH_ROWS = 2048  # encoded at once; bounds the memory, since an Encoding holds far more than its ids
+BATCH_ROWS = 1024  # encoded at once; bounds the memory, since an Encoding holds far more than its ids
 
 
 class UnfitRows(ValueError):
@@ -69,23 +70,41 @@ def encode_rows(
     if texts:  # a source's rows are of one kind
         add_texts(builder, texts, prompt_format, limit=limit)
         return builder.documents()
-    for first in range(0, len(rows), BATCH_ROWS):
-        batch = [(i, row) for i, row in enumerate(rows[first : first + BATCH_ROWS], first) if not is_blank(row)]
-        items, failed = _rendered(batch, prompt_format)
-        if failed and unfit is None:
-            raise UnfitRows(failed)
-        elif unfit is not None:
-            unfit |= failed
-        encodings = prompt_format.encode(list(items.values()))
-        for (index, item), encoding in zip(items.items(), encodings, strict=True):
-            document = _located(item, encoding)
-            builder.spelt += item.as_text
-            if len(document.ids) > limit:
-                document = truncate(document, limit) if overlong == "truncate" else Encoded([], [])
-                builder.truncated += bool(document.ids)
-            if document.ids:
-                builder.add(index, _spans(document, loss))
+    for index, item, encoding in _encoded(rows, prompt_format, unfit):
+        document = _located(item, encoding)
+        builder.spelt += item.as_text
+        if len(document.ids) > limit:
+            document = truncate(document, limit) if overlong == "truncate" else Encoded([], [])
+            builder.truncated += bool(document.ids)
+        if document.ids:
+            builder.add(index, _spans(document, loss))
     return builder.documents()
+
+
+def _encoded(
+    rows: Sequence[AnyRow], prompt_format: PromptFormat, unfit: dict[int, str] | None
+) -> Iterator[tuple[int, RenderedText, "Encoding"]]:
+    """Each row's index, text and encoding. While the tokenizer's threads, which need no GIL, encode a batch, the next
+    one is rendered, and the caller works on the one before.
+
+    Raises:
+        UnfitRows: as `encode_rows`.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as tokenizer:
+        encoding: Future[list[Encoding]] | None = None
+        items: dict[int, RenderedText] = {}
+        for first in range(0, len(rows) + BATCH_ROWS, BATCH_ROWS):
+            batch = [(i, row) for i, row in enumerate(rows[first : first + BATCH_ROWS], first) if not is_blank(row)]
+            next_items, failed = _rendered(batch, prompt_format)
+            if failed and unfit is None:
+                raise UnfitRows(failed)
+            elif unfit is not None:
+                unfit |= failed
+            done = encoding and encoding.result()
+            encoding = tokenizer.submit(prompt_format.encode, list(next_items.values()))
+            for (index, item), found in zip(items.items(), done or (), strict=True):
+                yield index, item, found
+            items = next_items
 
 
 def _rendered(

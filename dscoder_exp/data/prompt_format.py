@@ -195,7 +195,7 @@ class PromptFormat:
 
         An answer begins where the prompt before it ends. Some templates end a prompt with what they don't write before
         a finished answer (an opened <think>): there it begins where the two texts part. It ends with the last control
-        token that the template writes after it, else with the message.
+        token that the template writes after its content, else with the message.
         """
         spans: list[tuple[int, int] | None] = []
         for index, message in enumerate(messages):
@@ -213,7 +213,9 @@ class PromptFormat:
                     raise TemplateFailed(
                         f"the text up to message {index + 1} isn't what a text with that message begins with"
                     )
-            end = self._special.last_end(upto, first)
+            said = (message["content"] or "").strip()
+            at = upto.find(said, first)  # a control token before the content begins the message
+            end = self._special.last_end(upto, at + len(said) if at >= 0 else first)
             spans.append((first, end) if whole.startswith(upto) else None)
         if spans and not any(spans):
             raise TemplateFailed("no answer is where its prompt ends")

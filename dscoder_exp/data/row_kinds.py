@@ -66,7 +66,10 @@ def _chat(entry: Entry, ignored: Counter[str]) -> Conversation:
     name = next((mark for mark in ("messages", "conversations") if entry.get(mark) is not None), "messages")
     if name == "messages" and entry.get("conversations") is not None:
         ignored["conversations"] += 1
-    messages = read_messages(_json_in(entry, name), name)
+    items = _json_in(entry, name)
+    messages = read_messages(items, name)
+    if any(item.get("weight") and message.role != "assistant" for item, message in zip(items, messages, strict=True)):
+        ignored["weight of messages other than the assistant's"] += 1  # 0, not learnt, holds for them anyway
     return _surrounded(entry, messages, ignored)
 
 

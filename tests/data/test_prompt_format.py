@@ -133,6 +133,11 @@ def test_a_template_may_mark_the_answers_itself(tokenizer: Tokenizer) -> None:
     assert marked(CHAT, own_format(MARKING, tokenizer)) == "Q: Be brief.Q: a?A: ⟦b<|end|>⟧Q: c?A: ⟦d<|end|>⟧"
 
 
+def test_a_template_with_a_token_before_the_answer_and_none_behind(tokenizer: Tokenizer) -> None:
+    begins = "{% for m in messages %}{{ ('<|begin|>' if m.role == 'assistant' else 'Q:') + m.content }}{% endfor %}"
+    assert marked(CHAT, own_format(begins, tokenizer)) == "Q:Be brief.Q:a?⟦<|begin|>b⟧Q:c?⟦<|begin|>d⟧"
+
+
 def test_an_answer_that_is_not_to_be_learnt(tokenizer: Tokenizer) -> None:
     _, asked, bad, *rest = CHAT.messages
     chat = Conversation((asked, Message("assistant", bad.content, learn=False), *rest))

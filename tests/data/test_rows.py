@@ -134,6 +134,7 @@ def test_sharegpt_calls_tools() -> None:
     ("entry", "ignored"),
     [
         ({"messages": [ASKED, SAID, ASKED]}, "messages after the last answer"),
+        ({"messages": [{**ASKED, "weight": 1}, SAID]}, "weight of messages other than the assistant's"),
         ({"messages": [SYSTEM, ASKED, SAID], "system": "y"}, "system beside a system message"),
         ({"prompt": "a", "response": "b", "completion": "c"}, "completion"),
     ],
