@@ -1,5 +1,6 @@
 """Read and check a job's launcher options."""
 
+import errno
 import math
 import socket
 from collections.abc import Iterator, Sequence
@@ -96,6 +97,9 @@ def _problems(settings: MsrunLauncherConf) -> Iterator[str]:
         yield _no_such_node(settings)
     elif total > local:
         yield from _rendezvous_problems(settings)
+        yield from port_problems(settings)
+    else:
+        yield from port_problems(settings)
 
 
 def _no_such_node(settings: MsrunLauncherConf) -> str:
@@ -120,6 +124,42 @@ def _rendezvous_problems(settings: MsrunLauncherConf) -> Iterator[str]:
         return
     if settings.node_rank == 0 and number not in _own_addresses():  # msrun would start no scheduler
         yield f"hydra.launcher.master_addr={address} isn't an address of this machine, which is node_rank=0"
+
+
+def port_problems(settings: MsrunLauncherConf) -> Iterator[str]:
+    """Ports that this node is to listen on and that are taken; one that the launcher chooses itself is free."""
+    nodes = node_count(settings)
+    if settings.worker_num == 1 or settings.node_rank != 0 or (settings.master_port is None and nodes == 1):
+        return
+    scheduler = master_port(settings)
+    for port in (scheduler, scheduler + 1) if nodes > 1 else (scheduler,):
+        if _is_taken(master_address(settings), port):
+            which = f"port {port}, on which the launchers connect," if port != scheduler else "the port"
+            yield f"hydra.launcher.master_port={scheduler}: {which} is taken{_listener(port)}; give another one"
+
+
+def _is_taken(address: str, port: int) -> bool:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as MindSpore: closed connections don't count
+            probe.bind(where)
+    except (OSError, OverflowError) as error:  # an address that isn't ours is another problem
+        return getattr(error, "errno", None) == errno.EADDRINUSE
+    return False
+
+
+def _listener(port: int) -> str:
+    """The process that listens on the port, for a message; empty if the system doesn't tell."""
+    import psutil  # here, to keep it out of every start
+
+    try:
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr[1:2] == (port,) and found.pid is not None:
+                return f" by process {found.pid} ({psutil.Process(found.pid).name()})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
 
 
 def _own_addresses() -> set[str]:

@@ -2,7 +2,6 @@
 
 import errno
 import re
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -98,18 +97,6 @@ def test_sys_exit_in_process_fails_the_job_not_the_sweep(start: Any) -> None:
     assert code == 1
     assert "job #0 failed: the task ended with sys.exit(3)" in output
     assert "print from rank 0" in output.partition("job #0 failed")[2]
-
-
-@pytest.mark.slow
-def test_a_port_in_use_fails_the_job_with_the_schedulers_log(start: Any, tmp_path: Any) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        launch = start("app.py", "ranks=2", "how=hang", f"hydra.launcher.master_port={taken.getsockname()[1]}")
-        code, output = launch.finish()
-    assert code == 1
-    assert "scheduler.log" in output
-    assert launch.living() == []
 
 
 def test_child_processes_of_a_task_are_stopped(start: Any) -> None:

@@ -1,12 +1,16 @@
 """Invalid options and combinations of options."""
 
+import os
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
-from msrun_launcher.failures import BadLauncherConfig
+from msrun_launcher.failures import BadLauncherConfig, WorkerFailed
+from msrun_launcher.parent.start import scheduler_port
 from msrun_launcher.settings import check_settings, read_settings
 
 TWO_NODES = {"worker_num": 4, "local_worker_num": 2, "master_addr": "127.0.0.1"}
@@ -56,12 +60,12 @@ def test_all_problems_of_all_jobs_are_reported_at_once() -> None:
     ]
 
 
-def test_valid_options_are_accepted() -> None:
+def test_valid_options_are_accepted(free_port: Callable[[], int]) -> None:
     check_settings(
         [
             job(),
             job(in_process=True, worker_num=8, local_worker_num=16),
-            job(**TWO_NODES),
+            job(**TWO_NODES, master_port=free_port()),
             job(**TWO_NODES | {"node_rank": 1, "master_addr": "192.0.2.1"}, master_port=9543),
             job(worker_num=8, bind_core={"device0": ["0-3"]}),
         ]
@@ -70,3 +74,28 @@ def test_valid_options_are_accepted() -> None:
 
 def test_interpolations_are_resolved_in_the_jobs_config() -> None:
     assert read_settings(job(worker_num="${ranks}")).worker_num == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "offset", "which"),
+    [
+        ({"worker_num": 2}, 0, "the port"),
+        (TWO_NODES, 0, "the port"),
+        (TWO_NODES, 1, "port {taken}, on which the launchers connect,"),
+    ],
+)
+def test_a_taken_port_is_named(free_port: Callable[[], int], options: dict[str, Any], offset: int, which: str) -> None:
+    port = free_port()
+    given = job(**options, master_port=port)
+    with socket.create_server(("127.0.0.1", port + offset)):
+        with pytest.raises(BadLauncherConfig) as refused:
+            check_settings([given, given])
+        (problem,) = refused.value.problems
+        words = f"{which.format(taken=port + offset)} is taken by process {os.getpid()} ("
+        assert problem.startswith(f"hydra.launcher.master_port={port}: {words}")
+        with pytest.raises(WorkerFailed, match=f"master_port={port}: "), scheduler_port(read_settings(given)):
+            pass  # taken only after the launch was checked
+        check_settings([job(**options | {"worker_num": 1, "local_worker_num": None}, master_port=port)])
+        if options is TWO_NODES:  # only node 0 listens
+            check_settings([job(**options, master_port=port, node_rank=1)])
+    check_settings([given])

@@ -19,7 +19,7 @@ from hydra_plugins.msrun_launcher.config import MsrunLauncherConf
 from msrun_launcher.failures import WorkerFailed
 from msrun_launcher.parent import spare
 from msrun_launcher.parent.spare import WORKER
-from msrun_launcher.settings import local_ranks, master_address, master_port, node_count
+from msrun_launcher.settings import local_ranks, master_address, master_port, node_count, port_problems
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -34,8 +34,13 @@ def start_child(directory: Path) -> subprocess.Popen[bytes]:
 
 @contextmanager
 def scheduler_port(settings: MsrunLauncherConf) -> Iterator[int]:
-    """The configured port, or a free one, reserved while msrun starts: it takes seconds until it listens."""
+    """The configured port, or a free one, reserved while msrun starts: it takes seconds until it listens.
+
+    Raises WorkerFailed if the configured one is taken.
+    """
     if settings.master_port is not None or node_count(settings) > 1:
+        if (taken := next(port_problems(settings), None)) is not None:  # since the launch was checked
+            raise WorkerFailed(taken)
         yield master_port(settings)
         return
     with socket.socket() as holder:
