@@ -1,7 +1,6 @@
 """A run's checkpoints: OUTPUT_DIR/checkpoints/step-000123, and the relative symlinks `last` and `best` to them."""
 
 import logging
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.storage.atomic_directory import new_directory
 from dscoder_exp.storage.disk_space import naming_full_disk
+from dscoder_exp.training.checkpoint_directory import BEST, LAST, link, remove, step_directories, step_name
 from dscoder_exp.training.moments import moments_file, write_moments
 from dscoder_exp.training.resume import Resumed
 from dscoder_exp.training.section_queue import SectionQueue
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
-LAST, BEST = "last", "best"
 # Arrays fetched from a device that may wait in host memory to be written. They are views of at most two buckets.
 MAX_WAITING = 4
 
@@ -82,14 +81,14 @@ class Checkpoints:
         self._collector = ShardCollector(int(token), mesh.topology.rank, mesh.topology.ranks)
         if mesh.topology.ranks > 1:
             _refuse_unshared(Path(config.output_dir), int(token), mesh)
-        self._resumed_from = resumed and resumed.checkpoint
+        self._resumed_from = resumed and resumed.checkpoint.resolve()
         self._best_loss = resumed.state.best_loss if resumed else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None  # the checkpoint that `wait` waits for
         if resumed is not None and self._is_main:  # the run may have been killed before the links were set
-            _link(self._directory / LAST, resumed.checkpoint.name)
+            link(self._directory / LAST, resumed.checkpoint.name)
             if resumed.state.eval_loss is not None and resumed.state.eval_loss == resumed.state.best_loss:
-                _link(self._directory / BEST, resumed.checkpoint.name)
+                link(self._directory / BEST, resumed.checkpoint.name)
 
     def save(self, model: Llama, step: Step, eval_loss: float | None, progress: Progress | None) -> Path:
         """Begin to write a checkpoint of `model`. Its weights and moments must not change before `wait` returns.
@@ -107,7 +106,7 @@ class Checkpoints:
         Raises:
             Refused, OSError: the checkpoint before failed; see `wait`.
         """
-        target = self._directory / f"step-{step.done:06d}"
+        target = self._directory / step_name(step.done)
         if target.resolve() != self._resumed_from:
             self.wait()
             snapshot = _Snapshot(model, step, target, eval_loss, progress, max_waiting=self._max_waiting)
@@ -159,7 +158,7 @@ class Checkpoints:
                 self._write_model_files(directory, snapshot, shards)
             if snapshot.progress is not None:
                 write_state(directory, self._state(snapshot.progress, snapshot.eval_loss, shards))
-        _link(self._directory / LAST, target.name)
+        link(self._directory / LAST, target.name)
         self.update_best(target, snapshot.eval_loss)
         self._remove_old()
 
@@ -220,7 +219,7 @@ class Checkpoints:
         """Link `checkpoint` as `best` unless an earlier eval loss was lower. Not to be called between save and wait."""
         if self._is_main and self._is_best(eval_loss):
             self._best_loss = eval_loss
-            _link(self._directory / BEST, checkpoint.name)
+            link(self._directory / BEST, checkpoint.name)
 
     def _is_best(self, eval_loss: float | None) -> bool:
         return eval_loss is not None and (self._best_loss is None or eval_loss <= self._best_loss)
@@ -230,13 +229,11 @@ class Checkpoints:
         ours = self._collector.directory(self._directory / "step-*").name  # other ranks may be writing the next one
         for partial in set(self._directory.glob(".step-*.partial")) - set(self._directory.glob(ours)):
             shutil.rmtree(partial)
-        steps = sorted(self._directory.glob("step-*"))
+        steps = step_directories(self._directory)
         linked = {(self._directory / name).resolve() for name in (LAST, BEST)}
         for old in steps[: -self._keep_last] if self._keep_last is not None else []:
             if old.resolve() not in linked:
-                partial = old.with_name(f".{old.name}.partial")  # a half-deleted one must not look like a checkpoint
-                old.rename(partial)
-                shutil.rmtree(partial)
+                remove(old)
 
 
 def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
@@ -244,6 +241,8 @@ def _refuse_unshared(directory: Path, token: int, mesh: Mesh) -> None:
     probe, is_main = directory / f".{token:08x}.shared", mesh.topology.rank == 0
     if is_main:
         directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.glob(".????????.shared"):  # by a process that was killed meanwhile
+            left.unlink()
         probe.touch()
     mesh.barrier()
     (sharing,) = mesh.sums(float(probe.exists()))
@@ -290,11 +289,3 @@ class _Snapshot:
         """Put all arrays into the queue; on a device it blocks until the thread has taken most of them."""
         weights = model.masters.state() if model.lora is None else model.whole_state()
         self.arrays.put(*([weights] if self.progress is None else [weights, step.adamw.moments()]))
-
-
-def _link(link: Path, target: str) -> None:
-    """Point `link` at its sibling `target` atomically: a reader finds the old target or the new one."""
-    fresh = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(link)

@@ -1,4 +1,4 @@
-"""Resuming a run: its last checkpoint, and the check that the recipe hasn't changed. Never imports mindspore."""
+"""Resuming a run: its newest whole checkpoint, and the check that its recipe is unchanged. Never imports mindspore."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -6,9 +6,12 @@ from typing import Any
 
 from dscoder_exp.data.report import Prepared, read_report
 from dscoder_exp.schema.config import Config
-from dscoder_exp.schema.errors import Problem, Refused
+from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.schema.llama import LlamaConfig
-from dscoder_exp.training.state import RESUME, TrainingState, last_checkpoint, read_state, refuse_changed_recipe
+from dscoder_exp.storage.file_names import ADAPTER_FILE, CHECKPOINT_FILE
+from dscoder_exp.training.checkpoint_directory import newest_first, restore
+from dscoder_exp.training.state import AGAIN, RESUME, TrainingState, WeightsAlone, read_state, refuse_changed_recipe
+from dscoder_exp.weights.formats.safetensors_file import read_header
 from dscoder_exp.weights.lora.adapter import Factors, read_adapter
 from dscoder_exp.weights.lora.setup import first_factors, refuse_other_base, trained_lora
 from dscoder_exp.weights.resolve import OpenedModel
@@ -24,15 +27,44 @@ class Resumed:
 
 
 def find_resumed(config: Config) -> Resumed | None:
-    """The last checkpoint of `output_dir`; None: there is none, train.resume is null, or the task isn't train.
+    """The newest whole checkpoint of `output_dir`; None: there is none, train.resume is null, or the task isn't train.
 
     Raises:
-        Refused: its training state is missing or damaged.
+        Refused: none is whole, or the newest whole one holds the weights alone.
     """
     if config.task.name != "train" or config.train.resume is None:
         return None
-    checkpoint = last_checkpoint(Path(config.output_dir))
-    return checkpoint and Resumed(checkpoint, read_state(checkpoint))
+    broken: Refused | None = None
+    for checkpoint in newest_first((Path(config.output_dir) / "checkpoints").resolve()):
+        try:
+            _refuse_broken(checkpoint)
+            return Resumed(checkpoint, read_state(checkpoint))
+        except WeightsAlone:
+            raise
+        except Refused as refused:
+            broken = broken or refused
+    if broken is not None:
+        raise broken
+    return None
+
+
+def restore_copied(config: Config) -> list[str]:
+    """Restore the links of a copied `output_dir` before the run is resumed; returns messages for the log."""
+    if (resumed := find_resumed(config)) is None:
+        return []
+    return restore(resumed.checkpoint, resumed.state.step, resumed.state.best_loss)
+
+
+def _refuse_broken(checkpoint: Path) -> None:
+    """Raise Refused where a file is missing or cut short; of weights and moments only the headers are read."""
+    if (checkpoint / ADAPTER_FILE).is_file():
+        read_adapter(str(checkpoint), RESUME)
+    elif (checkpoint / CHECKPOINT_FILE).is_file():
+        open_weights(str(checkpoint), RESUME).shapes()
+    else:
+        raise refuse(RESUME, f"{checkpoint} has neither {CHECKPOINT_FILE} nor {ADAPTER_FILE}", AGAIN)
+    for moments in checkpoint.glob("optimizer*.safetensors"):
+        read_header(moments, RESUME)
 
 
 def recipe_of(config: Config) -> dict[str, Any]:

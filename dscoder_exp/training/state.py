@@ -18,7 +18,12 @@ from dscoder_exp.tracking.run import MetricValue
 STATE_FILE = "training.json"
 RESUME = "train.resume"
 START_ANEW = "output_dir=DIR for a new run; model.path=CHECKPOINT starts it from these weights"
+AGAIN = "copy the checkpoint again, or output_dir=DIR for a new run"  # shown where none is whole
 EARLIER = "move the checkpoint elsewhere; train.resume then takes the one before"
+
+
+class WeightsAlone(Refused):
+    """A checkpoint without the optimizer state that a resumed run needs."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,6 @@ class TrainingState(Progress):
     optimizer: dict[str, Any]
 
 
-def last_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint in OUTPUT_DIR/checkpoints; None: there is none.
-
-    `last` may be older, where a run was killed before it set the link.
-    """
-    found = sorted((output_dir / "checkpoints").glob("step-*"))
-    return found[-1].resolve() if found else None
-
-
 def write_state(directory: Path, state: TrainingState) -> None:
     write_json(directory / STATE_FILE, asdict(state))
 
@@ -78,22 +74,25 @@ def read_state(checkpoint: Path) -> TrainingState:
     """Read a checkpoint's training.json.
 
     Raises:
-        Refused: the checkpoint has none (saved without train.save_every), it is damaged, or a moments file is missing.
+        WeightsAlone: the checkpoint has none (saved without train.save_every).
+        Refused: it is damaged, or a file of the optimizer's state is missing.
     """
     file = checkpoint / STATE_FILE
     if not file.is_file():
+        if any(checkpoint.glob("optimizer*.safetensors")):
+            raise refuse(RESUME, f"{file} is missing", AGAIN)
         what = f"{checkpoint} holds weights alone: without train.save_every a finished run saves no optimizer state"
-        raise refuse(RESUME, what, START_ANEW)
+        raise WeightsAlone([Problem(RESUME, what, START_ANEW)])
     values = read_json(file, RESUME)
     try:
         missing = [name for name in values["optimizer"]["files"] if not (checkpoint / name).is_file()]
         if missing:
-            raise refuse(RESUME, f"{checkpoint / missing[0]} is missing", EARLIER)
+            raise refuse(RESUME, f"{checkpoint / missing[0]} is missing", AGAIN)
         values["waiting"] = [MetricValue(*item) for item in values["waiting"]]
         values["loss_scale"] = values["loss_scale"] and tuple(values["loss_scale"])
         return TrainingState(**values)
     except (KeyError, TypeError) as error:
-        raise refuse(str(file), f"damaged: {error!r}", EARLIER) from error
+        raise refuse(str(file), f"damaged: {error!r}", AGAIN) from error
 
 
 def refuse_changed_recipe(state: TrainingState, recipe: dict[str, Any], checkpoint: Path) -> None:

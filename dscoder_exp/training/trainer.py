@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config, TrainConfig
-from dscoder_exp.signals import TERMINATED, uninterrupted
+from dscoder_exp.signals import TERMINATED, ends_at_once, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.context import JobContext
 from dscoder_exp.training.diagnosis import write_diagnosis
@@ -83,16 +84,17 @@ class Trainer:
 
         Raises:
             NotFinite: as Step raises it, once OUTPUT_DIR/diagnosis is written.
-            SystemExit: the process was asked to stop; a resumable checkpoint is saved.
+            SystemExit: the process was asked to stop; a resumable checkpoint is saved. Before the first step is taken
+                there is nothing to save, and the process ends at once.
         """
         train, step, throughput = self._config.train, self._step, Throughput()
-        with (
-            self._screen.stage("training", steps, step.done) as stage,
-            uninterrupted() as signals,
-            self._checkpoints,
-        ):
+        signals: list[int] = []
+        with self._screen.stage("training", steps, step.done) as stage, ExitStack() as deferring, self._checkpoints:
             while step.done < steps:
-                result = self._take_step(batches, steps, signals)
+                with nullcontext() if throughput.results else ends_at_once():
+                    result = self._take_step(batches, steps, signals)
+                if not throughput.results:
+                    signals = deferring.enter_context(uninterrupted())
                 self._run.metrics(metrics_of(result, self._mesh.topology.ranks), step.done)
                 throughput.add(result)
                 speed = throughput.per_second("tokens")

@@ -51,6 +51,30 @@ def test_a_stopped_run_saves_a_checkpoint_and_resumes(workspace: Workspace, unin
     assert "resumed_after_step" in workspace.run("stopped").tags
 
 
+def test_a_stopped_run_resumes_from_a_copy(workspace: Workspace, uninterrupted: Recorded) -> None:
+    """cp -rL makes directories of the links; this copy was broken off in the newest checkpoint, too."""
+    started = workspace.start(*ALONE, *named("copied"))
+    started.wait_for(checkpoints(workspace, "copied") / "step-000004")
+    started.process.send_signal(signal.SIGTERM)
+    assert started.wait().code == 143
+    folder = checkpoints(workspace, "copied")
+    copy = folder.with_name("copy")
+    shutil.copytree(folder, copy)
+    shutil.rmtree(folder)
+    copy.rename(folder)
+    newest = max(folder.glob("step-*"))
+    (newest / "optimizer.safetensors").unlink()
+    (folder / "last").rename(folder / "aside")
+    shutil.rmtree(folder / "aside")
+
+    ended = succeeded(workspace(*ALONE, *named("copied"), RESUME))
+    told = f"{newest} isn't whole: renamed {newest.name}.incomplete"
+    assert told in ended.out
+    assert f"resuming after step {int(newest.name[-6:])}" not in ended.out
+    assert_the_same(workspace, "copied", uninterrupted)
+    assert (folder / f"{newest.name}.incomplete" / "model.safetensors").exists()
+
+
 def test_old_checkpoints_are_deleted(workspace: Workspace, uninterrupted: Recorded) -> None:
     names = sorted(path.name for path in checkpoints(workspace, "uninterrupted").iterdir())
     assert set(names) >= {"best", "last", "step-000006", "step-000008"}

@@ -10,7 +10,6 @@ from dscoder_exp.schema.errors import Refused
 from dscoder_exp.tracking.run import MetricValue
 from dscoder_exp.training.state import (
     TrainingState,
-    last_checkpoint,
     read_state,
     refuse_changed_recipe,
     write_state,
@@ -59,15 +58,6 @@ def test_damaged_and_missing_files_are_refused(written: Path) -> None:
     assert f"{state}: damaged: TypeError" in refusal(read_state, written)
     state.unlink()
     assert f"train.resume: {written} holds weights alone" in refusal(read_state, written)
-
-
-def test_the_last_checkpoint_is_the_newest_whole_one(tmp_path: Path) -> None:
-    """`last` may be older, where a run was killed before it moved the link."""
-    assert last_checkpoint(tmp_path) is None
-    for name in ("step-000002", "step-000010", ".step-000012.partial"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    (tmp_path / "checkpoints" / "last").symlink_to("step-000002")
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-000010"
 
 
 def test_every_difference_is_named() -> None:
