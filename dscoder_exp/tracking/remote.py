@@ -31,10 +31,15 @@ def check_server(uri: str) -> None:
 
 
 def _refused(uri: str, what: str, remedy: str) -> Refused:
+    shown = without_password(uri)
+    return refuse(uri_key(), f"{shown}: {what.replace(uri.rstrip('/'), shown)}", remedy)
+
+
+def without_password(uri: str) -> str:
+    """A tracking URI, for a message."""
     from sqlalchemy import make_url
 
-    shown = make_url(uri).render_as_string(hide_password=True) if "://" in uri else uri
-    return refuse(uri_key(), f"{shown}: {what.replace(uri.rstrip('/'), shown)}", remedy)
+    return make_url(uri).render_as_string(hide_password=True) if "://" in uri else uri
 
 
 def _check_tracking_server(uri: str) -> None:
