@@ -3,8 +3,10 @@
 conf/ names the class `Lifecycle` as hydra.launcher.lifecycle; the launcher calls it in the parent process.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -14,22 +16,56 @@ from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.overrides import literal
 from dscoder_exp.schema.paths import PATH_KEYS, value_at
 from dscoder_exp.signals import uninterrupted
+from dscoder_exp.storage.directory_lock import DirectoryLock, lock_directory
+from dscoder_exp.storage.disk_space import naming_full_disk
 from dscoder_exp.tracking import store
 from dscoder_exp.tracking.connect import naming_full_store
 from dscoder_exp.tracking.store import Status
-from dscoder_exp.training.resume import find_resumed
+from dscoder_exp.training.resume import find_resumed, restore_copied
 from msrun_launcher import JobOutcome, warm_up
 
+log = logging.getLogger(__name__)
 STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 
 @dataclass
-class _TrackedJob:
-    """A job that is recorded in MLflow."""
+class _Job:
+    """A job that this node leads: of several nodes' launchers that of rank 0."""
 
     config: Config
     overrides: Sequence[str]
-    run_id: str | None = None  # None until before_job
+    lock: DirectoryLock | None = None  # of output_dir, from before_job on; the first job's from before_launch on
+    run_id: str | None = None  # of its MLflow run, from before_job on
+
+    def hold(self) -> None:
+        """Lock the output directory. Raises Refused where another command has it, DiskFull where there is no room."""
+        directory = Path(self.config.output_dir)
+        with naming_full_disk(directory, "output_dir"):
+            self.lock = self.lock or lock_directory(directory, "output_dir")
+
+    def release(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+        self.lock = None
+
+
+def _open_run(job: _Job, parent: str | None) -> None:
+    """Take up the MLflow run of MLFLOW_RUN_ID, or the one that the job resumes, else create one.
+
+    Args:
+        parent: the sweep's run, which MLFLOW_RUN_ID names then.
+    """
+    resolved = yaml.safe_dump(asdict(job.config), sort_keys=False, allow_unicode=True)
+    uri, resumed = job.config.tracking.uri, find_resumed(job.config)
+    chosen = None if parent else store.chosen_run()
+    earlier = resumed and resumed.state.run_id
+    job.run_id = chosen or earlier  # first: after_job ends it, whatever goes wrong here
+    if resumed and earlier and chosen in (None, earlier):
+        job.run_id = earlier if store.resume_run(uri, earlier, resolved, resumed.state.step) else None
+    elif chosen:
+        store.continue_run(uri, chosen, job.config, resolved, job.overrides)
+    if job.run_id is None:
+        job.run_id = store.create_run(uri, job.config, resolved, job.overrides, parent)
 
 
 def _warm_up(first: Config) -> None:
@@ -43,11 +79,11 @@ class Lifecycle:
     """Implements `msrun_launcher.Lifecycle`."""
 
     def __init__(self) -> None:
-        self._tracked: dict[int, _TrackedJob] = {}  # by job number
+        self._jobs: dict[int, _Job] = {}  # by job number
         self._sweep: tuple[str, str] | None = None  # tracking URI and id of the sweep's parent run
 
     def before_launch(self, configs: Sequence[DictConfig], overrides: Sequence[Sequence[str]]) -> None:
-        """Check all jobs and open the tracking stores.
+        """Check all jobs, open the tracking stores, and lock the first job's output directory.
 
         Raises:
             Refused: every problem of every job; nothing was written.
@@ -58,39 +94,50 @@ class Lifecycle:
                 if (value := value_at(config, key)) is not None:
                     OmegaConf.update(node, key, literal(value))
             node.tracking.uri = literal(config.tracking.uri)
-            if config.tracking.enabled and node.hydra.launcher.node_rank == 0:  # the node of rank 0, which logs
-                self._tracked[node.hydra.job.num] = _TrackedJob(config, job_overrides)
+            if node.hydra.launcher.node_rank == 0:  # the node of rank 0, which logs and puts checkpoints together
+                self._jobs[node.hydra.job.num] = _Job(config, job_overrides)
         _warm_up(checked[0])
-        for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked.values()):
+        for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked()):
             with naming_full_store(uri):
                 store.open_store(uri)
+        for job in list(self._jobs.values())[:1]:
+            job.hold()
 
     def before_job(self, config: DictConfig) -> None:
-        """Create the job's MLflow run, or take up the run it resumes, and put its id into the workers' config."""
-        job = self._tracked.get(config.hydra.job.num)
+        """Lock its output directory, create its MLflow run or take up the one it resumes, and tell the workers its id.
+
+        Raises:
+            Refused: another command has locked the directory since the launch was checked.
+        """
+        job = self._jobs.get(config.hydra.job.num)
         if job is None:
             return
+        job.hold()
+        for message in restore_copied(job.config):
+            log.warning(message)
+        if not job.config.tracking.enabled:
+            return
         parent = self._sweep_run()
-        resolved = yaml.safe_dump(asdict(job.config), sort_keys=False, allow_unicode=True)
-        uri, resumed = job.config.tracking.uri, find_resumed(job.config)
-        with uninterrupted(), naming_full_store(uri):
-            if resumed and resumed.state.run_id:
-                exists = store.resume_run(uri, resumed.state.run_id, resolved, resumed.state.step)
-                job.run_id = resumed.state.run_id if exists else None
-            if job.run_id is None:
-                job.run_id = store.create_run(uri, job.config, resolved, job.overrides, parent)
+        with uninterrupted(), naming_full_store(job.config.tracking.uri):
+            _open_run(job, parent)
         config.tracking.run_id, config.tracking.parent_run_id = job.run_id, parent
 
     def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
-        """Set the final status of the job's MLflow run."""
-        job = self._tracked.get(config.hydra.job.num)
-        if job is None or job.run_id is None:
+        """Set the final status of the job's MLflow run, and unlock its output directory."""
+        job = self._jobs.get(config.hydra.job.num)
+        if job is None:
             return
-        with uninterrupted(), naming_full_store(job.config.tracking.uri):
-            store.end_run(job.config.tracking.uri, job.run_id, STATUS[outcome.status], outcome.error)
+        try:
+            if job.run_id is not None:
+                with uninterrupted(), naming_full_store(job.config.tracking.uri):
+                    store.end_run(job.config.tracking.uri, job.run_id, STATUS[outcome.status], outcome.error)
+        finally:
+            job.release()
 
     def after_launch(self, outcomes: Sequence[JobOutcome]) -> None:
         """Set the final status of the sweep's parent run: KILLED or FAILED if one of its jobs was."""
+        for job in self._jobs.values():
+            job.release()
         if self._sweep is None:
             return
         statuses = [outcome.status for outcome in outcomes]
@@ -100,9 +147,13 @@ class Lifecycle:
         with uninterrupted(), naming_full_store(self._sweep[0]):
             store.end_run(*self._sweep, STATUS[worst], error)
 
+    def _tracked(self) -> list[_Job]:
+        """The jobs that are recorded in MLflow."""
+        return [job for job in self._jobs.values() if job.config.tracking.enabled]
+
     def _sweep_run(self) -> str | None:
         """The id of the sweep's parent run, created before its first job; None for a single job."""
-        jobs = list(self._tracked.values())
+        jobs = self._tracked()
         if len(jobs) > 1 and self._sweep is None and len({job.config.tracking.uri for job in jobs}) == 1:
             config, overrides = jobs[0].config, sweep_overrides([job.overrides for job in jobs])
             uri = config.tracking.uri

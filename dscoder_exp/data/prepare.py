@@ -104,6 +104,8 @@ def _find_or_make(
     with atomic_directory(target, key) as partial, naming_full_disk(target, key):
         if report := find_prepared(target, fingerprint):  # another process made it while this one waited
             return Prepared(target, report, reused=True)
+        if output:
+            refuse_occupied(target, fingerprint, asdict(cache_key))  # or made something else
         mindrecord.import_in_background()
         plan = _plan(rows, cache_key, source, prompt_format, scratch=partial.parent)
         _write_sequences(partial, plan, cache_key)

@@ -15,6 +15,7 @@ from dscoder_exp.schema.config import WITHOUT_DEVICE, Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.paths import with_absolute_paths
+from dscoder_exp.storage.directory_lock import lock_problem
 from dscoder_exp.tracking.describe import distinguishing_overrides
 from dscoder_exp.tracking.store import resolve_uri
 from msrun_launcher import BadLauncherConfig, current_job
@@ -47,8 +48,8 @@ def check_jobs(
             problems.append(list(refused.problems))
             continue
         configs.append(config)
-        problems.append([*_launch_problems(config, cfg), *_job_problems(config, inputs)])
-    found = [*_merged(problems, overrides), *_shared_directories(configs)]
+        problems.append([*_launch_problems(config, cfg), *_job_problems(config, inputs, _is_main_node(cfg))])
+    found = [*_merged(problems, overrides), *(_run_dir_problems(composed) or _shared_directories(configs))]
     if download and not found:  # so `configs` has all jobs
         downloads = Downloads()
         configs, problems = zip(*(_download_and_check(config, downloads, inputs) for config in configs), strict=True)
@@ -108,13 +109,18 @@ def _download_and_check(config: Config, downloads: Downloads, inputs: InputCheck
     return config, problems or inputs.problems(config)
 
 
-def _job_problems(config: Config, inputs: InputChecks) -> list[Problem]:
+def _is_main_node(cfg: DictConfig) -> bool:
+    """Whether this is the node of rank 0, whose launcher locks the output directory for all nodes."""
+    return cfg.hydra.launcher.node_rank == 0
+
+
+def _job_problems(config: Config, inputs: InputChecks, is_main: bool) -> list[Problem]:
     """All problems of the job; if it reads from the hub, without those of the files still to be downloaded."""
     if hub_addresses(config):
         problems = [*address_problems(config), *inputs.data_problems(config)]
     else:
         problems = inputs.problems(config)
-    problems = [*problems, *cross_problems(config), *_directory_problems(config)]
+    problems = [*problems, *cross_problems(config), *_directory_problems(config, is_main)]
     if config.tracking.enabled:
         try:
             resolve_uri(config.tracking)
@@ -123,7 +129,7 @@ def _job_problems(config: Config, inputs: InputChecks) -> list[Problem]:
     return problems
 
 
-def _directory_problems(config: Config) -> Iterator[Problem]:
+def _directory_problems(config: Config, is_main: bool) -> Iterator[Problem]:
     output = Path(config.output_dir)
     directories = [(output, "output_dir")]
     reads_rows = config.task.name in ("train", "prepare")
@@ -136,7 +142,9 @@ def _directory_problems(config: Config) -> Iterator[Problem]:
     for directory, key in directories:
         if (problem := directory_problem(directory, key)) is not None:
             yield problem
-    if config.task.name == "train" and config.train.resume is None and (output / "checkpoints").exists():
+    if is_main and (in_use := lock_problem(output, "output_dir")) is not None:
+        yield in_use
+    elif config.task.name == "train" and config.train.resume is None and (output / "checkpoints").exists():
         remedy = "train.resume=auto to resume that run, output_dir=DIR for another directory, or move this one away"
         yield Problem("output_dir", f"{output} already holds checkpoints, which would be overwritten", remedy)
 
@@ -147,6 +155,15 @@ def _shared_directories(configs: Sequence[Config]) -> list[Problem]:
         return []
     what = "several jobs of the sweep would write to the same directory"
     return [Problem("output_dir", what, "output_dir=DIR/'${hydra:job.num}', or leave it out")]
+
+
+def _run_dir_problems(composed: Sequence[DictConfig]) -> list[Problem]:
+    """hydra.run.dir is one directory; Hydra itself ignores it in a sweep."""
+    directory = composed[0].hydra.run.dir if len(composed) > 1 else ""
+    if not directory:
+        return []
+    what = f"the directory of a single job, and this sweep has {len(composed)}"
+    return [Problem("hydra.run.dir", what, f"hydra.sweep.dir={directory}: each job gets a directory in it")]
 
 
 def _merged(problems: Sequence[Sequence[Problem]], overrides: Sequence[Sequence[str]]) -> Iterator[Problem]:

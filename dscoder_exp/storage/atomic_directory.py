@@ -21,7 +21,7 @@ def atomic_directory(target: Path, key: str) -> Iterator[Path]:
     Raises:
         Refused: the directory can't be created; the message names the config key `key`.
     """
-    partial = target.with_name(f".{target.name}.partial")
+    partial = _partial(target)
     new_parents = [parent for parent in partial.parents if not parent.exists()]
     lock = _lock(partial, key)
     try:
@@ -29,7 +29,7 @@ def atomic_directory(target: Path, key: str) -> Iterator[Path]:
             left.unlink()
         yield partial
     finally:
-        if _still_at(lock, partial):  # not renamed: the body failed, or another process had created the target
+        if still_at(lock, partial):  # not renamed: the body failed, or another process had created the target
             shutil.rmtree(partial)
         os.close(lock)
         for parent in new_parents:
@@ -44,11 +44,13 @@ def new_directory(target: Path, key: str) -> Iterator[Path]:
     """Yield a temporary directory next to `target`; it is renamed to `target` at the end, or removed on an exception.
 
     Raises:
-        Refused: the target exists and isn't an empty directory, or the directory can't be created.
+        Refused: the target exists and isn't an empty directory, another process is writing it, or the directory can't
+            be created.
     """
     _refuse_existing(target, key)
     with atomic_directory(target, key) as unfinished:
-        _refuse_existing(target, key)  # another process may have created it meanwhile
+        if _exists(target):  # another process has created it meanwhile
+            raise Refused([_exists_already(target, key)])
         yield unfinished
         unfinished.rename(target)
 
@@ -59,10 +61,38 @@ def _refuse_existing(target: Path, key: str) -> None:
 
 
 def target_problem(target: Path, key: str) -> Problem | None:
-    """The problem that `target` exists already; None if it doesn't, or is an empty directory."""
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return None
+    """The problem that `target` exists already, or is being written; None if it doesn't, or is an empty directory."""
+    if _exists(target):
+        return _exists_already(target, key)
+    if _is_locked(_partial(target)):
+        return Problem(key, f"another process is writing {target}", f"wait for its end, or choose another {key}")
+    return None
+
+
+def _exists(target: Path) -> bool:
+    return target.exists() and not (target.is_dir() and not any(target.iterdir()))
+
+
+def _exists_already(target: Path, key: str) -> Problem:
     return Problem(key, f"{target} exists already", f"remove it, or choose another {key}")
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _is_locked(partial: Path) -> bool:
+    try:
+        descriptor = os.open(partial, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _lock(partial: Path, key: str) -> int:
@@ -79,12 +109,12 @@ def _lock(partial: Path, key: str) -> int:
             remedy = f"set {key} to a writable directory"
             raise refuse(key, f"cannot be written: {partial.parent} ({error.strerror})", remedy) from None
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _still_at(lock, partial):
+        if still_at(lock, partial):
             return lock
         os.close(lock)
 
 
-def _still_at(descriptor: int, path: Path) -> bool:
+def still_at(descriptor: int, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

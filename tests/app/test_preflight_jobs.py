@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,9 +17,16 @@ from dscoder_exp.preflight import machine
 from dscoder_exp.preflight.jobs import check_jobs, sweep_overrides
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Refused
+from dscoder_exp.storage.directory_lock import lock_directory
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-NODES = ["hydra.launcher.master_addr=127.0.0.1", "hydra.launcher.local_worker_num=1"]
+
+
+@pytest.fixture
+def nodes(free_port: Callable[[], int]) -> list[str]:
+    """Overrides of a job with one process on each of several nodes, this one being node 0."""
+    port = f"hydra.launcher.master_port={free_port()}"
+    return ["hydra.launcher.master_addr=127.0.0.1", "hydra.launcher.local_worker_num=1", port]
 
 
 @pytest.fixture
@@ -69,6 +76,36 @@ def npus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return have
 
 
+def test_an_output_directory_in_use_is_refused(
+    refused: Any, check: Any, small: list[str], nodes: list[str], tmp_path: Path
+) -> None:
+    """Of several nodes that of rank 0 has locked it for all of them."""
+    lock = lock_directory(tmp_path / "a", "output_dir")
+    (tmp_path / "a" / "checkpoints").mkdir()
+    job = [*small, "output_dir=a"]
+    problems, _ = refused(job)
+    assert problems["output_dir"].startswith(f"{tmp_path}/a is in use by process {os.getpid()} on ")
+    problems, _ = refused([*job, "train.resume=auto"], [*small, "output_dir=b"])
+    assert "is in use by process" in problems["output_dir"]
+    assert "(with output_dir=a" in problems["output_dir"]
+    check([*job, "train.resume=auto", "parallel=dp2", *nodes, "hydra.launcher.node_rank=1"])
+    lock.release()
+    problems, _ = refused(job)
+    assert "already holds checkpoints" in problems["output_dir"]
+    check([*job, "train.resume=auto"])
+
+
+def test_the_directory_of_a_single_job(refused: Any, check: Any, small: list[str], tmp_path: Path) -> None:
+    [config] = check([*small, "hydra.run.dir=a/b"])
+    assert config.output_dir == f"{tmp_path}/a/b"
+    [config] = check([*small, "hydra.run.dir='~/b'", "hydra.sweep.dir=c"])
+    assert config.output_dir == os.path.expanduser("~/b")
+    [config] = check([*small, "hydra.sweep.dir=c"])
+    assert config.output_dir == f"{tmp_path}/c/0"
+    problems, _ = refused(*([*small, "hydra.run.dir=a", f"seed={seed}"] for seed in (1, 2)))
+    assert problems == {"hydra.run.dir": "the directory of a single job, and this sweep has 2"}
+
+
 def test_paths_and_the_tracking_uri_come_out_absolute(check: Any, small: list[str], tmp_path: Path) -> None:
     [config] = check(
         [*small, "output_dir=a/b", "data.output=c", "runtime.cache_dir='~/d'", "tracking.uri=sqlite:///e.db"]
@@ -79,7 +116,7 @@ def test_paths_and_the_tracking_uri_come_out_absolute(check: Any, small: list[st
     assert list(tmp_path.iterdir()) == []
 
 
-def test_npus_are_counted(refused: Any, check: Any, npus: Any, small: list[str]) -> None:
+def test_npus_are_counted(refused: Any, check: Any, npus: Any, small: list[str], nodes: list[str]) -> None:
     npus(4)
     found, hint = refused([*small, "runtime=ascend", "parallel=dp8"])
     assert set(found) == {"runtime.device"}
@@ -89,7 +126,7 @@ def test_npus_are_counted(refused: Any, check: Any, npus: Any, small: list[str])
         "python -m dscoder_exp model=tiny runtime=cpu parallel=single train.max_steps=3 seq_length=256 data=sample"
     )
     check([*small, "runtime=ascend", "parallel=dp2"])
-    check([*small, "runtime=ascend", "parallel=dp8", *NODES, "hydra.launcher.local_worker_num=4", "output_dir=run"])
+    check([*small, "runtime=ascend", "parallel=dp8", *nodes, "hydra.launcher.local_worker_num=4", "output_dir=run"])
 
 
 def test_visible_npus_are_counted(
@@ -252,8 +289,10 @@ def test_problems_of_launcher_options_are_reported_with_the_others(refused: Any,
     assert set(found) == {"hydra.launcher"}
 
 
-def test_several_nodes_need_a_common_output_directory(refused: Any, check: Any, small: list[str]) -> None:
-    two = [*small, "parallel=dp2", *NODES]
+def test_several_nodes_need_a_common_output_directory(
+    refused: Any, check: Any, small: list[str], nodes: list[str]
+) -> None:
+    two = [*small, "parallel=dp2", *nodes]
     for own in ([], ["output_dir=${hydra:runtime.output_dir}/mine"]):
         found, _ = refused([*two, *own])
         assert list(found) == ["output_dir"]
