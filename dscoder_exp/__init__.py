@@ -3,6 +3,9 @@
 From Python: `from dscoder_exp import load`. On the command line: `python -m dscoder_exp --help`.
 """
 
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +19,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from dscoder_exp.device.start import set_environment
 
-        set_environment()
+        set_environment(reports=Path(tempfile.gettempdir(), f"mindspore-{os.getuid()}"))
         from dscoder_exp import llm
 
         return getattr(llm, name)

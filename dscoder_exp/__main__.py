@@ -2,7 +2,10 @@
 
 import sys
 
-from dscoder_exp.app import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from dscoder_exp.app import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while Python still imports, which takes a second
+        sys.exit(130)

@@ -21,6 +21,8 @@ from dscoder_exp.device.start import set_environment
 from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.schema.overrides import for_hydra
+from dscoder_exp.signals import ends_at_once
+from dscoder_exp.storage.directory_lock import take_over
 from dscoder_exp.storage.disk_space import NO_SPACE, full_disk_message
 from dscoder_exp.tracking.run import LostRecords
 from msrun_launcher import WorkerFailed, protect
@@ -30,8 +32,15 @@ DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 FULL_ERROR = "HYDRA_FULL_ERROR"
 CONFIG_NAME = "config"
 
-# ${multiply:2,4} in conf/: the product of integers
+# In conf/: ${multiply:2,4}, the product of integers; ${join:runs,a}, a path, which a later absolute part begins anew;
+# ${directory:DIR,default}, DIR as an absolute path unless it is empty.
 OmegaConf.register_new_resolver("multiply", lambda *factors: math.prod(factors), replace=True)
+OmegaConf.register_new_resolver("join", lambda *parts: os.path.join(*map(str, parts)), replace=True)
+OmegaConf.register_new_resolver(
+    "directory",
+    lambda chosen, default: os.path.abspath(os.path.expanduser(chosen)) if chosen else default,
+    replace=True,
+)
 
 
 def config_directory() -> Path:
@@ -44,8 +53,13 @@ def run_task(cfg: DictConfig) -> float | None:
     """Run one job's task on its typed configuration, in a worker process or, for `task.in_process`, in the parent."""
     config = to_config(cfg, launched=True)
     ranks_here = local_workers(HydraConfig.get().launcher)
-    set_environment(config.runtime.threads, ranks_here)  # before the task's module imports MindSpore
-    return import_module(f"dscoder_exp.tasks.{config.task.name}").run(config)
+    reports = Path(config.output_dir, "mindspore")
+    set_environment(config.runtime.threads, ranks_here, reports=reports)  # before the task's module imports MindSpore
+    if not config.task.in_process and os.environ.get("RANK_ID", "0") == "0":
+        take_over(Path(config.output_dir))
+    with ends_at_once():  # MindSpore, whose import must not be broken off by an exception
+        task = import_module(f"dscoder_exp.tasks.{config.task.name}")
+    return task.run(config)
 
 
 def main() -> int:
@@ -77,6 +91,15 @@ def main() -> int:
         message, code = _explain(error)
         print(_with_relative_paths(message), file=sys.stderr)
         return code
+    finally:
+        _show_cursor()
+
+
+def _show_cursor() -> None:
+    """A worker that was ended while it showed a progress bar could not do it."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\x1b[?25h")
+        sys.stderr.flush()
 
 
 def _explain(error: Exception) -> tuple[str, int]:

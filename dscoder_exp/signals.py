@@ -1,10 +1,13 @@
-"""Deferring signals during steps that must not be cut short."""
+"""Deferring signals during steps that must not be cut short, and ending at once where there is nothing to save."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from msrun_launcher.exchange import JOB_VARIABLE
 
 TERMINATED = 128 + signal.SIGTERM  # conventional exit status of a process ended by SIGTERM
 
@@ -39,3 +42,22 @@ def uninterrupted() -> Iterator[list[int]]:
         restore()
         for number in received:
             signal.raise_signal(number)
+
+
+@contextmanager
+def ends_at_once() -> Iterator[None]:
+    """In a worker: SIGTERM, with which the launcher stops it, ends the process at once while the block runs.
+
+    For computing with nothing to save, such as compiling. Python's handler would run only when MindSpore returns,
+    seconds later, or in the middle of its compiler, which then takes the exception for a mistake in the compiled
+    function and reports it. Elsewhere this does nothing.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if JOB_VARIABLE not in os.environ or not in_main_thread or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,16 +1,21 @@
 """Setting up the environment and MindSpore for a device."""
 
 import os
+from importlib import import_module
+from pathlib import Path
 
 TARGETS = {"cpu": "CPU", "ascend": "Ascend"}
+REPORTS_VARIABLE = "MS_OM_PATH"  # MindSpore's: where it writes rank_N/om/analyze_fail.ir
 
 
-def set_environment(threads: int | None = None, ranks: int = 1) -> None:
+def set_environment(threads: int | None = None, ranks: int = 1, *, reports: Path | None = None) -> None:
     """Set environment variables that MindSpore reads at its import and glibc at process start, unless the user has.
 
     Args:
         threads: CPU threads per process; None: this machine's cores divided by `ranks`.
         ranks: number of ranks on this machine.
+        reports: where MindSpore may write, in rank_N/, what its compilers leave: without this, in the current directory
+            (analyze_fail.ir of a function that can't be compiled; on an NPU the intermediate files of operators).
     """
     if os.environ.get("XDG_CACHE_HOME") == "":  # as good as unset (XDG base directory specification)
         del os.environ["XDG_CACHE_HOME"]
@@ -19,6 +24,9 @@ def set_environment(threads: int | None = None, ranks: int = 1) -> None:
     # Seconds that NPUs wait for each other to connect: one rank may take much longer to read its weights than another.
     # It has to be set in the parent, since MindSpore sets 600 as soon as msrun imports it.
     os.environ.setdefault("HCCL_CONNECT_TIMEOUT", "1800")
+    if reports is not None:
+        for name in (REPORTS_VARIABLE, "MS_COMPILER_CACHE_PATH"):
+            os.environ.setdefault(name, str(reports))
     if threads is None and ranks > 1:
         share = _available_cores(os.getppid()) // ranks
         threads = max(1, min(share, _available_cores()))  # a rank that is bound to its cores has its share already
@@ -44,6 +52,19 @@ def start_device(device: str, *, jit_level: str = "O0", deterministic: bool = Fa
     """
     import mindspore as ms
 
+    if device == "ascend" and (reports := os.environ.get(REPORTS_VARIABLE)) is not None:
+        _keep_offload_out_of_here(Path(reports))
     ms.set_context(mode=ms.PYNATIVE_MODE, device_target=TARGETS[device], jit_config={"jit_level": jit_level})
     if deterministic and device == "ascend":
         ms.set_deterministic(True)
+
+
+def _keep_offload_out_of_here(reports: Path) -> None:
+    """Let MindSpore's memory manager make its directory `offload`, which stays empty, there and not in the current one.
+
+    MindSpore 2.10 has no public function or variable for that.
+    """
+    context = getattr(import_module("mindspore._c_expression"), "OffloadContext", None)
+    if context is not None:
+        reports.mkdir(parents=True, exist_ok=True)
+        context.get_instance().set_offload_path(f"{reports}/offload/")

@@ -2,6 +2,8 @@
 
 from dscoder_exp.model.build import build
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.native.library import library
+from dscoder_exp.signals import ends_at_once
 from dscoder_exp.training.context import JobContext
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.lora.adapter import Factors
@@ -24,15 +26,18 @@ def set_up_model(
             report = check(opened.source, allow=config.weights.allow)
             stage.note(str(report))
             job.run.text(report.text, "weights.txt")
-        return build(
-            opened.config,
-            opened.source,
-            seed=config.seed,
-            device=config.runtime.device,
-            precision=config.runtime.precision,
-            adapter=None if factors else opened.adapter,
-            factors=factors,
-            frozen=frozen,
-            mesh=job.mesh,
-            announce=job.screen.compiling,
-        )
+        if config.runtime.device == "cpu":
+            library()  # compiled here, where a stop leaves no temporary files
+        with ends_at_once():
+            return build(
+                opened.config,
+                opened.source,
+                seed=config.seed,
+                device=config.runtime.device,
+                precision=config.runtime.precision,
+                adapter=None if factors else opened.adapter,
+                factors=factors,
+                frozen=frozen,
+                mesh=job.mesh,
+                announce=job.screen.compiling,
+            )

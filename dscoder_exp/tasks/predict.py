@@ -11,6 +11,7 @@ from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import refuse
+from dscoder_exp.signals import ends_at_once
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.summary import print_beyond, print_speed, print_tokens
 from dscoder_exp.tracking.run import open_run
@@ -24,7 +25,8 @@ def run(config: Config) -> float:
     predict, runtime = config.predict, config.runtime
     start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     opened = open_adapted(config)
-    mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
+    with ends_at_once():  # it waits for the other ranks
+        mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
     rank, screen = mesh.topology.rank, Screen(quiet=mesh.topology.rank != 0)
     text = open_text_setup(config.model, config.tokenizer, opened)
     print_beyond(screen, text)
@@ -44,15 +46,16 @@ def run(config: Config) -> float:
     print_tokens(screen, text, prompt_format)
     with open_run(config.tracking, rank, mesh.topology.ranks) as run:
         model = set_up_model(JobContext(config, mesh, run, screen), opened, frozen=True)
-        result = answer(
-            Engine(model),
-            text.tokenizer,
-            prompt,
-            max_new_tokens=min(predict.max_new_tokens, room),
-            sampling=Sampling(predict.temperature, predict.top_k, predict.top_p, config.seed),
-            stop_token_ids={*prompt_format.stop_token_ids, *predict.stop_token_ids},
-            on_text=show,
-        )
+        with ends_at_once():
+            result = answer(
+                Engine(model),
+                text.tokenizer,
+                prompt,
+                max_new_tokens=min(predict.max_new_tokens, room),
+                sampling=Sampling(predict.temperature, predict.top_k, predict.top_p, config.seed),
+                stop_token_ids={*prompt_format.stop_token_ids, *predict.stop_token_ids},
+                on_text=show,
+            )
         run.metrics(
             {
                 "predict/tokens_per_s": result.tokens_per_s,

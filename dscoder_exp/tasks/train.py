@@ -8,6 +8,7 @@ from dscoder_exp.data.prepare import data_format
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
+from dscoder_exp.signals import ends_at_once
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import (
@@ -39,7 +40,8 @@ def run(config: Config) -> float | None:
     start_device(runtime.device, jit_level=runtime.jit_level, deterministic=runtime.deterministic)
     resumed = find_resumed(config)
     opened = open_adapted(config)
-    mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
+    with ends_at_once():  # it waits for the other ranks
+        mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
     rank, ranks = mesh.topology.rank, mesh.topology.ranks
     screen = Screen(quiet=rank != 0, on_advance=beat)
     text = open_text_setup(config.model, config.tokenizer, opened)
@@ -52,47 +54,49 @@ def run(config: Config) -> float | None:
         print_data(screen, prepared, prompt_format)
         if config.runtime.device == "ascend":
             refuse_too_many_documents(prepared, train.micro_batch_size)
-        recipe = checked_recipe(config, opened.config, prepared, resumed)
-        factors = factors_of(config, opened, resumed)
-        weights = weights_of(config, opened, resumed)
-        job = JobContext(config, mesh, run, screen)
-        model = set_up_model(job, weights, factors=factors)
         print_kernels(screen, runtime)
-        print_trainable_parameters(screen, model)
-        evaluation = TrainingEvaluation(job, model, text, prompt_format, prepared)
-        lineage = lineage_of(config, prepared, prompt_format)
-        checkpoints = Checkpoints(
-            config,
-            mesh,
-            text.tokenizer,
-            prompt_format.template,
-            lineage,
-            resumed,
-            special_tokens=text.special_tokens,
-            generation=replace(opened.generation, stop_token_ids=prompt_format.stop_token_ids),
-        )
-        step = Step(
-            model,
-            config.optim,
-            recompute=train.recompute,
-            seed=config.seed,
-            resumed=resumed,
-            before_update=checkpoints.wait,
-        )
+        with ends_at_once():  # here ranks wait for each other and much is compiled; there is nothing to save
+            recipe = checked_recipe(config, opened.config, prepared, resumed)
+            factors = factors_of(config, opened, resumed)
+            weights = weights_of(config, opened, resumed)
+            job = JobContext(config, mesh, run, screen)
+            model = set_up_model(job, weights, factors=factors)
+            print_trainable_parameters(screen, model)
+            evaluation = TrainingEvaluation(job, model, text, prompt_format, prepared)
+            lineage = lineage_of(config, prepared, prompt_format)
+            checkpoints = Checkpoints(
+                config,
+                mesh,
+                text.tokenizer,
+                prompt_format.template,
+                lineage,
+                resumed,
+                special_tokens=text.special_tokens,
+                generation=replace(opened.generation, stop_token_ids=prompt_format.stop_token_ids),
+            )
+            step = Step(
+                model,
+                config.optim,
+                recompute=train.recompute,
+                seed=config.seed,
+                resumed=resumed,
+                before_update=checkpoints.wait,
+            )
 
-        if resumed is None:
-            before = Baseline(evaluation.eval_loss("before", 0), evaluation.answers("before"))
-        else:
-            before = Baseline(resumed.state.loss_before, resumed.state.answers_before)
-            screen.print(f"resuming after step {step.done}, from {resumed.checkpoint}")
-        sequences = load(prepared, "train")
-        steps = total_steps(train, len(sequences))
-        if resumed is not None and resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
-            checkpoints.update_best(resumed.checkpoint, evaluation.eval_loss(f"after step {step.done}", step.done))
-        start = step.done * config.accumulation_steps
-        shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
-        batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)
-        trainer = Trainer(job, model, step, evaluation, checkpoints, recipe=recipe, before=before)
+            sequences = load(prepared, "train")
+            steps = total_steps(train, len(sequences))
+            if resumed is None:
+                before = Baseline(evaluation.eval_loss("before", 0), evaluation.answers("before"))
+            else:
+                before = Baseline(resumed.state.loss_before, resumed.state.answers_before)
+                screen.print(f"resuming after step {step.done}, from {resumed.checkpoint}")
+                if resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
+                    eval_loss = evaluation.eval_loss(f"after step {step.done}", step.done)
+                    checkpoints.update_best(resumed.checkpoint, eval_loss)
+            start = step.done * config.accumulation_steps
+            shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
+            batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)
+            trainer = Trainer(job, model, step, evaluation, checkpoints, recipe=recipe, before=before)
         throughput = trainer(batches, steps)
         loss, answers = evaluation.eval_loss("after", steps), evaluation.answers("after")
         with screen.stage("saving the checkpoint"):

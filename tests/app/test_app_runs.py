@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_support import Command
@@ -81,6 +82,37 @@ def test_runs_of_a_stopped_sweep_are_killed(
         ("hang", "KILLED"),
         ("name=hang", "KILLED"),
     ]
+
+
+@pytest.mark.slow
+def test_a_second_command_on_one_output_directory_is_refused(command: Command, small: list[str]) -> None:
+    job = [*small, "tracking=off"]
+    directory = command.directory / "runs" / "0"
+    first = command.start("-m", *job, "name=hang,ok", "output_dir=runs/${hydra:job.num}")
+    first.wait_for(command.directory / "started")
+    second = command(*job, "name=ok", f"output_dir={directory}")
+    assert second.code == 2
+    assert f"output_dir: runs/0 is in use by process {first.process.pid} on " in second.err
+    first.process.kill()
+    first.wait()
+    assert first.left() == []
+    third = command(*job, "name=ok", f"output_dir={directory}")
+    assert third.code == 0, third.err
+    assert ".lock" not in {path.name for path in directory.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_single_job_writes_to_hydra_run_dir(command: Command, small: list[str]) -> None:
+    result = command(*small, "name=ok", "tracking=off", "hydra.run.dir=mine/${name}")
+    assert result.code == 0, result.err
+    assert [path.name for path in command.directory.iterdir()] == ["mine"]
+    written = {path.name for path in (command.directory / "mine" / "ok").iterdir()}
+    assert written == {"multirun.yaml", ".hydra", "dscoder_exp.log", "config.json", "threads-0", "timeout-0"}
+
+
+def test_an_unknown_run_id_refuses_the_launch(refusal: Any, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
+    assert "MLFLOW_RUN_ID: mlflow.db has no run 'abc', or it was deleted" in refusal(*small)
 
 
 def test_a_refusal_in_the_worker_is_one_message(command: Command, small: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Deferring signals during steps that must not be cut short."""
+"""Deferring signals during steps that must not be cut short, and ending at once."""
 
 import signal
 import threading
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from dscoder_exp.signals import uninterrupted
+from dscoder_exp.signals import ends_at_once, uninterrupted
+from msrun_launcher.exchange import JOB_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +87,18 @@ def test_other_threads_are_unaffected() -> None:
     thread.start()
     thread.join()
     assert passed == [True]
+
+
+def test_in_a_worker_sigterm_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(number: int, frame: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, handler)
+    with ends_at_once():
+        assert signal.getsignal(signal.SIGTERM) is handler  # not a worker
+    monkeypatch.setenv(JOB_VARIABLE, "somewhere")
+    with ends_at_once(), ends_at_once():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is handler
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with ends_at_once():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

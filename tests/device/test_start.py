@@ -1,6 +1,9 @@
 """The environment variables set before MindSpore starts, and starting it."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import mindspore as ms
 import pytest
@@ -11,6 +14,22 @@ from dscoder_exp.model import compiled
 from dscoder_exp.model.compiled import CompiledFunction
 from dscoder_exp.schema.errors import Refused
 
+FAILS = """
+import sys
+from pathlib import Path
+from dscoder_exp.device.start import set_environment, start_device
+set_environment(reports=Path(sys.argv[1]))
+import mindspore as ms
+from mindspore import ops
+start_device("cpu")
+def fails(x):
+    return ops.MatMul()(x, x)
+try:
+    ms.jit(fails)(ops.ones((2, 3)))
+except ValueError:
+    sys.exit(0)
+sys.exit(1)
+"""
 PARENT = 1  # process id of the ranks' parent
 
 
@@ -88,3 +107,22 @@ def test_only_npus_are_set_to_be_deterministic(monkeypatch, device, deterministi
 def test_an_unsupported_precision_is_refused_before_reading_the_model(device, precision):
     with pytest.raises(Refused, match=f"runtime.precision: {precision} has no "):
         load("nowhere", precision, device)
+
+
+def test_what_mindspore_reports_lies_where_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(reports=tmp_path / "run" / "mindspore")
+    assert os.environ["MS_OM_PATH"] == os.environ["MS_COMPILER_CACHE_PATH"] == f"{tmp_path}/run/mindspore"
+    monkeypatch.setenv("MS_OM_PATH", "mine")
+    set_environment(reports=tmp_path)
+    assert os.environ["MS_OM_PATH"] == "mine"
+
+
+@pytest.mark.slow
+def test_a_function_that_cannot_be_compiled_leaves_nothing_in_the_current_directory(tmp_path: Path) -> None:
+    here, reports = tmp_path / "here", tmp_path / "run" / "mindspore"
+    here.mkdir()
+    (here.parent / "fails.py").write_text(FAILS)
+    command = [sys.executable, str(here.parent / "fails.py"), str(reports)]
+    subprocess.run(command, cwd=here, check=True, capture_output=True, env={"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert list(here.iterdir()) == []
+    assert (reports / "rank_0" / "om" / "analyze_fail.ir").is_file()

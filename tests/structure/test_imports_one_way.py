@@ -20,7 +20,7 @@ SERVICES = {"training", "generation", "model", "data", "weights", "tracking"}
 MAY_IMPORT = {
     FRONT: {"preflight", "tasks", "console", "signals", *SERVICES, "parallel", "device", *BASE},
     "preflight": {"tasks", *SERVICES, "parallel", "native", *BASE},
-    "tasks": {"console", *SERVICES, "parallel", "native", "device", *BASE},
+    "tasks": {"console", "signals", *SERVICES, "parallel", "native", "device", *BASE},
     "training": {
         "console",
         "signals",

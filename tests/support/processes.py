@@ -95,12 +95,12 @@ class Started:
             assert time.monotonic() < deadline, f"{path} was not created within {TIMEOUT:.0f} s"
             time.sleep(0.05)
 
-    def wait_for_output(self, text: str) -> None:
-        """Wait until stdout contains the text."""
+    def wait_for_output(self, text: str, *, on_stderr: bool = False) -> None:
+        """Wait until stdout, or stderr, contains the text."""
         deadline = time.monotonic() + TIMEOUT
-        while text not in self._out.read_text(errors="replace"):
+        while text not in (self._err if on_stderr else self._out).read_text(errors="replace"):
             assert self.process.poll() is None, self.wait()
-            assert time.monotonic() < deadline, f"stdout has no {text!r} after {TIMEOUT:.0f} s"
+            assert time.monotonic() < deadline, f"no {text!r} in the output after {TIMEOUT:.0f} s"
             time.sleep(0.02)
 
     def processes(self) -> Iterator[psutil.Process]:

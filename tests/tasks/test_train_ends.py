@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,3 +118,24 @@ def test_a_loss_that_is_not_finite_fails_the_run(workspace: Workspace) -> None:
     assert steps == {"step-000001", "step-000002", "step-000003", "last"}
     assert run.metrics["train/skipped_steps"] == {2: 1, 3: 2}
     assert (run.artifacts / "diagnosis" / "numbers.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["single", "dp2"])
+def test_ctrl_c_while_compiling_ends_at_once(empty_workspace: Workspace, layout: str) -> None:
+    """MindSpore takes an exception in its compiler for a mistake in what it compiles, and reports it at length."""
+    before = {path.name for path in empty_workspace.directory.iterdir()}
+    own = [f"parallel={layout}", "train.max_steps=9", "name=compiling", "output_dir=run"]
+    started = empty_workspace.start(*RECIPE, *own)
+    started.wait_for_output("eval loss before", on_stderr=True)
+    time.sleep(0.3)  # it compiles for several seconds
+    sent = time.monotonic()
+    started.process.send_signal(signal.SIGINT)
+    ended = started.wait()
+    assert time.monotonic() - sent < 3
+    assert ended.code == 130
+    assert "Traceback" not in ended.out + ended.err
+    assert "ERROR] ANALYZER" not in ended.err
+    assert started.left() == []
+    assert {path.name for path in empty_workspace.directory.iterdir()} - before == {"multirun", "mlartifacts"}
+    assert empty_workspace.run("compiling").status == "KILLED"
