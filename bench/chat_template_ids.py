@@ -11,7 +11,10 @@ TOKENIZER_DIR holds tokenizer.json and tokenizer_config.json, whose chat_templat
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dscoder_exp.data.prompt_format import PromptFormat
 
 
 def conversations(path: Path, rows: int | None) -> list[list[dict[str, str]]]:
@@ -43,10 +46,9 @@ def reference(directory: Path, rows: list[list[dict[str, str]]]) -> list[dict[st
     ]
 
 
-def ours(directory: Path, rows: list[list[dict[str, str]]]) -> list[tuple[dict[str, list[int]], bool]]:
-    """The same from this project, and whether the row spells a special token."""
+def prompt_format_of(directory: Path, template: str | None = None) -> "PromptFormat":
+    """The prompt format of a tokenizer's directory, or another one, by data.template."""
     from dscoder_exp.data.prompt_format import choose_format
-    from dscoder_exp.data.rows import Conversation, Message
     from dscoder_exp.weights.chat_template import template_in
     from dscoder_exp.weights.resolve import TextSetup
     from dscoder_exp.weights.tokenizer import load_tokenizer, special_tokens_in
@@ -54,7 +56,14 @@ def ours(directory: Path, rows: list[list[dict[str, str]]]) -> list[tuple[dict[s
     tokenizer, texts = load_tokenizer(str(directory)), special_tokens_in(directory)
     bos, eos = (tokenizer.token_to_id(texts[role]) if role in texts else None for role in ("bos_token", "eos_token"))
     text = TextSetup(tokenizer, texts, bos, eos or 0, eos or 0, None, template_in(directory, "tokenizer.path"))
-    prompt_format = choose_format(text, None, "data.template")
+    return choose_format(text, template, "data.template")
+
+
+def ours(directory: Path, rows: list[list[dict[str, str]]]) -> list[tuple[dict[str, list[int]], bool]]:
+    """The same from this project, and whether the row spells a special token."""
+    from dscoder_exp.data.rows import Conversation, Message
+
+    prompt_format = prompt_format_of(directory)
     chats = [Conversation(tuple(Message(m["role"], m["content"]) for m in row)) for row in rows]
     rendered = [prompt_format.conversation(chat) for chat in chats]
     found = []
