@@ -15,7 +15,7 @@ def test_two_nodes_resumed_after_a_kill_equal_one_process(
     workspace: Workspace, empty_workspace: Workspace, free_port: Callable[[], int]
 ) -> None:
     output = workspace.directory / "runs/nodes"
-    run = [*FIVE_STEPS, "train.save_every=2", "parallel=single"]
+    run = [*FIVE_STEPS, "train.global_batch_size=4", "train.save_every=2", "parallel=single"]
     four = ["parallel.data=4", "train.resume=auto"]
     own = ["name=nodes", f"output_dir={output}", f"hydra.launcher.master_port={free_port()}"]
 
