@@ -60,6 +60,7 @@ def test_hydra_full_error_prints_the_traceback(refusing: Command) -> None:
     assert "did you mean `optim.lr`?" in result.err
 
 
+@pytest.mark.slow
 def test_a_job_gets_what_was_typed(command: Command, small: list[str]) -> None:
     """And a job that is given the recorded overrides gets the same."""
     prompt = "'Explain' f(x, y) = [1, 2]:\nwhy ${x}? \\"
@@ -100,6 +101,7 @@ def test_existing_checkpoints_are_not_overwritten(command: Command, small: list[
     assert [path.name for path in command.directory.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_exit_codes_of_a_task_that_runs_in_the_parent(command: Command, small: list[str]) -> None:
     done = command("task=prepare", *small)
     assert (done.code, done.err) == (0, ""), done.err

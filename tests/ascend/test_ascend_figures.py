@@ -50,6 +50,7 @@ def test_a_step_copies_little_to_the_device_and_seldom_waits(step: Callable[[int
     assert found.launches > 20 * layers  # the difference is that of whole steps
 
 
+@pytest.mark.slow
 def test_copies_and_waits_do_not_grow_with_the_number_of_layers(step: Callable[[int], Figures]) -> None:
     shallow, deep = (step(layers) for layers in DEPTHS)
     assert (shallow.h2d, shallow.h2d_bytes, shallow.waits) == (deep.h2d, deep.h2d_bytes, deep.waits)

@@ -99,6 +99,7 @@ def test_steps_run_on_the_cpu_and_are_packed_without_secrets(tmp_path: Path) -> 
     assert {Path(name).suffix for name in packed} <= {".log", ".md", ".yaml", ".json"}
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_reported_and_steps_that_need_it_are_left_out(tmp_path: Path) -> None:
     """The prepared data can't be written."""
     (tmp_path / "cache").write_text("a file where the cache belongs")

@@ -92,6 +92,7 @@ def test_layers_of_an_example_match_line_by_line() -> None:
     assert len(_layer("a\n" * 99, True)) == len(_layer("a\n" * 99, False)) == MAX_LINES + 1
 
 
+@pytest.mark.slow
 def test_mlflow_takes_the_data_set(prepared: Prepared, tmp_path: Path) -> None:
     code = """
 import json, sys

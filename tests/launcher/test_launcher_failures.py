@@ -22,7 +22,10 @@ CAUSES = {
 }
 # term with one rank only: the worker itself writes the message, the same for any number of ranks
 LIMITS = {1: 3, 2: 10}  # seconds by number of ranks; msrun takes a few to start
-CASES = [(how, 1) for how in CAUSES] + [(how, 2) for how in CAUSES if how != "term"]
+CASES = [(how, 1) for how in CAUSES] + [
+    ("exit", 2),
+    *(pytest.param(how, 2, marks=pytest.mark.slow) for how in ("kill", "os_exit", "raise")),
+]
 
 
 @pytest.mark.parametrize(("how", "ranks"), CASES)

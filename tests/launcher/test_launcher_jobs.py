@@ -30,6 +30,7 @@ def test_ranks_that_hang_in_a_collective_end_with_the_launcher(start: Any, tmp_p
     assert launch.living() == []
 
 
+@pytest.mark.slow
 def test_directory_environment_and_config_are_the_jobs(start: Any, tmp_path: Path) -> None:
     launch = start(
         "app.py",

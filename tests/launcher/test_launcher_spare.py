@@ -44,6 +44,7 @@ def test_without_a_job_it_is_killed(start: Any, how: str) -> None:
     assert launch.living() == []
 
 
+@pytest.mark.slow
 def test_a_job_of_several_ranks_does_not_use_it(start: Any, tmp_path: Path) -> None:
     launch = start("app.py", "how=report", "ranks=2", WARM_UP)
     code, output = launch.finish()

@@ -76,6 +76,7 @@ def test_a_compiler_that_fails_is_quoted(compiled, tmp_path):
     assert list((tmp_path / "dscoder_exp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_products_are_left_out_where_onednn_is_unknown(compiled, compiler, tmp_path, monkeypatch):
     """product.cc declares private functions of oneDNN, whose arguments may differ in another build."""
     other = tmp_path / "libdnnl.so.9"

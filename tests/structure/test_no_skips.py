@@ -16,7 +16,7 @@ EXPECTED_TO_FAIL = TESTS + "@pytest.mark.xfail\ndef test_fails(): assert False\n
 @pytest.mark.parametrize(
     ("tests", "switch", "code", "workers"),
     [
-        (SKIPPED, "1", 1, ["-n", "2"]),
+        pytest.param(SKIPPED, "1", 1, ["-n", "2"], marks=pytest.mark.slow),
         (SKIPPED, "1", 1, []),
         (SKIPPED, "0", 0, []),
         (EXPECTED_TO_FAIL, "1", 0, []),

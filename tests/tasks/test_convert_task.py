@@ -41,6 +41,7 @@ def test_to_the_native_format_and_back(empty_workspace: Workspace) -> None:
     assert "weights.target: back exists already" in again.err
 
 
+@pytest.mark.slow
 def test_to_mindspore_transformers_and_back(empty_workspace: Workspace) -> None:
     """A .ckpt file doesn't contain the model's shape, so model.* overrides give it."""
     to = ["weights.format=mindformers", "weights.ckpt_format=ckpt"]

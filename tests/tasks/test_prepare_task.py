@@ -13,6 +13,7 @@ KEYS = {
 TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny_tokenizer.json"
 
 
+@pytest.mark.slow
 def test_data_are_prepared_once_and_reused(workspace: Workspace) -> None:
     """Without a model: its special tokens are given, since a tokenizer.json alone doesn't name them."""
     asked = ["data=code_alpaca", "data.source=rows.json", "seq_length=256", "data.packing=true"]

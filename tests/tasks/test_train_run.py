@@ -127,6 +127,7 @@ def test_nothing_else_is_printed(recipe_run: Ended) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_suggested_predict_command_works(workspace: Workspace, recipe_run: Ended, checkpoint: Path) -> None:
     line = summary_line(recipe_run, "try it")
     assert shlex.split(line)[1:] == [
