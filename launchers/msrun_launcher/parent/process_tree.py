@@ -67,7 +67,8 @@ class ProcessTree:
                     member.kill()
             self._root.poll()
             time.sleep(POLL)
-        self._root.poll()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a zombie's threads may still be ending
+            self._root.wait(max(0, deadline - time.monotonic()))
 
     def _is_worker(self, member: psutil.Process) -> bool:
         if member.pid == self._root.pid:

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 def main(directory: Path) -> int:
     start = json.loads((directory / "start.json").read_bytes())
     sys.path[:] = start["sys_path"]
-    from msrun_launcher import exchange, streams
+    from msrun_launcher import collector, exchange, streams
     from msrun_launcher.worker import guard
 
     streams.protect()
+    collector.skip_at_exit()
     for name in start["unset"]:
         os.environ.pop(name, None)
     is_scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"
@@ -63,9 +64,12 @@ def _wait_for_job() -> Path:
 
     start = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = start["sys_path"]
-    for module in start["modules"]:
-        with contextlib.suppress(Exception):  # the job's own import raises it again
-            importlib.import_module(module)
+    from msrun_launcher import collector
+
+    with collector.paused():
+        for module in start["modules"]:
+            with contextlib.suppress(Exception):  # the job's own import raises it again
+                importlib.import_module(module)
     line = sys.stdin.buffer.readline()
     if not line:
         sys.exit(0)
