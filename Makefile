@@ -29,7 +29,7 @@ test: $(VENV)/.dev ## the test suite, the slow ones included
 test-fast: $(VENV)/.dev ## the tests without the slow ones
 	$(PYTEST) -m "not slow and not proof"
 
-proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts of four ranks
+proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, a killed MLflow server, two nodes, more layouts
 	$(PY) -m pytest -m proof
 
 ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one; long, 30 GB of disk, 40 of memory

@@ -24,8 +24,8 @@ from dscoder_exp.schema.overrides import for_hydra
 from dscoder_exp.signals import ends_at_once
 from dscoder_exp.storage.directory_lock import take_over
 from dscoder_exp.storage.disk_space import NO_SPACE, full_disk_message
-from dscoder_exp.tracking.run import LostRecords
-from msrun_launcher import WorkerFailed, protect
+from dscoder_exp.tracking.spool import LostRecords
+from msrun_launcher import WorkerFailed, collector, protect
 from msrun_launcher.settings import local_workers
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
@@ -57,7 +57,7 @@ def run_task(cfg: DictConfig) -> float | None:
     set_environment(config.runtime.threads, ranks_here, reports=reports)  # before the task's module imports MindSpore
     if not config.task.in_process and os.environ.get("RANK_ID", "0") == "0":
         take_over(Path(config.output_dir))
-    with ends_at_once():  # MindSpore, whose import must not be broken off by an exception
+    with ends_at_once(), collector.paused():  # MindSpore, whose import must not be broken off by an exception
         task = import_module(f"dscoder_exp.tasks.{config.task.name}")
     return task.run(config)
 
@@ -65,6 +65,7 @@ def run_task(cfg: DictConfig) -> float | None:
 def main() -> int:
     """Run the command line; returns the exit code."""
     protect()
+    collector.skip_at_exit()
     set_environment()  # inherited by the workers
     sweep = get_args_parser().parse_known_args()[0].multirun
     sys.argv[1:] = for_hydra(sys.argv[1:], sweep=sweep)

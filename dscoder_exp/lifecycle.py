@@ -3,6 +3,7 @@
 conf/ names the class `Lifecycle` as hydra.launcher.lifecycle; the launcher calls it in the parent process.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +19,13 @@ from dscoder_exp.schema.paths import PATH_KEYS, value_at
 from dscoder_exp.signals import uninterrupted
 from dscoder_exp.storage.directory_lock import DirectoryLock, lock_directory
 from dscoder_exp.storage.disk_space import naming_full_disk
-from dscoder_exp.tracking import store
-from dscoder_exp.tracking.connect import naming_full_store
+from dscoder_exp.tracking import spool, store
+from dscoder_exp.tracking.connect import connect, naming_full_store
+from dscoder_exp.tracking.sender import Sender, send_left
 from dscoder_exp.tracking.store import Status
-from dscoder_exp.training.resume import find_resumed, restore_copied
-from msrun_launcher import JobOutcome, warm_up
+from dscoder_exp.training.resume import Resumed, find_resumed, restore_copied
+from dscoder_exp.training.state import waiting_metrics
+from msrun_launcher import JobOutcome, collector, warm_up
 
 log = logging.getLogger(__name__)
 STATUS: dict[str, Status] = {"completed": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
@@ -36,6 +39,7 @@ class _Job:
     overrides: Sequence[str]
     lock: DirectoryLock | None = None  # of output_dir, from before_job on; the first job's from before_launch on
     run_id: str | None = None  # of its MLflow run, from before_job on
+    sender: Sender | None = None  # sends what rank 0 logs, from before_job to after_job
 
     def hold(self) -> None:
         """Lock the output directory. Raises Refused where another command has it, DiskFull where there is no room."""
@@ -50,7 +54,7 @@ class _Job:
 
 
 def _open_run(job: _Job, parent: str | None) -> None:
-    """Take up the MLflow run of MLFLOW_RUN_ID, or the one that the job resumes, else create one.
+    """Take up the MLflow run of MLFLOW_RUN_ID, or the one that the job resumes, else create one; begin to send.
 
     Args:
         parent: the sweep's run, which MLFLOW_RUN_ID names then.
@@ -66,6 +70,42 @@ def _open_run(job: _Job, parent: str | None) -> None:
         store.continue_run(uri, chosen, job.config, resolved, job.overrides)
     if job.run_id is None:
         job.run_id = store.create_run(uri, job.config, resolved, job.overrides, parent)
+    goes_on = job.run_id == earlier
+    send_left(uri, job.config.output_dir, except_run=earlier if goes_on else None)
+    if resumed is not None:
+        _spool_waiting(resumed, spool.spool_directory(job.config.output_dir, job.run_id))
+    job.sender = Sender(uri, job.run_id, job.config.output_dir, resumed=goes_on)
+    job.sender.start()
+
+
+def _spool_waiting(resumed: Resumed, directory: Path) -> None:
+    """Put the metrics that a checkpoint of an earlier version holds into the run's spool."""
+    if not (waiting := waiting_metrics(resumed.checkpoint)):
+        return
+    writer = spool.Writer(directory)
+    for name, value, time_ms, step in waiting:
+        writer.append(spool.METRICS, values={name: value}, step=step, time_ms=time_ms)
+    if (lost := writer.close()) is not None:
+        raise lost
+
+
+def _end_run(job: _Job, outcome: JobOutcome) -> None:
+    """Send the rest of what the job has logged, and set its run's final status.
+
+    Raises:
+        LostRecords: MLflow didn't accept the rest, and the job had completed.
+    """
+    assert job.run_id is not None
+    lost = job.sender.close() if job.sender else None
+    completed, status, error = outcome.status == "completed", STATUS[outcome.status], outcome.error
+    if lost and completed:
+        status, error = "FAILED", str(lost)
+    with contextlib.suppress(Exception) if lost else contextlib.nullcontext():  # it may not accept this, either
+        store.end_run(job.config.tracking.uri, job.run_id, status, error)
+    if lost and completed:
+        raise lost
+    if lost:
+        log.error("the end of the run was not logged: %s", lost)  # the job's own error is the one to raise
 
 
 def _warm_up(first: Config) -> None:
@@ -98,8 +138,9 @@ class Lifecycle:
                 self._jobs[node.hydra.job.num] = _Job(config, job_overrides)
         _warm_up(checked[0])
         for uri in dict.fromkeys(job.config.tracking.uri for job in self._tracked()):
-            with naming_full_store(uri):
+            with naming_full_store(uri), collector.paused():
                 store.open_store(uri)
+                connect(uri)  # imports the rest of MLflow
         for job in list(self._jobs.values())[:1]:
             job.hold()
 
@@ -123,14 +164,14 @@ class Lifecycle:
         config.tracking.run_id, config.tracking.parent_run_id = job.run_id, parent
 
     def after_job(self, config: DictConfig, outcome: JobOutcome) -> None:
-        """Set the final status of the job's MLflow run, and unlock its output directory."""
+        """Send the rest of what the job has logged, set its MLflow run's final status, unlock its output directory."""
         job = self._jobs.get(config.hydra.job.num)
         if job is None:
             return
         try:
             if job.run_id is not None:
                 with uninterrupted(), naming_full_store(job.config.tracking.uri):
-                    store.end_run(job.config.tracking.uri, job.run_id, STATUS[outcome.status], outcome.error)
+                    _end_run(job, outcome)
         finally:
             job.release()
 

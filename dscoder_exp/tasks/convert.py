@@ -20,7 +20,7 @@ def run(config: Config) -> None:
     if conversion.adapter is not None:
         screen.print(f"merging  {conversion.adapter.path}: {conversion.adapter.lora}")
     started = time.monotonic()
-    with open_run(config.tracking, 0) as run:
+    with open_run(config.tracking, config.output_dir, 0) as run:
         run.text(conversion.report.text, "weights.txt")
         with screen.stage("converting", len(plan.tensors)) as stage:
             convert(conversion, on_tensor=stage.advance)

@@ -44,7 +44,7 @@ def run(config: Config) -> float:
             sys.exit(0)
 
     print_tokens(screen, text, prompt_format)
-    with open_run(config.tracking, rank, mesh.topology.ranks) as run:
+    with open_run(config.tracking, config.output_dir, rank) as run:
         model = set_up_model(JobContext(config, mesh, run, screen), opened, frozen=True)
         with ends_at_once():
             result = answer(

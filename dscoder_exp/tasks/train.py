@@ -42,12 +42,12 @@ def run(config: Config) -> float | None:
     opened = open_adapted(config)
     with ends_at_once():  # it waits for the other ranks
         mesh = join(config.parallel, runtime.device, opened.config.num_key_value_heads)
-    rank, ranks = mesh.topology.rank, mesh.topology.ranks
+    rank = mesh.topology.rank
     screen = Screen(quiet=rank != 0, on_advance=beat)
     text = open_text_setup(config.model, config.tokenizer, opened)
     prompt_format = data_format(text, config.data)
     print_beyond(screen, text)
-    with open_run(config.tracking, rank, ranks, waiting=resumed and resumed.state.waiting) as run:
+    with open_run(config.tracking, config.output_dir, rank) as run:
         with screen.stage("preparing the data"):
             prepared = prepare_data(config, text)
         print_tokens(screen, text, prompt_format)

@@ -13,7 +13,6 @@ from typing import Any
 
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.storage.json_files import read_json, write_json
-from dscoder_exp.tracking.run import MetricValue
 
 STATE_FILE = "training.json"
 RESUME = "train.resume"
@@ -37,7 +36,6 @@ class Progress:
         run_id: the MLflow run; None: not tracked.
         loss_before: eval loss of the model before training, nats a token; None: no rows are held out.
         answers_before: that model's answers to train.prompts.
-        waiting: metrics that were not yet logged to MLflow.
         loss_scale: LossScale.state.
     """
 
@@ -47,7 +45,6 @@ class Progress:
     run_id: str | None
     loss_before: float | None
     answers_before: list[str]
-    waiting: list[MetricValue]
     loss_scale: tuple[float, int] | None
 
 
@@ -88,11 +85,19 @@ def read_state(checkpoint: Path) -> TrainingState:
         missing = [name for name in values["optimizer"]["files"] if not (checkpoint / name).is_file()]
         if missing:
             raise refuse(RESUME, f"{checkpoint / missing[0]} is missing", AGAIN)
-        values["waiting"] = [MetricValue(*item) for item in values["waiting"]]
+        values.pop("waiting", None)  # see waiting_metrics
         values["loss_scale"] = values["loss_scale"] and tuple(values["loss_scale"])
         return TrainingState(**values)
     except (KeyError, TypeError) as error:
         raise refuse(str(file), f"damaged: {error!r}", AGAIN) from error
+
+
+def waiting_metrics(checkpoint: Path) -> list[tuple[str, float, int, int]]:
+    """Metrics that MLflow didn't have yet when a version before the spool saved the checkpoint.
+
+    Each is a name, the value, when it was measured in milliseconds since the epoch, and the step.
+    """
+    return [tuple(item) for item in read_json(checkpoint / STATE_FILE, RESUME).get("waiting", [])]
 
 
 def refuse_changed_recipe(state: TrainingState, recipe: dict[str, Any], checkpoint: Path) -> None:

@@ -130,7 +130,6 @@ class Trainer:
             run_id=self._config.tracking.run_id,
             loss_before=self._before.loss,
             answers_before=self._before.answers,
-            waiting=self._run.waiting(),
             loss_scale=step.loss_scale.state,
         )
 

@@ -14,7 +14,7 @@ from app_support import HERE
 from dscoder_exp import app
 from dscoder_exp.data import documents, mindrecord, prepare
 from dscoder_exp.storage.disk_space import disk_full
-from dscoder_exp.tracking.run import LostRecords
+from dscoder_exp.tracking.spool import LostRecords
 from msrun_launcher import WorkerFailed
 
 

@@ -30,6 +30,8 @@ def test_a_sweep_records_how_each_job_ended(tracked: Command, small: list[str]) 
     assert (sweep.status, sweep.tags["error"]) == ("FAILED", "3 of 4 jobs failed")
     assert sweep.tags["overrides"].splitlines()[-1] == "name=ok,raise,exit3,sigkill"
     assert "error" not in jobs[0].tags
+    assert [job.metrics for job in jobs] == [{"train/loss": {1: 1.5}}] * 4  # of the killed worker, too
+    assert not list(tracked.directory.rglob("mlflow-spool"))
     for job, words in zip(jobs[1:], ("ValueError: boom", "exit code 3", "killed by SIGKILL"), strict=True):
         assert f"rank 0 failed: {words}" in job.tags["error"]
     recorded = [json.loads(path.read_text())["tracking"] for path in sorted(tracked.directory.rglob("config.json"))]

@@ -76,6 +76,7 @@ def test_a_killed_worker_fails_the_run(workspace: Workspace, begin: Begin) -> No
     run = workspace.run("killed")
     assert run.status == "FAILED"
     assert "killed by SIGKILL" in run.tags["error"]
+    assert run.metrics["train/loss"].keys() >= {1, 2}  # what the worker had logged
 
 
 @pytest.mark.slow

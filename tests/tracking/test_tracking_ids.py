@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tracking_support import YAML, some_config, tracking
+from tracking_support import YAML, logged, some_config
 
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.tracking.run import open_run
 from dscoder_exp.tracking.store import chosen_run, continue_run, create_run, create_sweep, end_run, open_store
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def test_a_run_of_that_id_is_continued(
     client.set_terminated(begun, "FAILED")
     config = some_config(uri)
     continue_run(uri, begun, config, YAML, ["seed=1"])
-    with open_run(tracking(uri, begun), 0) as run:
+    with logged(uri, begun) as run:
         run.metrics({"train/loss": 1.5}, 1)
     end_run(uri, begun, "FINISHED", None)
     found = client.get_run(begun)

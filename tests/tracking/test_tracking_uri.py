@@ -89,8 +89,12 @@ def test_mlflow_is_not_imported_before_it_is_needed(tmp_path: Path) -> None:
         from dscoder_exp.tracking.store import open_store, resolve_uri
         config = TrackingConfig(False, "sqlite:///mlflow.db", "demo", None, None)
         uri = resolve_uri(config)
-        with open_run(config, 0) as run:
+        with open_run(config, "out", 0) as run:
             run.metrics({"train/loss": 1.0}, 1)
+        config = TrackingConfig(True, uri, "demo", "0a", None)
+        with open_run(config, "out", 0) as run:
+            run.params({"a": 1})
+            run.artifact(Path(sys.executable))
         Path("mlflow.db").write_text("not a database at all")
         try:
             open_store(uri)

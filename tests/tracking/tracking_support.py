@@ -1,15 +1,35 @@
-"""Configurations for the tests of tracking."""
+"""Configurations and jobs for the tests of tracking."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from dscoder_exp.schema.config import Config, TrackingConfig
+from dscoder_exp.tracking.run import Run, open_run
+from dscoder_exp.tracking.sender import Sender
 
 YAML = "name: demo\nseed: 1\n"  # in place of a resolved configuration
 
 
 def tracking(uri: str, run_id: str | None = None) -> TrackingConfig:
     return TrackingConfig(enabled=True, uri=uri, experiment="demo", run_id=run_id, parent_run_id=None)
+
+
+@contextmanager
+def logged(uri: str, run_id: str, output_dir: Path | None = None, *, resumed: bool = False) -> Iterator[Run]:
+    """A job's run, which rank 0 logs into while the parent sends; raises LostRecords at the end of the block.
+
+    output_dir: default: `out` in the current directory
+    """
+    directory = str(output_dir or Path("out").absolute())
+    sender = Sender(uri, run_id, directory, resumed=resumed)
+    sender.start()
+    with open_run(tracking(uri, run_id), directory, 0) as run:
+        yield run
+    if (lost := sender.close()) is not None:
+        raise lost
 
 
 def some_config(uri: str) -> Config:

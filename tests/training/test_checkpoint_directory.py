@@ -47,7 +47,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run_id=None,
             loss_before=None,
             answers_before=[],
-            waiting=[],
             loss_scale=None,
             eval_loss=loss,
             best_loss=min(LOSSES[before] for before in LOSSES if before <= step),

@@ -85,7 +85,6 @@ class Training:
             run_id=None,
             loss_before=None,
             answers_before=[],
-            waiting=[],
             loss_scale=None,
         )
         return self.checkpoints.save(self.model, self.step, None, progress)

@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from dscoder_exp.schema.errors import Refused
-from dscoder_exp.tracking.run import MetricValue
 from dscoder_exp.training.state import (
     TrainingState,
     read_state,
     refuse_changed_recipe,
+    waiting_metrics,
     write_state,
 )
 
 RECIPE = {"seed": 0, "optim.lr": 1e-3, "optim.betas": [0.9, 0.95], "model.rope_scaling": None}
-WAITING = [MetricValue("train/loss", 0.1 + 0.2, 1764000000123, 7)]
 FILES = {"ways": 1, "files": {"optimizer.safetensors": {"rank": 0}}}
 STATE = TrainingState(
     step=7,
@@ -25,7 +24,6 @@ STATE = TrainingState(
     run_id="abc",
     loss_before=None,
     answers_before=["an answer\n"],
-    waiting=WAITING,
     loss_scale=(1024.0, 3),
     eval_loss=1.25,
     best_loss=1.0,
@@ -50,11 +48,19 @@ def test_a_state_is_read_as_it_was_written(written: Path) -> None:
     assert read_state(written) == STATE
 
 
+def test_a_checkpoint_of_an_earlier_version_holds_metrics(written: Path) -> None:
+    assert waiting_metrics(written) == []
+    file, metric = written / "training.json", ("train/loss", 0.1 + 0.2, 1764000000123, 7)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"waiting": [metric]}))
+    assert read_state(written) == STATE
+    assert waiting_metrics(written) == [metric]
+
+
 def test_damaged_and_missing_files_are_refused(written: Path) -> None:
     state, moments = written / "training.json", written / "optimizer.safetensors"
     moments.unlink()
     assert f"train.resume: {moments} is missing" in refusal(read_state, written)
-    state.write_text(json.dumps({"step": 3, "optimizer": {"files": {}}, "waiting": [], "loss_scale": None}))
+    state.write_text(json.dumps({"step": 3, "optimizer": {"files": {}}, "loss_scale": None}))
     assert f"{state}: damaged: TypeError" in refusal(read_state, written)
     state.unlink()
     assert f"train.resume: {written} holds weights alone" in refusal(read_state, written)

@@ -16,8 +16,9 @@ from dscoder_exp.tracking.run import open_run
 
 def run(config: Config) -> float:
     rank = int(os.environ.get("RANK_ID", "0"))
-    with open_run(config.tracking, rank) as tracked:
+    with open_run(config.tracking, config.output_dir, rank) as tracked:
         tracked.metrics({"train/loss": 1.5}, step=1)
+        assert "mlflow" not in sys.modules
         output = Path(config.output_dir)
         output.mkdir(parents=True, exist_ok=True)
         (output / "config.json").write_text(json.dumps(asdict(config)))
