@@ -11,7 +11,7 @@ from dscoder_exp.data.source import digest
 from dscoder_exp.schema.errors import refuse
 from dscoder_exp.weights.tokenizer import Fingerprint
 
-FORMAT = 5  # of the written files; raise it when they change, and data in an older format is not reused
+FORMAT = 6  # of the written files; raise it when they change, and data in an older format is not reused
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Encoded documents, concatenated, with the label of every position."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ class Documents:
         truncated: number of documents cut to the limit.
         split: number of rows split into several documents.
         spelt: number of rows whose words spell control tokens.
+        ignored: what of their answers the prompt format makes nothing of, and the number of rows.
     """
 
     ids: NDArray[np.int32]
@@ -38,6 +40,7 @@ class Documents:
     truncated: int
     split: int
     spelt: int
+    ignored: Counter[str]
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -57,6 +60,7 @@ class DocumentBuilder:
             scratch: directory for the temporary files, 8 bytes a token.
         """
         self.truncated = self.split = self.spelt = 0
+        self.ignored: Counter[str] = Counter()
         ids, labels = (TemporaryFile(dir=scratch) for _ in range(2))  # noqa: SIM115  # mapped by Documents
         self._files = [cast(BinaryIO, ids), cast(BinaryIO, labels)]
         self._spans: list[NDArray[np.int32]] = []  # ids of the documents that aren't in the files yet
@@ -101,9 +105,9 @@ class DocumentBuilder:
         empty = np.zeros(0, np.int32)
         ids, labels = (np.memmap(file, np.int32, "r", shape=total) if total else empty for file in self._files)
         loss_tokens = np.concatenate([np.zeros(0, np.int64), *self._loss_tokens])
-        return Documents(
-            ids, labels, lengths, np.array(self._rows, np.int64), loss_tokens, self.truncated, self.split, self.spelt
-        )
+        rows = np.array(self._rows, np.int64)
+        counts = (self.truncated, self.split, self.spelt, self.ignored)
+        return Documents(ids, labels, lengths, rows, loss_tokens, *counts)
 
 
 def next_token_labels(

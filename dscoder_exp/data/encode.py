@@ -73,6 +73,7 @@ def encode_rows(
     for index, item, encoding in _encoded(rows, prompt_format, unfit):
         document = _located(item, encoding)
         builder.spelt += item.as_text
+        builder.ignored.update(item.ignored)
         if len(document.ids) > limit:
             document = truncate(document, limit) if overlong == "truncate" else Encoded([], [])
             builder.truncated += bool(document.ids)

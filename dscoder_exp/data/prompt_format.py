@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dscoder_exp.data.answers import find_answers, ignored_of
 from dscoder_exp.data.chat_template import ChatTemplate, Rendered, TemplateFailed
 from dscoder_exp.data.rows import Conversation, Message
 from dscoder_exp.data.special_tokens import SpecialTokens, texts_of
@@ -31,11 +32,13 @@ class RenderedText(NamedTuple):
         answers: [first, end) in characters of what the loss counts: the assistant's messages with their end tokens.
         as_text: whether the text spells control tokens that a row holds as words, so that `SpecialTokens.as_text` has
             to encode it.
+        ignored: what of the answers the template makes nothing of (`ignored_of`).
     """
 
     text: str
     answers: list[tuple[int, int]]
     as_text: bool
+    ignored: frozenset[str] = frozenset()
 
 
 class PromptFormat:
@@ -96,8 +99,8 @@ class PromptFormat:
     def end_token_id(self) -> int | None:
         """The control token that the format writes after an answer; None: it writes none there."""
         text, answer = self.conversation(Conversation(TRIAL)).text, TRIAL[1].content
-        end = self._special.first_after(text, text.rfind(answer) + len(answer))
-        return None if end is None else self._tokenizer.token_to_id(end)
+        end = next(self._special.found_in(text, text.rfind(answer) + len(answer)), None)
+        return None if end is None else self._tokenizer.token_to_id(end[0])
 
     @property
     def stop_token_ids(self) -> tuple[int, ...]:
@@ -153,7 +156,8 @@ class PromptFormat:
         elif len(answers) != len(learnt):
             raise TemplateFailed(f"{len(answers)} {{% generation %}} blocks for {len(learnt)} answers")
         kept = [span for span, learn in zip(answers, learnt, strict=True) if learn and span is not None]
-        return self._swapped(whole.text, kept) if found else RenderedText(whole.text, kept, False)
+        text = self._swapped(whole.text, kept) if found else RenderedText(whole.text, kept, False)
+        return text._replace(ignored=ignored_of(whole.text, messages, answers))
 
     def encode(self, texts: Sequence[RenderedText]) -> list["Encoding"]:
         """Encodings of rendered texts, without anything that the tokenizer itself would put around them."""
@@ -191,35 +195,22 @@ class PromptFormat:
         return RenderedText(result + self._special.swap(text[last:]), answers, True)
 
     def _answers(self, whole: str, messages: list[dict], tools: list | None) -> list[tuple[int, int] | None]:
-        """[first, end) of each assistant's message in `whole`; None for one that the template later writes otherwise.
+        """[first, end) of each assistant's message in `whole`; None for one that isn't to be learnt.
 
-        An answer begins where the prompt before it ends. Some templates end a prompt with what they don't write before
-        a finished answer (an opened <think>): there it begins where the two texts part. It ends with the last control
-        token that the template writes after its content, else with the message.
+        Raises:
+            TemplateFailed: the template writes them in no place that can be found.
         """
-        spans: list[tuple[int, int] | None] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            if index == 0:  # a greeting, as in ShareGPT: no prompt leads to it, and templates read messages[0]
-                spans.append(None)
-                continue
-            prompt = self._render(messages[:index], prompt=True, tools=tools).text
-            upto = whole if index == len(messages) - 1 else self._render(messages[: index + 1], tools=tools).text
-            first = len(prompt)
-            if not upto.startswith(prompt):
-                first = _common(prompt, upto)
-                if first < len(self._render(messages[:index], tools=tools).text):
-                    raise TemplateFailed(
-                        f"the text up to message {index + 1} isn't what a text with that message begins with"
-                    )
-            said = (message["content"] or "").strip()
-            at = upto.find(said, first)  # a control token before the content begins the message
-            end = self._special.last_end(upto, at + len(said) if at >= 0 else first)
-            spans.append((first, end) if whole.startswith(upto) else None)
-        if spans and not any(spans):
-            raise TemplateFailed("no answer is where its prompt ends")
-        return spans
+
+        def render(count: int, prompt: bool) -> str:
+            return self._render(messages[:count], prompt=prompt, tools=tools).text
+
+        return find_answers(whole, messages, render, self._special, self._listed_ends)
+
+    @cached_property
+    def _listed_ends(self) -> set[str | None]:
+        """The tokens that end an answer as the model's files say."""
+        ids = (self._text.eos_token_id, *self._text.stop_token_ids)
+        return {self._tokenizer.id_to_token(token) for token in ids}
 
     def _render(self, messages: list[dict], *, prompt: bool = False, tools: list | None = None) -> Rendered:
         return self._template.render(messages, self._text.special_tokens, add_generation_prompt=prompt, tools=tools)
@@ -227,7 +218,7 @@ class PromptFormat:
     def _try(self) -> None:
         """Raise Refused for a template that leaves the request or the answer out: nothing could be learnt from it."""
         try:
-            text, answers, _ = self.conversation(Conversation(TRIAL))
+            text, answers, *_ = self.conversation(Conversation(TRIAL))
         except TemplateFailed as error:
             raise refuse(self.origin, str(error), REMEDY) from None
         said = "".join(text[first:end] for first, end in answers)
@@ -267,12 +258,6 @@ def _compiled(source: str, where: str) -> ChatTemplate:
         return ChatTemplate(source)
     except TemplateSyntaxError as error:
         raise refuse(f"{where}:{error.lineno}", f"not a Jinja2 template: {error.message}", REMEDY) from None
-
-
-def _common(one: str, other: str) -> int:
-    """Characters with which both begin."""
-    pairs = zip(one, other, strict=False)
-    return next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(one), len(other)))
 
 
 def _mapped(key: str, value: Any, change: Callable[[str], str]) -> Any:

@@ -7,7 +7,7 @@ text has; what the chat template has written is respelt, what a row holds is lef
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -38,15 +38,9 @@ class SpecialTokens:
         """Whether the text spells a control token."""
         return self._spelt.search(text) is not None
 
-    def last_end(self, text: str, first: int) -> int:
-        """Where the last control token that `text` spells at or after `first` ends; the text's end if there is none."""
-        ends = [match.end() for match in self._spelt.finditer(text, first)]
-        return ends[-1] if ends else len(text)
-
-    def first_after(self, text: str, first: int) -> str | None:
-        """The first control token that `text` spells at or after `first`."""
-        found = self._spelt.search(text, first)
-        return found and found[0]
+    def found_in(self, text: str, first: int) -> Iterator[re.Match[str]]:
+        """The control tokens that `text` spells at or after `first`, in order."""
+        return self._spelt.finditer(text, first)
 
     def hide(self, text: str) -> str:
         """`text`, each control token that it spells respelt."""

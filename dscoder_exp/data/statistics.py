@@ -65,7 +65,7 @@ def statistics_of(
         skipped=source.skipped,
         bad_rows=dict(Counter(fault.reason for fault in bad.values()).most_common()),
         bad_examples=[f"{problem.where}: {problem.what}" for problem in source.problems(bad)],
-        ignored=dict((rows.ignored + _ignored(rows, cache_key.loss, prompt_format)).most_common()),
+        ignored=dict((rows.ignored + documents.ignored + _ignored(rows, cache_key.loss, prompt_format)).most_common()),
         prompt_format=prompt_format.name,
         prompt_format_origin=prompt_format.origin,
         special_texts=documents.spelt,

@@ -23,10 +23,24 @@ def rendered(row: Conversation, prompt_format: PromptFormat) -> RenderedText:
     if not row.calls_tools:
         return prompt_format.conversation(row)
     found = _first_taken(row, prompt_format)
-    for number, message in enumerate(row.messages, 1):
-        if not message.content.strip() and any(_name(call) not in found.text for call in _calls(message)):
-            raise TemplateFailed(f"message {number} is nothing but tool_calls, which the template doesn't write")
+    for index, message in enumerate(row.messages):
+        if not message.content.strip() and any(_calls(message)) and not _writes_calls(row, index, found, prompt_format):
+            raise TemplateFailed(f"message {index + 1} is nothing but tool_calls, which the template doesn't write")
     return found
+
+
+def _writes_calls(row: Conversation, index: int, found: RenderedText, prompt_format: PromptFormat) -> bool:
+    """Whether the template has written the calls of a message: their names, which stand among the tools too."""
+    names = [_name(call) for call in _calls(row.messages[index])]
+    if any(name not in found.text for name in names):
+        return False
+    if not any(name in row.tools for name in names):
+        return True
+    without = [m.without("tool_calls") if at == index else m for at, m in enumerate(row.messages)]
+    try:
+        return _first_taken(replace(row, messages=tuple(without)), prompt_format).text != found.text
+    except TemplateFailed:
+        return True
 
 
 def _first_taken(row: Conversation, prompt_format: PromptFormat) -> RenderedText:

@@ -55,7 +55,7 @@ def test_documents_hold_what_the_format_writes(
     if not kept:
         return
     for row, ids, labels in zip(kept, split(documents, documents.ids), split(documents, documents.labels), strict=True):
-        text, ((first, end),), _ = prompt_format.conversation(row)
+        text, ((first, end),), *_ = prompt_format.conversation(row)
         assert prompt_format.decode(ids.tolist()) == text
         assert labels[-1] == IGNORE_INDEX
         counted = np.flatnonzero(labels != IGNORE_INDEX)

@@ -1,5 +1,7 @@
 """Packing: each document exactly once and uncut, with its labels."""
 
+from collections import Counter
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ def documents_of(lengths: list[int]) -> Documents:
     ids = np.arange(1000, 1000 + sizes.sum(), dtype=np.int32)
     counted = positions_within(sizes) >= np.repeat(sizes // 2, sizes)
     labels, rows = next_token_labels(ids, sizes, counted), np.arange(len(sizes))
-    return Documents(ids, labels, sizes, rows, loss_tokens=np.zeros_like(sizes), truncated=0, split=0, spelt=0)
+    return Documents(ids, labels, sizes, rows, np.zeros_like(sizes), truncated=0, split=0, spelt=0, ignored=Counter())
 
 
 def slow_best_fit(lengths: list[int]) -> list[int]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from weights_support import refusal
 
+from dscoder_exp.data.answers import LEFT_OUT, NOT_LEARNT
 from dscoder_exp.data.chat_template import TemplateFailed
 from dscoder_exp.data.encode import encode_rows
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
@@ -58,7 +59,7 @@ def a_format(name: str, tokenizer: Tokenizer) -> PromptFormat:
 
 def marked(conversation: Conversation, prompt_format: PromptFormat) -> str:
     """The text, what the loss counts of it between brackets."""
-    text, answers, _ = prompt_format.conversation(conversation)
+    text, answers, *_ = prompt_format.conversation(conversation)
     for first, end in reversed(answers):
         text = f"{text[:first]}⟦{text[first:end]}⟧{text[end:]}"
     return text
@@ -138,6 +139,35 @@ def test_a_template_with_a_token_before_the_answer_and_none_behind(tokenizer: To
     assert marked(CHAT, own_format(begins, tokenizer)) == "Q:Be brief.Q:a?⟦<|begin|>b⟧Q:c?⟦<|begin|>d⟧"
 
 
+# As Phi-3's, which closes the last message alone; as Llama-3's first, which always writes the next prompt.
+CLOSING = """{% for m in messages %}{{ '<' + m.role + '>' + m.content + '<|pad|>\\n' }}{% endfor %}
+{{ '<assistant>' if add_generation_prompt else eos_token }}"""
+PROMPTING = """{% for m in messages %}{{ '<|begin|>' + m.role + ':' + m.content + '<|pad|>' }}{% endfor %}
+{{ '<|begin|>assistant:' }}"""
+
+
+@pytest.mark.parametrize(
+    ("source", "stops", "text"),
+    [
+        (CLOSING, (), "<user>a?<|pad|>\n<assistant>⟦b<|pad|>⟧\n<user>c?<|pad|>\n<assistant>⟦d<|pad|>\n<|end|>⟧"),
+        (CLOSING, (PAD,), "<user>a?<|pad|>\n<assistant>⟦b<|pad|>⟧\n<user>c?<|pad|>\n<assistant>⟦d<|pad|>⟧\n<|end|>"),
+        (
+            PROMPTING,
+            (),
+            "<|begin|>user:a?<|pad|><|begin|>assistant:⟦b<|pad|>⟧"
+            "<|begin|>user:c?<|pad|><|begin|>assistant:⟦d<|pad|>⟧<|begin|>assistant:",
+        ),
+    ],
+)
+def test_what_a_template_writes_after_the_last_message_belongs_to_no_answer(
+    source: str, stops: tuple[int, ...], text: str, tokenizer: Tokenizer
+) -> None:
+    """And the answers before it are counted all the same."""
+    setup = replace(text_setup(tokenizer, source=source), stop_token_ids=stops)
+    found = marked(Conversation(CHAT.messages[1:]), choose_format(setup, None, "data.template"))
+    assert found.removeprefix("\n") == text
+
+
 def test_an_answer_that_is_not_to_be_learnt(tokenizer: Tokenizer) -> None:
     _, asked, bad, *rest = CHAT.messages
     chat = Conversation((asked, Message("assistant", bad.content, learn=False), *rest))
@@ -156,7 +186,11 @@ def test_a_template_that_drops_earlier_thoughts(tokenizer: Tokenizer) -> None:
     it differs from its prompt."""
     messages = [Message("user", "a"), Message("assistant", "<think>b</think>c"), Message("user", "d")]
     chat = Conversation((*messages, Message("assistant", "<think>e</think>f")))
-    assert marked(chat, own_format(THINKING, tokenizer)) == "Q:aA:c<|end|>Q:dA:<think>⟦e</think>f<|end|>⟧"
+    prompt_format = own_format(THINKING, tokenizer)
+    assert marked(chat, prompt_format) == "Q:aA:c<|end|>Q:dA:<think>⟦e</think>f<|end|>⟧"
+    assert prompt_format.conversation(chat).ignored == {NOT_LEARNT}
+    dropping = own_format(THINKING.replace("if last", "if false"), tokenizer)  # DeepSeek-R1's drops the last one too
+    assert dropping.conversation(chat).ignored == {LEFT_OUT}
     plain = Conversation((Message("user", "a"), Message("assistant", "b")))
     assert marked(plain, own_format(THINKING, tokenizer)) == "Q:aA:⟦b<|end|>⟧"
 

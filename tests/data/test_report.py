@@ -30,7 +30,7 @@ def test_examples_show_what_counts(prepared: Prepared, tokenizer: Tokenizer, row
     prompt_format = format_named("deepseek_coder", tokenizer)
     expected = []
     for number in (0, 14, 29, 44, 59):
-        text, ((first, end),), _ = prompt_format.conversation(rows[number])
+        text, ((first, end),), *_ = prompt_format.conversation(rows[number])
         expected.append(f"{text[:first]}⟦{text[first:end]}⟧{text[end:]}")
     assert prepared.report.examples == expected
 

@@ -69,6 +69,9 @@ def test_calls_that_the_template_leaves_out(tokenizer: Tokenizer) -> None:
     ours = format_named("deepseek_coder", tokenizer)
     with pytest.raises(TemplateFailed, match="message 2 is nothing but tool_calls, which the template doesn't write"):
         rendered(calling(ARGUMENTS), ours)
+    lists_tools = own_format(WRITES["objects"].replace("m.tool_calls or []", "[]"), tokenizer)  # as Granite 3.0's
+    with pytest.raises(TemplateFailed, match="message 2 is nothing but tool_calls, which the template doesn't write"):
+        rendered(calling(ARGUMENTS), lists_tools)
     rows = [calling(ARGUMENTS, "I add."), exchange("a", "", "b"), calling(ARGUMENTS, "I add.")]
     assert ignored_by(ours, rows) == {
         "tools": 2,
