@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -19,6 +19,8 @@ REMEDY = (
 TEXT_SUFFIXES = (".txt", ".md")
 TABLE_SUFFIXES = (".csv", ".tsv")
 ROW_SUFFIXES = (".jsonl", ".ndjson", ".parquet", *TABLE_SUFFIXES)  # and each with .gz
+PREPARED_SUFFIX, ARROW_SUFFIX = ".mindrecord", ".arrow"
+METADATA_SUFFIXES = (".json", ".yaml", ".yml")  # of what lies beside the files of rows in data sets' directories
 HEAD = 4096  # bytes that are looked at
 BOM = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
@@ -26,10 +28,13 @@ PARQUET = b"PAR1"
 # The first bytes of files that people give instead of rows (magic numbers: file(1); of Git LFS: its specification).
 LFS = b"version https://git-lfs.github.com"
 UTF_16 = ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW")
+PREPARED = ("data that was prepared already", "give its directory as data.output, and what it was made of")
+ARROW = ("an Arrow file", "save the table as .parquet or .jsonl (of datasets: to_parquet, to_json)")
 HTML = ("a web page (HTML), not the file that it links to", "download the file itself")
 KINDS = {
     LFS: ("a Git LFS pointer, not the file itself", "git lfs pull"),
-    b"ARROW1": ("an Arrow file", "save the table as .parquet or .jsonl"),
+    b"ARROW1": ARROW,
+    b"\xff\xff\xff\xff": ARROW,  # a stream, as save_to_disk of Hugging Face's datasets writes it
     b"PK\x03\x04": ("a zip archive, as .xlsx and .npz are, too", "unpack it, or save the table as .csv"),
     b"\xd0\xcf\x11\xe0": ("an old Office file (.xls, .doc)", "save the table as .csv"),
     b"%PDF": ("a PDF", "extract its text into a .txt file"),
@@ -107,10 +112,40 @@ def form_of(path: Path) -> str:
     return form
 
 
+def refuse_directory_of_rows(path: Path, names: Sequence[str]) -> None:
+    """Raise Refused for a directory of files of rows, or of prepared data: as texts, what lies in it would be learnt.
+
+    Args:
+        names: its files; texts may lie beside the rows (a README), and metadata.
+    """
+    if any(name.endswith(PREPARED_SUFFIX) for name in names):
+        raise _refusal(path, *PREPARED)
+    others = [name for name in names if not name.lower().endswith(TEXT_SUFFIXES)]
+    sure, unsure = (*ROW_SUFFIXES, ARROW_SUFFIX), METADATA_SUFFIXES
+    if not all(name.lower().removesuffix(".gz").endswith((*sure, *unsure)) for name in others):
+        return
+    if (found := next((name for name in others if _holds_rows(path / name)), None)) is not None:
+        what = f"a directory of files of rows, of which one can be given: {path}"
+        raise refuse(KEY, what, f"{KEY}={path / found}")
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file's name says so, or it is JSON that begins with a row."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith((*ROW_SUFFIXES, ARROW_SUFFIX)):
+        return True
+    if not name.endswith(".json"):
+        return False
+    with opened(path) as file:
+        start = file.read(HEAD).removeprefix(BOM).lstrip()
+        file.seek(0)
+        return _json_form(file, start, of_text=True) is not None
+
+
 def _other_kind(head: bytes, start: bytes, suffix: str) -> tuple[str, str] | None:
     """What a file is that holds no rows, and what to do; None if it may hold some."""
-    if suffix == ".mindrecord":
-        return "data that was prepared already", "give its directory as data.output, and what it was made of"
+    if suffix == PREPARED_SUFFIX:
+        return PREPARED
     if head[TAR] == b"ustar":
         return "a tar archive", "unpack it"
     if suffix in TEXT_SUFFIXES and not start.startswith(LFS):

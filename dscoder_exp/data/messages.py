@@ -71,6 +71,16 @@ def read_messages(value: Any, name: str, *, learn: bool = True) -> list[Message]
     return [_message(item, f"message {number}", learn) for number, item in enumerate(value, 1)]
 
 
+def transposed(columns: Any) -> Any:
+    """Messages that are given as one list a key, as Sequence of Hugging Face's datasets stores them, as a list of them;
+    anything else as it is.
+    """
+    lists = list(columns.values()) if isinstance(columns, dict) else []
+    if not lists or not all(isinstance(values, list) and len(values) == len(lists[0]) for values in lists):
+        return columns
+    return [dict(zip(columns, values, strict=True)) for values in zip(*lists, strict=True)]
+
+
 def _message(item: Any, owner: str, learn: bool) -> Message:
     if not isinstance(item, dict):
         raise BadRow(f"{owner} is not an object but {json_type(item)}")
@@ -86,7 +96,8 @@ def _message(item: Any, owner: str, learn: bool) -> Message:
         content = _content(item, key, owner, may_lack="tool_calls" in extra)
     if content is None:
         extra["content"] = None  # some templates look for just this before they write tool_calls
-    further = _whole(json.dumps(extra, ensure_ascii=False), "keys", owner) if extra else ""
+    # str: Parquet has dates and the like, too
+    further = _whole(json.dumps(extra, ensure_ascii=False, default=str), "keys", owner) if extra else ""
     return Message(role, content or "", learn=role != "assistant" or _learnt(item, owner, learn), extra=further)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dscoder_exp.data.json_rows import DECODER, Fault, json_type
-from dscoder_exp.data.messages import BadRow, optional_text, read_messages, text_of
+from dscoder_exp.data.messages import BadRow, optional_text, read_messages, text_of, transposed
 from dscoder_exp.data.rows import AnyRow, Conversation, Message, Text, exchange
 
 Entry = dict[str, Any]
@@ -66,7 +66,7 @@ def _chat(entry: Entry, ignored: Counter[str]) -> Conversation:
     name = next((mark for mark in ("messages", "conversations") if entry.get(mark) is not None), "messages")
     if name == "messages" and entry.get("conversations") is not None:
         ignored["conversations"] += 1
-    items = _json_in(entry, name)
+    items = transposed(_json_in(entry, name))
     messages = read_messages(items, name)
     if any(item.get("weight") and message.role != "assistant" for item, message in zip(items, messages, strict=True)):
         ignored["weight of messages other than the assistant's"] += 1  # 0, not learnt, holds for them anyway
@@ -116,7 +116,7 @@ def _tools(entry: Entry) -> str:
     tools = [_parsed(tool, "tools") if isinstance(tool, str) else tool for tool in listed]
     if not all(isinstance(tool, dict) for tool in tools):
         raise BadRow('"tools" is not a list of objects')
-    return json.dumps(tools, ensure_ascii=False)
+    return json.dumps(tools, ensure_ascii=False, default=str)
 
 
 def _json_in(entry: Entry, name: str) -> Any:

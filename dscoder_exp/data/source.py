@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dscoder_exp.data.file_kinds import KEY, REMEDY, ROW_SUFFIXES, TEXT_SUFFIXES, form_of
+from dscoder_exp.data.file_kinds import KEY, REMEDY, form_of, refuse_directory_of_rows
 from dscoder_exp.data.json_rows import Fault, entry_lines, parse_lines, parse_list, parse_objects
 from dscoder_exp.data.row_kinds import ALPACA, NAMES, TEXT, Kind, kind_of, kinds_with, read_row, unknown_keys
 from dscoder_exp.data.rows import AnyRow
@@ -224,17 +224,9 @@ def _read_directory(path: Path) -> Source:
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [str((Path(folder) / name).relative_to(path)) for name in files if not name.startswith(".")]
     files = [name for name in sorted(names) if (path / name).is_file()]
-    _refuse_rows(path, files)
+    refuse_directory_of_rows(path, files)
     texts = [name for name in files if not any(b"\0" in chunk for chunk in read_chunks(path / name))]  # git's rule
     return Source(path, "directory", tuple(texts), skipped=len(names) - len(texts))
-
-
-def _refuse_rows(path: Path, names: Sequence[str]) -> None:
-    """Raise Refused for a directory of files of rows (a README may lie beside them): as texts JSON would be learnt."""
-    others = [name for name in names if not name.lower().endswith(TEXT_SUFFIXES)]
-    if others and all(name.lower().removesuffix(".gz").endswith(ROW_SUFFIXES) for name in others):
-        what = f"a directory of files of rows, of which one can be given: {path}"
-        raise refuse(KEY, what, f"{KEY}={path / others[0]}")
 
 
 def _raise(error: OSError) -> None:

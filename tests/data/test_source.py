@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
@@ -298,6 +299,15 @@ def test_nested_parquet(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", [{"messages": both} for both in messages])
     found = [[m.as_dict() for m in row.messages] for row in read_rows(path) if isinstance(row, Conversation)]
     assert found == messages
+    columns = {"role": ["user", "assistant"], "content": ["x", "y"]}
+    assert read_rows(write(tmp_path / "columns.parquet", [{"messages": columns}])) == [exchange("x", "", "y")]
+    dated = [message | {"at": datetime(2024, 1, 2)} for message in messages[1]]
+    path = write(
+        tmp_path / "dated.parquet", [{"messages": dated, "tools": [{"name": "add", "at": datetime(2024, 1, 2)}]}]
+    )
+    (row,) = read_rows(path)
+    assert isinstance(row, Conversation)
+    assert row.messages[0].extras() == {"name": "Ann", "at": "2024-01-02 00:00:00"}
     bad = write(tmp_path / "bad.parquet", [{"prompt": "a", "response": "b"}, {"prompt": "a", "response": None}])
     what = 'row 2: "response" is not text but null (1 of 2 rows are bad)'
     assert refusal(bad) == (str(bad), what)
@@ -324,6 +334,7 @@ def test_damaged_gzip(tmp_path: Path) -> None:
         (b"\x01\x02\0", "binary"),
         (b"\0" * 257 + b"ustar", "a tar archive"),
         (b"GGUF\x03\0", "a GGUF file"),
+        (b"\xff\xff\xff\xff\x90\0\0\0", "an Arrow file"),
         (b"import os\n", "neither JSON nor a table: it begins with 'import os'"),
         (gzip.compress(b"A book.", mtime=0), "compressed text"),
         (gzip.compress(b"PK\x03\x04", mtime=0), "a zip archive"),
@@ -451,8 +462,25 @@ def test_a_directory_of_rows_is_refused(tmp_path: Path) -> None:
         write(tmp_path / name, PAIRS)
     what = f"a directory of files of rows, of which one can be given: {tmp_path}"
     assert refusal(tmp_path) == ("data.source", what)
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert refusal(tmp_path) == ("data.source", what)
     plain(tmp_path / "code.py", "x = 1")
+    (tmp_path / "dataset_infos.json").unlink()
     assert texts_of(read_source(str(tmp_path))) == ["# A data set", "x = 1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("train.json", b'[{"prompt": "a", "response": "b"}]', "a directory of files of rows"),
+        ("data-00000-of-00001.arrow", b"\xff\xff\xff\xff", "a directory of files of rows"),
+        ("train.mindrecord", b"\0", "not rows, nor text"),
+    ],
+)
+def test_other_directories_of_data(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "state.json").write_text('{"split": "train"}')
+    assert refusal(tmp_path)[1].startswith(what)
 
 
 def test_a_directory_of_texts(tmp_path: Path) -> None:
