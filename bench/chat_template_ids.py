@@ -53,7 +53,8 @@ def prompt_format_of(directory: Path, template: str | None = None) -> "PromptFor
     from dscoder_exp.weights.resolve import TextSetup
     from dscoder_exp.weights.tokenizer import load_tokenizer, special_tokens_in
 
-    tokenizer, texts = load_tokenizer(str(directory)), special_tokens_in(directory)
+    tokenizer = load_tokenizer(str(directory))
+    texts = {role: text for role, text in special_tokens_in(directory).items() if text is not None}
     bos, eos = (tokenizer.token_to_id(texts[role]) if role in texts else None for role in ("bos_token", "eos_token"))
     text = TextSetup(tokenizer, texts, bos, eos or 0, eos or 0, None, template_in(directory, "tokenizer.path"))
     return choose_format(text, template, "data.template")

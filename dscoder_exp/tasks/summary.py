@@ -58,7 +58,7 @@ def print_data(screen: Screen, prepared: Prepared, prompt_format: PromptFormat) 
             f"{report.truncated:,} truncated, "
             f"{report.duplicates:,} duplicates)"
         )
-        screen.print(f"      prompt format {prompt_format.name}, from {Path(prompt_format.origin).name}")
+        screen.print(f"      prompt format {prompt_format.name} ({Path(prompt_format.origin).name})")
     _print_left_out(screen, report)
     if report.special_texts:
         screen.print(

@@ -47,7 +47,7 @@ def template_in(directory: Path, key: str) -> ModelTemplate | None:
         key: the config key that held the directory.
 
     Raises:
-        Refused: a file that can't be read, or whose chat_template is no text.
+        Refused: a file that can't be read, or whose chat_template is no text, nor a list with a default.
     """
     file = directory / CHAT_TEMPLATE_FILE
     if file.is_file():
@@ -57,6 +57,9 @@ def template_in(directory: Path, key: str) -> ModelTemplate | None:
     if isinstance(template, list):  # several named templates
         named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("default")
+        if template is None and named:
+            what = f"none of the chat templates is named default, but {', '.join(map(str, named))}"
+            raise refuse(str(file), what, f"name one default, or save it as {file.with_name(CHAT_TEMPLATE_FILE)}")
     if template is None:
         return None
     if not isinstance(template, str):

@@ -187,7 +187,7 @@ def open_text_setup(model: ModelConfig, tokenizer: TokenizerConfig, opened: Open
     ids["eos_token_id"] = _end_token(found, (ids["eos_token_id"], *stops))
     beyond = special_beyond(found, opened.config.vocab_size)
     context = opened.config.max_position_embeddings
-    setup = _text_setup(found, directory, ids, model, context, opened.template, beyond)
+    setup = _text_setup(found, directory, ids, model, context, _template(opened, tokenizer), beyond)
     return replace(setup, stop_token_ids=stops, overrides=opened.overrides)
 
 
@@ -232,11 +232,12 @@ def _text_setup(
     Of those in the files, tokens beyond the model's vocabulary count for nothing.
     """
     beyond = beyond or {}
-    texts = special_tokens_in(directory) if directory else {}
-    texts = {role: text for role, text in texts.items() if text not in beyond}
+    in_files = special_tokens_in(directory) if directory else {}
+    texts = {role: text for role, text in in_files.items() if text is not None and text not in beyond}
     for name in TOKEN_IDS:
         role, token = name.removesuffix("_id"), getattr(model, name)
-        if token is None and role not in texts:
+        without = role == "bos_token" and in_files.get(role, "") is None  # as transformers: the tokenizer has none
+        if token is None and role not in texts and not without:
             token = ids[name]
         if token is not None and (text := tokenizer.id_to_token(token)) is not None:
             texts[role] = text
@@ -248,6 +249,13 @@ def _text_setup(
     pad = known["pad_token_id"]
     pad = eos if pad is None else pad
     return TextSetup(tokenizer, texts, known["bos_token_id"], eos, pad, context, template, beyond)
+
+
+def _template(opened: OpenedModel, tokenizer: TokenizerConfig) -> ModelTemplate | None:
+    """The prompt format that lies with the adapter or the model, else with tokenizer.path, else model.template's."""
+    brought = (opened.adapter and opened.adapter.template) or (opened.source and opened.source.template)
+    directory = None if brought else _tokenizer_directory(tokenizer)
+    return (template_in(directory, "tokenizer.path") if directory else None) or opened.template
 
 
 def _keyed_template(model: ModelConfig) -> ModelTemplate | None:

@@ -51,14 +51,16 @@ def read_tokenizer(file: Path, key: str) -> Tokenizer:
         raise refuse(key, f"{file}: not a readable tokenizer ({error})", remedy) from error
 
 
-def special_tokens_in(directory: Path) -> dict[str, str]:
-    """The special tokens that tokenizer_config.json, else special_tokens_map.json, names: "eos_token" -> its text."""
-    found: dict[str, str] = {}
+def special_tokens_in(directory: Path) -> dict[str, str | None]:
+    """The special tokens that tokenizer_config.json, else special_tokens_map.json, names: "eos_token" -> its text, or
+    None for one that the tokenizer has not (Qwen2.5's bos_token).
+    """
+    found: dict[str, str | None] = {}
     for name in (SPECIAL_TOKENS_FILE, TOKENIZER_CONFIG_FILE):
         if (directory / name).is_file():
             for role, token in read_json(directory / name, "tokenizer.path").items():
                 text = token.get("content") if isinstance(token, dict) else token
-                if role.endswith("_token") and isinstance(text, str):
+                if role.endswith("_token") and (text is None or isinstance(text, str)):
                     found[role] = text
     return found
 

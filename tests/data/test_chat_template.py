@@ -142,6 +142,9 @@ def test_where_a_models_template_lies(tmp_path: Path) -> None:
     assert found is not None
     assert (found.source, found.origin) == ("file", str(tmp_path / "chat_template.jinja"))
     (tmp_path / "chat_template.jinja").unlink()
+    config.write_text('{"chat_template": [{"name": "rag", "template": "t"}]}')
+    with pytest.raises(Refused, match="none of the chat templates is named default, but rag"):
+        template_in(tmp_path, "model.path")
     config.write_text('{"chat_template": 5}')
     with pytest.raises(Refused, match="chat_template is neither text nor a list"):
         template_in(tmp_path, "model.path")

@@ -157,6 +157,21 @@ def test_the_files_template_overrides_the_groups(directory: Path, tmp_path: Path
     assert open_model(group(path=str(directory), template="deepseek_coder")).template == own
 
 
+def test_the_template_beside_tokenizer_path_counts_where_the_model_brings_none(directory: Path, tmp_path: Path) -> None:
+    """And a bos_token of null there is none for a template, whatever config.json says, as in transformers."""
+    tokenizer = save_tokenizer(tmp_path / "tokenizer", 96, chat_template="{{ 1 }}", bos_token=None)
+    (directory / "tokenizer.json").unlink(missing_ok=True)
+    model, given = group(path=str(directory), template="deepseek_coder"), TokenizerConfig(str(tokenizer))
+    found = open_text(model, given)
+    config = tokenizer / "tokenizer_config.json"
+    assert found.template == ModelTemplate("chat_template", "{{ 1 }}", str(config))
+    assert "bos_token" not in found.special_tokens
+    (directory / "chat_template.jinja").write_text("{{ 2 }}")
+    assert open_text(model, given).template == ModelTemplate(
+        "chat_template", "{{ 2 }}", str(directory / "chat_template.jinja")
+    )
+
+
 def test_pretrained_needs_weights() -> None:
     refused = problems(open_model, EMPTY_MODEL)
     assert refused["model.path"].startswith("no weights are given")
