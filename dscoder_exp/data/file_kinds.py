@@ -27,6 +27,7 @@ GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
 # The first bytes of files that people give instead of rows (magic numbers: file(1); of Git LFS: its specification).
 LFS = b"version https://git-lfs.github.com"
+NOT_UTF8 = "save it as UTF-8: iconv -f GB18030 -t UTF-8 FILE > NEW (GB18030: Chinese; WINDOWS-1252: Western Europe)"
 UTF_16 = ("UTF-16 text", "iconv -f UTF-16 -t UTF-8 FILE > NEW, then give NEW")
 PREPARED = ("data that was prepared already", "give its directory as data.output, and what it was made of")
 ARROW = ("an Arrow file", "save the table as .parquet or .jsonl (of datasets: to_parquet, to_json)")

@@ -19,10 +19,16 @@ DECODER = json.JSONDecoder(parse_int=lambda digits: float(digits) if len(digits)
 
 @dataclass(frozen=True)
 class Fault:
-    """Why an entry is no row; `column` only where the JSON itself is broken."""
+    """Why an entry is no row.
+
+    Attributes:
+        column: only where the JSON itself is broken.
+        remedy: what to do; None: make it a row.
+    """
 
     why: str
     column: int | None = None
+    remedy: str | None = None
 
     @property
     def reason(self) -> str:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from dscoder_exp.data.file_kinds import NOT_UTF8
 from dscoder_exp.data.json_rows import DECODER, json_type
 from dscoder_exp.data.rows import Message
 
@@ -16,7 +17,11 @@ PART_SEPARATOR = "\n"  # as vLLM (entrypoints/chat_utils.py) and llama.cpp (comm
 
 
 class BadRow(ValueError):
-    """Why an entry is no row."""
+    """Why an entry is no row; `remedy` as a Fault's."""
+
+    def __init__(self, why: str, remedy: str | None = None) -> None:
+        super().__init__(why)
+        self.remedy = remedy
 
 
 def text_of(entry: dict[str, Any], name: str, owner: str = "") -> str:
@@ -46,7 +51,7 @@ def _whole(text: str, name: str, owner: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         if "\udc80" <= text[error.start] <= "\udcff":  # a byte that UTF-8 can't decode (json_rows.decoded)
-            raise BadRow(f"{_shown(name, owner)} is not UTF-8") from None
+            raise BadRow(f"{_shown(name, owner)} is not UTF-8", NOT_UTF8) from None
         raise BadRow(f"{_shown(name, owner)} holds half a character (a lone surrogate)") from None
     return text
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dscoder_exp.weights.resolve import TextSetup
 
 REMEDY = "fix the template, or choose another format: data.template, predict.template"
+NONE_BROUGHT = "the model brings none"  # an origin
 NAMED = Path(__file__).with_name("chat_templates")
 TRIAL = (Message("user", "What is 2 + 2?"), Message("assistant", "It is 4."))
 
@@ -240,7 +241,7 @@ def choose_format(
     Raises:
         Refused: it can't be read or used.
     """
-    own = text.template or ModelTemplate("none", None, "the model brings none")
+    own = text.template or ModelTemplate("none", None, NONE_BROUGHT)
     found = own if choice in (None, "auto") else given_template(choice, key)
     return PromptFormat(found, text, allow_special_tokens=allow_special_tokens)
 

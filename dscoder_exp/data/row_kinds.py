@@ -164,6 +164,10 @@ TEXT = Kind(
     "text", ("text",), frozenset({"text"}), 'a row is {"text": text}', lambda entry, _: Text(text_of(entry, "text"))
 )
 KINDS = (CHAT, ALPACA, PAIRS, TEXT)  # in this order: alpaca's own files have a "text" beside their instruction
+FORMS = (
+    'a row has "messages" or "conversations"; or "instruction" and "output"; or "prompt" and "response" or '
+    '"completion"; or "text"'
+)
 NAMES = sorted(frozenset().union(*(kind.known for kind in KINDS)))  # of the keys that have a meaning in a row
 
 
@@ -193,7 +197,7 @@ def read_row(entry: Any, kind: Kind, ignored: Counter[str]) -> AnyRow | Fault:
         other = kind_of([entry])
         if other not in (None, kind) and not any(mark in entry for mark in kind.marks):
             return Fault(f"a row of another kind ({other.name}) than the rows before it ({kind.name})")
-        return Fault(str(error))
+        return Fault(str(error), remedy=error.remedy)
 
 
 def unknown_keys(entries: Iterable[Any], kind: Kind) -> Counter[str]:

@@ -1,5 +1,6 @@
 """The data set that `data.source` names: a file of rows, a text file, or a directory of text files."""
 
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,9 +10,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dscoder_exp.data.file_kinds import KEY, REMEDY, form_of, refuse_directory_of_rows
+from dscoder_exp.data.file_kinds import KEY, NOT_UTF8, REMEDY, form_of, refuse_directory_of_rows
 from dscoder_exp.data.json_rows import Fault, entry_lines, parse_lines, parse_list, parse_objects
-from dscoder_exp.data.row_kinds import ALPACA, NAMES, TEXT, Kind, kind_of, kinds_with, read_row, unknown_keys
+from dscoder_exp.data.row_kinds import (
+    ALPACA,
+    FORMS,
+    KINDS,
+    NAMES,
+    TEXT,
+    Kind,
+    kind_of,
+    kinds_with,
+    read_row,
+    unknown_keys,
+)
 from dscoder_exp.data.rows import AnyRow
 from dscoder_exp.data.table_rows import parse_parquet, parse_table
 from dscoder_exp.data.text_files import NotUtf8, read_chunks, scan_text
@@ -20,6 +32,7 @@ from dscoder_exp.schema.errors import Problem, Refused, refuse
 
 COLUMNS_KEY = "data.columns"
 MAX_PROBLEMS = 3  # bad rows, or files that aren't UTF-8, that an error message lists
+MAX_KEYS = 8  # of a row, that an error message lists
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ class Source:
         kind = kind_of(entries, kinds)
         if kind is None:
             _refuse_a_single_object(self.path, entries)
-            kind = ALPACA if ALPACA in kinds else kinds[0]
+            kind = self._kind_by_name(entries, kinds)
         ignored, faults = unknown_keys(entries, kind), {}
         for index, entry in enumerate(entries):
             entries[index] = row = read_row(entry, kind, ignored)
@@ -128,14 +141,29 @@ class Source:
             kind, [row for row in entries if not isinstance(row, Fault)] if faults else entries, faults, ignored
         )
 
+    def _kind_by_name(self, entries: Sequence[Any], kinds: Sequence[Kind]) -> Kind:
+        """The kind whose key an entry has, though it holds nothing. Raises Refused if no key of an object is known."""
+        index, first = next(((i, entry) for i, entry in enumerate(entries) if isinstance(entry, dict)), (0, None))
+        if first is None or len(kinds) < len(KINDS):  # with data.columns the kind is known
+            return ALPACA if ALPACA in kinds else kinds[0]
+        if named := [kind for kind in kinds if not first.keys().isdisjoint(kind.marks)]:
+            return named[0]
+        keys = ", ".join([json.dumps(key, ensure_ascii=False) for key in islice(first, MAX_KEYS)]) or "none"
+        what = f"row {index + 1}: of no known kind: its keys are {keys}{', …' if len(first) > MAX_KEYS else ''}"
+        remedy = f"{FORMS}; {COLUMNS_KEY}={{prompt: NAME, response: NAME}} reads these two from NAME"
+        raise refuse(self.where(index), what, remedy)
+
     def refusal(self, faults: Mapping[int, Fault], kind: Kind, count: int) -> Refused:
         """Of bad rows, of `count` in all: the first ones are named."""
         problems = self.problems(faults)
-        problems[-1] = Problem(
-            problems[-1].where,
-            f"{problems[-1].what} ({len(faults)} of {count} rows are bad)",
-            f"{kind.shape}; data.bad_rows=drop leaves bad rows out, {COLUMNS_KEY}={{KEY: NAME}} reads KEY from NAME",
-        )
+        shown = (faults[index] for index in sorted(faults)[:MAX_PROBLEMS])
+        remedies = [*dict.fromkeys(fault.remedy or kind.shape for fault in shown)]
+        if len(faults) < count:
+            remedies.append("data.bad_rows=drop leaves bad rows out")
+        if kind.shape in remedies:
+            remedies.append(f"{COLUMNS_KEY}={{KEY: NAME}} reads KEY from NAME")
+        what = f"{problems[-1].what} ({len(faults)} of {count} rows are bad)"
+        problems[-1] = Problem(problems[-1].where, what, "; ".join(remedies))
         return Refused(problems)
 
     def problems(self, faults: Mapping[int, Fault]) -> list[Problem]:
@@ -241,7 +269,7 @@ def _text_rows(files: Sequence[Path]) -> list[AnyRow]:
         try:
             rows.append(scan_text(file))
         except NotUtf8 as error:
-            problems.append(Problem(f"{file}:{error.line}", f"not UTF-8: {error}", "save the file as UTF-8"))
+            problems.append(Problem(f"{file}:{error.line}", f"not UTF-8: {error}", NOT_UTF8))
     if problems:
         more = len(problems) - MAX_PROBLEMS
         last = Problem(KEY, f"{more} more files are not UTF-8", "save them as UTF-8, or move them out of the directory")

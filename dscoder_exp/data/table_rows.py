@@ -11,6 +11,7 @@ from dscoder_exp.data.file_kinds import KEY, opened
 from dscoder_exp.data.json_rows import Fault, decoded
 from dscoder_exp.schema.errors import refuse
 
+QUOTING = 'a field with a quote, a delimiter or a line break in it is put in "quotes", and its quotes doubled'
 DELIMITERS = ",;\t|"  # some spreadsheets save a .csv with another one than the comma
 BATCH_ROWS = 1024
 
@@ -39,13 +40,11 @@ def parse_table(path: Path) -> Iterator[tuple[int, Any]]:
                 if len(record) == len(header):
                     yield start, dict(zip(header, record, strict=True))
                 elif record:
-                    yield start, Fault(f"{len(record)} fields where the first line names {len(header)}")
+                    why = f"{len(record)} fields where the first line names {len(header)}"
+                    yield start, Fault(why, remedy=QUOTING)
                 start = reader.line_num + 1
         except csv.Error as error:
-            remedy = (
-                'a field with a quote, a delimiter or a line break in it is put in "quotes", and its quotes doubled'
-            )
-            raise refuse(f"{path}:{start}", f"not CSV: {error}", remedy) from None
+            raise refuse(f"{path}:{start}", f"not CSV: {error}", QUOTING) from None
 
 
 def parse_parquet(path: Path) -> Iterator[Any]:

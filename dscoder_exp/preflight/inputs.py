@@ -99,7 +99,7 @@ def _stop_problems(config: Config, model: LlamaConfig) -> list[Problem]:
         return []
     last, remedy = model.vocab_size - 1, "give ids of the model's tokenizer"
     above = [token for token in config.predict.stop_token_ids if token > last]
-    what = f"{', '.join(map(str, above))} above the model's vocabulary, which ends at {last}"
+    what = f"{', '.join(map(str, above))}: above the model's vocabulary, which ends at {last}"
     return [Problem("predict.stop_token_ids", what, remedy)] if above else []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.console import Screen
-from dscoder_exp.data.prompt_format import PromptFormat
+from dscoder_exp.data.prompt_format import NONE_BROUGHT, PromptFormat
 from dscoder_exp.data.report import DataReport, Prepared
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, RuntimeConfig
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # these import MindSpore, which task=prepare doesn't need
     from dscoder_exp.training.trainer import Throughput
     from dscoder_exp.weights.resolve import TextSetup
 
+TOO_LONG = "longer than seq_length or the model's context"
 MAX_IGNORED = 8  # ignored keys that are printed
 
 
@@ -58,7 +59,7 @@ def print_data(screen: Screen, prepared: Prepared, prompt_format: PromptFormat) 
             f"{report.truncated:,} truncated, "
             f"{report.duplicates:,} duplicates)"
         )
-        screen.print(f"      prompt format {prompt_format.name} ({Path(prompt_format.origin).name})")
+        _print_format(screen, prompt_format)
     _print_left_out(screen, report)
     if report.special_texts:
         screen.print(
@@ -71,6 +72,16 @@ def print_data(screen: Screen, prepared: Prepared, prompt_format: PromptFormat) 
         f"{report.eval_sequences:,} held out"
     )
     screen.print(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
+
+
+def _print_format(screen: Screen, prompt_format: PromptFormat) -> None:
+    """Print which prompt format the rows are written in, where it comes from, and whether it ends an answer."""
+    if prompt_format.origin == NONE_BROUGHT:
+        screen.print(f"      prompt format none: {NONE_BROUGHT} (data.template chooses one)")
+    else:
+        screen.print(f"      prompt format {prompt_format.name}, from {Path(prompt_format.origin).name}")
+    if prompt_format.end_token_id is None:
+        screen.print("      it writes no special token after an answer: the model doesn't learn where to stop")
 
 
 def print_tokens(screen: Screen, text: TextSetup, prompt_format: PromptFormat) -> None:
@@ -93,12 +104,16 @@ def print_beyond(screen: Screen, text: TextSetup) -> None:
 
 
 def _print_left_out(screen: Screen, report: DataReport) -> None:
-    """Print which rows were dropped as bad, and what of the rows nothing is made of."""
+    """Print why rows were dropped, and what of the rows nothing is made of."""
+    too_long = report.dropped - report.blank - sum(report.bad_rows.values())
+    lacking = "without text" if report.kind == "text" else "without a request or an answer"
+    if reasons := [f"{count:,} {why}" for count, why in ((report.blank, lacking), (too_long, TOO_LONG)) if count]:
+        screen.print(f"      dropped: {', '.join(reasons)}")
     if report.bad_rows:
         screen.print(f"      bad rows dropped: {sum(report.bad_rows.values()):,} (data.bad_rows=drop)")
         for reason, count in report.bad_rows.items():
             screen.print(f"        {count:,}: {reason}")
-        screen.print(f"        the first: {'; '.join(report.bad_examples)}")
+        screen.print("        the first: " + "\n                   ".join(report.bad_examples))
     if report.ignored:
         things = [f"{thing} in {count:,} rows" for thing, count in report.ignored.items()]
         more = f", and {len(things) - MAX_IGNORED} more (data.json lists them)" if len(things) > MAX_IGNORED else ""

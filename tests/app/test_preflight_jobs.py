@@ -194,7 +194,7 @@ def test_stop_tokens_must_be_of_the_models_vocabulary(refused: Any, check: Any) 
     (config,) = check([*ask, "predict.stop_token_ids=[7,1023]"])
     assert config.predict.stop_token_ids == [7, 1023]
     found, _ = refused([*ask, "predict.stop_token_ids=[7,1024,9999]"])
-    assert found == {"predict.stop_token_ids": "1024, 9999 above the model's vocabulary, which ends at 1023"}
+    assert found == {"predict.stop_token_ids": "1024, 9999: above the model's vocabulary, which ends at 1023"}
     found, _ = refused([*ask, "predict.stop_token_ids=7"])
     assert found == {"predict.stop_token_ids": "must be a list, each a whole number, got 7"}
     found, _ = refused([*ask, "predict.stop_token_ids=[-1]"])

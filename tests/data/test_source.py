@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dscoder_exp.data.file_kinds import NOT_UTF8
 from dscoder_exp.data.json_rows import TOO_DEEP, Fault
-from dscoder_exp.data.row_kinds import ALPACA
+from dscoder_exp.data.row_kinds import ALPACA, FORMS
 from dscoder_exp.data.rows import AnyRow, Conversation, Message, Text, exchange, is_blank, row_content
 from dscoder_exp.data.source import Rows, Source, read_source
+from dscoder_exp.data.table_rows import QUOTING
 from dscoder_exp.data.text_files import TextFile
 from dscoder_exp.schema.errors import Refused
 
@@ -159,9 +161,34 @@ def test_message_as_a_user_reads_it(tmp_path: Path) -> None:
         read_rows(path)
     assert str(caught.value) == (
         f'dscoder_exp: refused\n  - {path}:2: row 1: there is no "output" (1 of 1 rows are bad)\n'
-        f"      -> {ALPACA.shape}; data.bad_rows=drop leaves bad rows out, "
-        "data.columns={KEY: NAME} reads KEY from NAME"
+        f"      -> {ALPACA.shape}; data.columns={{KEY: NAME}} reads KEY from NAME"
     )
+    path.write_text('[\n{"question": "a", "Answer": "b"}\n]')
+    with pytest.raises(Refused) as caught:
+        read_rows(path)
+    assert str(caught.value) == (
+        f'dscoder_exp: refused\n  - {path}:2: row 1: of no known kind: its keys are "question", "Answer"\n'
+        f"      -> {FORMS}; data.columns={{prompt: NAME, response: NAME}} reads these two from NAME"
+    )
+
+
+def test_the_remedy_is_the_bad_rows_own(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    drop = "data.bad_rows=drop leaves bad rows out"
+    for content, remedies in {
+        "prompt,response\na,é\n".encode("latin-1"): [NOT_UTF8],
+        "prompt,response\na,b\nc,é\n".encode("latin-1"): [NOT_UTF8, drop],
+        "prompt,response\na,b,c\nd,e\nf,é\n".encode("latin-1"): [QUOTING, NOT_UTF8, drop],
+    }.items():
+        path.write_bytes(content)
+        with pytest.raises(Refused) as caught:
+            read_rows(path)
+        assert caught.value.problems[-1].remedy == "; ".join(remedies)
+
+
+def test_a_row_whose_key_holds_null_is_of_its_kind(tmp_path: Path) -> None:
+    what = 'row 1: "prompt" is not text but null (1 of 1 rows are bad)'
+    assert refusal(tmp_path / "rows.jsonl", '{"prompt": null, "response": "b"}')[1] == what
 
 
 TEXT = st.text(alphabet='ab\\"[]{},:\n\té', max_size=12)
@@ -175,7 +202,7 @@ ROWS = st.builds(lambda a, b, c: {"instruction": a, "input": b, "output": c}, TE
     indent=st.sampled_from([None, 0, 3]),
 )
 def test_line_of_a_bad_row_whatever_the_layout(before: list, after: list, gaps: list[str], indent: int | None) -> None:
-    parts = [json.dumps(row, indent=indent) for row in [*before, {"output": "no instruction"}, *after]]
+    parts = [json.dumps(row, indent=indent) for row in [*before, {"instruction": "no output"}, *after]]
     gap = iter(gaps)
     text, line = next(gap) + "[" + next(gap), 0
     for number, part in enumerate(parts):
@@ -280,7 +307,8 @@ def test_bad_tables(tmp_path: Path) -> None:
     assert refusal(path, 'prompt,response\na,b\nc,"d\ne,f\n') == (f"{path}:3", "not CSV: unexpected end of data")
     assert refusal(path, "prompt,prompt\na,b\n") == (f"{path}:1", "the column 'prompt' is named twice")
     assert refusal(path, "prompt,response\n") == ("data.source", f"the data set is empty: {path}")
-    assert refusal(path, "How?,So.\nWhy?,Because.\n")[1] == 'row 1: there is no "instruction" (1 of 1 rows are bad)'
+    no_names = 'row 1: of no known kind: its keys are "How?", "So."'
+    assert refusal(path, "How?,So.\nWhy?,Because.\n") == (f"{path}:2", no_names)
 
 
 def test_a_cell_may_hold_a_whole_book(tmp_path: Path) -> None:
@@ -481,6 +509,15 @@ def test_other_directories_of_data(tmp_path: Path, name: str, content: bytes, wh
     (tmp_path / name).write_bytes(content)
     (tmp_path / "state.json").write_text('{"split": "train"}')
     assert refusal(tmp_path)[1].startswith(what)
+
+
+def test_a_directory_of_json_is_refused_if_it_holds_rows(tmp_path: Path) -> None:
+    settings = plain(tmp_path / "tsconfig.json", '{"strict": true}')
+    assert texts_of(read_source(str(tmp_path))) == ['{"strict": true}']
+    settings.unlink()
+    for name in ("list.json", "lines.json.gz", "rows.jsonl"):
+        write(tmp_path / name, PAIRS)
+    assert refusal(tmp_path)[1].startswith("a directory of files of rows")
 
 
 def test_a_directory_of_texts(tmp_path: Path) -> None:

@@ -91,6 +91,21 @@ def test_each_kind_of_source(empty_workspace: Workspace, overrides: list[str], p
     assert example in json.loads((empty_workspace.directory / "prepared" / "data.json").read_text())["examples"]
 
 
+@pytest.mark.slow
+def test_the_screen_says_why_rows_are_dropped_and_that_no_answer_ends(empty_workspace: Workspace) -> None:
+    rows = [{"prompt": "a", "response": said} for said in ("b", "", "c " * 100)]
+    (empty_workspace.directory / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (empty_workspace.directory / "mine.jinja").write_text(FILE.replace("{{ eos_token }}", " "))
+    out = succeeded(empty_workspace(*SMALL, "data.source=rows.jsonl")).out
+    assert "data: 3 rows, 1 kept (2 dropped" in out
+    assert "prompt format none: the model brings none (data.template chooses one)\n" in out
+    why = "1 without a request or an answer, 1 longer than seq_length or the model's context"
+    assert f"      dropped: {why}\n" in out
+    assert "learn where to stop" not in out
+    other = ["data.source=rows.jsonl", "data.template=mine.jinja", "data.output=other"]
+    assert "it writes no special token after an answer" in succeeded(empty_workspace(*SMALL, *other)).out
+
+
 def test_bad_files_are_refused(empty_workspace: Workspace) -> None:
     fill(empty_workspace.directory)
     (empty_workspace.directory / "bad.jinja").write_text("x\n{% for %}")
