@@ -1,6 +1,7 @@
 """Reading and writing packed sequences in MindRecord files. MindSpore is imported only when a file is used."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
@@ -11,9 +12,18 @@ from numpy.typing import NDArray
 from dscoder_exp.data.batch import FIELDS, Batch
 
 
-def import_in_background() -> None:
-    """Begin to import what `write` needs, 1.5 s of Python, while the tokenizer's threads are at work."""
-    Thread(target=import_module, args=("mindspore.mindrecord",), name="mindrecord-import").start()
+@contextmanager
+def imported_in_background() -> Iterator[None]:
+    """Import what `write` needs, 1.5 s of Python, while the body has the tokenizer's threads at work.
+
+    It is waited for, also when the body raises: Python aborts if it ends amid MindSpore's import.
+    """
+    thread = Thread(target=import_module, args=("mindspore.mindrecord",), name="mindrecord-import")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def write(path: Path, batches: Iterable[Batch], seq_length: int) -> None:

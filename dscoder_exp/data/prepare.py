@@ -106,8 +106,8 @@ def _find_or_make(
             return Prepared(target, report, reused=True)
         if output:
             refuse_occupied(target, fingerprint, asdict(cache_key))  # or made something else
-        mindrecord.import_in_background()
-        plan = _plan(rows, cache_key, source, prompt_format, scratch=partial.parent)
+        with mindrecord.imported_in_background():
+            plan = _plan(rows, cache_key, source, prompt_format, scratch=partial.parent)
         _write_sequences(partial, plan, cache_key)
         if is_full(partial):  # MindRecord reports no failed write: the file may have holes
             raise disk_full(target, key)
@@ -158,7 +158,8 @@ def _refusal(unfit: Mapping[int, str], rows: Rows, source: Source, prompt_format
     """Of rows that the prompt format can't render: the first ones are named."""
     faults = {rows.entry(index): Fault(why) for index, why in unfit.items()}
     problems = source.problems(faults)
-    what = f"{problems[-1].what} ({prompt_format.name} of {prompt_format.origin})"
+    origin = "" if Path(prompt_format.origin).name == prompt_format.name else f" of {prompt_format.origin}"
+    what = f"{problems[-1].what} ({prompt_format.name}{origin})"
     remedy = "correct the rows, leave such rows out (data.bad_rows=drop), or choose another data.template"
     return Refused([*problems[:-1], Problem(problems[-1].where, what, remedy)])
 

@@ -6,6 +6,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from dscoder_exp.data import mindrecord
 from dscoder_exp.data import prepare as module
 from dscoder_exp.data.batch import Batch
 from dscoder_exp.data.loader import eval_batches, load
@@ -285,6 +288,15 @@ def test_refused_sources(tokenizer: Tokenizer, tmp_path: Path) -> None:
         f"no row can be kept: of 2 rows, 1 are blank and 1 exceed 64 tokens with their prompt: {source}",
     )
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
+
+
+def test_a_refusal_waits_for_the_import(
+    tokenizer: Tokenizer, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python aborts with two tracebacks if it ends amid MindSpore's import."""
+    monkeypatch.setattr(mindrecord, "import_module", lambda name: time.sleep(0.5))
+    refusal(config(source), tokenizer, tmp_path, seq_length=8)
+    assert "mindrecord-import" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_refused_outputs(source: Path, tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,6 +58,15 @@ def test_msruns_log_says_which_of_two_workers_died_first(
 def test_a_worker_without_a_known_exit_code_still_fails_the_job(processes: list[Process], watch: Watch) -> None:
     kill(processes[1])
     with pytest.raises(WorkerFailed, match=r"^rank 0 failed: its process disappeared, exit code unknown"):
+        watch.wait_until_done(None, None, on_poll=lambda: None)
+
+
+def test_a_full_disk_is_named_that_kept_a_worker_from_writing_its_result(
+    processes: list[Process], watch: Watch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill(processes[1])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(WorkerFailed, match=f"unknown; no space is left on the disk of {tmp_path} "):
         watch.wait_until_done(None, None, on_poll=lambda: None)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import pickle
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -30,6 +31,7 @@ POLL = 0.05  # seconds
 STACK_TIMEOUT = 0.5  # seconds that a hung worker has to write its stack
 MSRUN_EXIT_LINE = re.compile(r"Worker process (\d+) exit with exception\. Error code: (-?\d+)")
 MSRUN_LOG_POLLS = 4  # number of times that msrun's log is searched for that line
+FULL_BYTES = 64 * 1024  # a disk with less is full
 START_TIMEOUT = 30.0  # seconds that a worker may take to start after msrun has exited
 
 
@@ -144,7 +146,9 @@ class Watch:
         code = self.workers[rank].exit_code
         if not self._single and any(worker.exited and worker.exit_code is None for worker in self.workers.values()):
             rank, code = self._first_exit_in_msrun_log() or (rank, code)
-        raise rank_failed(rank, _describe_exit(code), self._logs, at=at)
+        full = shutil.disk_usage(self._directory).free < FULL_BYTES
+        place = f"; no space is left on the disk of {self._directory} (TMPDIR)" if full else ""
+        raise rank_failed(rank, f"{_describe_exit(code)}{place}", self._logs, at=at)
 
     def _first_exit_in_msrun_log(self) -> Optional[tuple[int, int]]:
         """Rank and exit code of the first worker that msrun saw exit; None if its log doesn't say.

@@ -49,7 +49,11 @@ def main(directory: Path) -> int:
     result, code = _run(directory, rank)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher may stop the job now, but its result has to be written
     _flush()
-    exchange.write_result(directory, member, result)
+    try:
+        exchange.write_result(directory, member, result)
+    except OSError as error:  # the disk is full; the launcher's message says so
+        print(f"{error.filename or directory}: {error.strerror}", file=sys.__stderr__)
+        return code or 1
     guard.exit_on_sigterm(silent=True)
     return code
 
