@@ -15,6 +15,7 @@ from types import TracebackType
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from dscoder_exp.device.start import set_environment
@@ -109,7 +110,7 @@ def _explain(error: Exception) -> tuple[str, int]:
     if isinstance(cause, Refused):  # of a worker: bad input that it alone could detect
         return str(cause), REFUSED
     if isinstance(cause, OSError) and cause.errno in NO_SPACE:
-        return full_disk_message(cause), FAILED
+        return full_disk_message(cause, _given_directory()), FAILED
     if isinstance(cause, LostRecords):
         return f"dscoder_exp: failed\n  - {cause}", FAILED
     if isinstance(error, WorkerFailed):
@@ -119,6 +120,13 @@ def _explain(error: Exception) -> tuple[str, int]:
     from dscoder_exp.preflight.command_line import explain
 
     return str(explain(error, sys.argv[1:], config_directory(), CONFIG_NAME)), REFUSED
+
+
+def _given_directory() -> str | None:
+    """Where Hydra writes its own files, if the command line says it: an error in writing them doesn't."""
+    parser = OverridesParser.create()
+    given = [text for text in sys.argv[1:] if text.startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
+    return str(parser.parse_override(given[-1]).value()) if given else None
 
 
 def _with_relative_paths(message: str) -> str:

@@ -70,9 +70,13 @@ def _tells_no_space(error: Exception) -> bool:
     return any(words in str(error).lower() for words in FULL_WORDS)
 
 
-def full_disk_message(error: OSError) -> str:
-    """The message for a user of an OSError in NO_SPACE."""
-    place = error.filename if error.filename is not None else os.getcwd()  # Hydra's files lie there
+def full_disk_message(error: OSError, hydra_directory: str | None = None) -> str:
+    """The message for a user of an OSError in NO_SPACE.
+
+    Args:
+        hydra_directory: of the command, where Hydra writes files of its own; None: not known yet.
+    """
+    place = error.filename if error.filename is not None else hydra_directory or os.getcwd()  # Hydra's files
     if isinstance(error, DiskFull):
         remedy = f"make room, or set {error.key} to a place on another disk"
         problem = Problem(error.key, f"{place} can't be written: {error.strerror}", remedy)

@@ -105,14 +105,14 @@ def test_a_disk_that_fills_up_while_data_is_prepared(
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """failing(error) -> exit code and message of a command in which Hydra raises it."""
+    """failing(error, overrides) -> exit code and message of a command in which Hydra raises it."""
 
-    def fail(error: Exception) -> tuple[int, str]:
+    def fail(error: Exception, *overrides: str) -> tuple[int, str]:
         def command() -> None:
             raise error
 
         monkeypatch.setattr(app.hydra, "main", lambda **named: lambda task: command)
-        monkeypatch.setattr(sys, "argv", ["dscoder_exp"])
+        monkeypatch.setattr(sys, "argv", ["dscoder_exp", *overrides])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
         return app.main(), capsys.readouterr().err
 
@@ -131,6 +131,8 @@ def test_a_full_disk_is_one_message(failing: Any, tmp_path: Path, monkeypatch: p
     )
     code, message = failing(OSError(errno.ENOSPC, "No space left on device"))  # such as Hydra's, of its own files
     assert (code, message.splitlines()[1]) == (1, f"  - {tmp_path}: can't be written: No space left on device")
+    code, message = failing(OSError(errno.ENOSPC, "No space left on device"), "hydra.run.dir='/a b'")
+    assert (code, message.splitlines()[1]) == (1, "  - /a b: can't be written: No space left on device")
 
 
 def test_lost_metrics_are_one_message(failing: Any) -> None:

@@ -1,6 +1,8 @@
 """Deferring signals during steps that must not be cut short, and ending at once."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -102,3 +104,25 @@ def test_in_a_worker_sigterm_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with ends_at_once():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+STOPPED = """
+import sys, threading, time, types
+sys.modules["dscoder_exp.app"] = app = types.ModuleType("app")
+def main():
+    threading.Thread(target=time.sleep, args=(60,)).start()  # as the one that imports MindSpore
+    print("all that was printed")
+    {end}
+app.main = main
+from dscoder_exp.__main__ import start
+start()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("raise KeyboardInterrupt", 130), ("raise SystemExit(143)", 143), ("return 1", 1)]
+)
+def test_a_command_that_fails_or_is_stopped_waits_for_no_thread(end: str, code: int) -> None:
+    script = STOPPED.format(end=end)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "all that was printed\n", "")

@@ -94,7 +94,7 @@ def test_the_metadata_names_licence_and_command(wheel: Path) -> None:
     assert (headers["License-Expression"], headers["License-File"]) == ("Apache-2.0", "LICENSE")
     assert headers["Requires-Python"] == "<3.12,>=3.11"
     assert "numpy<2,>=1.26" in headers.get_all("Requires-Dist", [])
-    assert "dscoder_exp = dscoder_exp.app:main" in scripts
+    assert "dscoder_exp = dscoder_exp.__main__:start" in scripts
     assert "Apache License" in licence
 
 

@@ -64,6 +64,9 @@ def test_the_disk_of_temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "/data/run" in str(raised(full))
 
 
-def test_an_error_without_a_place_names_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_without_a_place_names_hydras_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current one, as long as Hydra's isn't known."""
     monkeypatch.chdir(tmp_path)
-    assert f"  - {tmp_path}: can't be written: full\n" in full_disk_message(OSError(errno.ENOSPC, "full"))
+    full = OSError(errno.ENOSPC, "full")
+    assert f"  - {tmp_path}: can't be written: full\n" in full_disk_message(full)
+    assert "  - /data/sweep: can't be written: full\n" in full_disk_message(full, "/data/sweep")
