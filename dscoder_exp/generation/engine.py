@@ -1,89 +1,106 @@
-"""Generation of one sequence at a time, with a KV cache that is updated in place."""
+"""Running a model over key/value caches, for generation."""
 
-from collections.abc import Collection, Iterator, Sequence
-from itertools import chain
+from typing import TYPE_CHECKING, Protocol
 
-import mindspore as ms
 import numpy as np
-from mindspore import mint
 from numpy.typing import NDArray
 
-from dscoder_exp.device.memory import fetch, put, put_all
-from dscoder_exp.generation.sampling import Sampling
-from dscoder_exp.model.compiled import DTYPES
+from dscoder_exp.generation.compiled_decoder import CompiledDecoder
+from dscoder_exp.model.decoder import Decoder, decoder_library
 from dscoder_exp.model.llama import Llama
 
-PREFILL_CHUNK = 128  # prompt tokens per prefill call, padded to this length: one compiled shape for all prompts
-CACHE_MULTIPLE = 256  # cache lengths are multiples of this, so that few shapes are compiled
-MAX_BLOCKS_PER_CALL = 6  # a call costs 0.3 ms beside its kernels; each block in it takes 0.5 s to compile
+if TYPE_CHECKING:
+    from dscoder_exp.generation.ascend_decoder import AscendDecoder
+
+CAPACITY_MULTIPLE = 256  # capacities are multiples of this, so that few shapes are compiled
+
+
+class Backend(Protocol):
+    """What computes: model/decoder.py on a CPU, ascend_decoder.py on an NPU, else compiled_decoder.py."""
+
+    chunk: int
+
+    def reserve(self, capacity: int) -> None: ...
+
+    def copy(self, source: int, target: int, length: int) -> None: ...
+
+    def forward(
+        self, slots: NDArray[np.int32], ids: NDArray[np.int32], positions: NDArray[np.int32], num_logits: int
+    ) -> NDArray[np.float32]: ...
 
 
 class Engine:
-    """Prefills a prompt in chunks, then decodes one token at a time.
+    """Runs a model over `slots` sequences at a time; each slot has its own key/value cache and length.
 
-    The KV caches are reused for the next prompt: entries of an earlier one are masked until they are overwritten.
+    A sequence's logits don't depend on what is in the other slots. All tensor ranks have to make the same calls.
     """
 
-    def __init__(self, model: Llama) -> None:
-        self._model = model
-        self._dtype = DTYPES[model.precision]
+    def __init__(self, model: Llama, slots: int = 1) -> None:
+        self.slots = slots
         self._capacity = 0
-        self._calls: list[list[ms.Tensor]] = []  # for each call, its blocks' k_cache, v_cache and weights, concatenated
+        self._ascend = _ascend_decoder(model, slots) if model.compiled.device == "ascend" else None
+        self._backend: Backend = self._ascend or _cpu_decoder(model, slots)
 
-    def stream(
-        self, prompt: Sequence[int], *, max_new_tokens: int, sampling: Sampling, stop_token_ids: Collection[int]
-    ) -> Iterator[int]:
-        """Yield new token ids as they are generated, including the one that ends the answer.
+    def reserve(self, length: int) -> None:
+        """Make room for `length` positions in each slot; what is cached stays."""
+        capacity = -(-length // CAPACITY_MULTIPLE) * CAPACITY_MULTIPLE
+        if capacity > self._capacity:
+            self._backend.reserve(capacity)
+            self._capacity = capacity
+
+    def prefill(self, slot: int, ids: NDArray[np.int32], start: int = 0) -> NDArray[np.float32]:
+        """Run a sequence's next tokens; what the slot holds from `start` on is dropped.
 
         Args:
-            prompt: token ids, at least one.
-            stop_token_ids: tokens to stop after; none: generate `max_new_tokens` tokens.
+            ids: [T], at least one, at positions start, start + 1, ….
+
+        Returns:
+            The logits after the last of `ids`, fp32 [V].
         """
-        self._reserve(len(prompt) + max_new_tokens)
-        self._model.masters.wait_all()
-        sample = sampling.sampler()
-        token = sample(self._prefill(np.asarray(prompt, np.int32)))
-        for position in range(len(prompt), len(prompt) + max_new_tokens):
-            yield token
-            if token in stop_token_ids or position == len(prompt) + max_new_tokens - 1:
-                return
-            token = sample(self._forward(np.array([token], np.int32), position, last=0))
-
-    def _reserve(self, length: int) -> None:
-        """Allocate larger KV caches if the present ones hold fewer than `length` positions."""
-        capacity = -(-length // CACHE_MULTIPLE) * CACHE_MULTIPLE
-        if capacity <= self._capacity:
-            return
-        config = self._model.rank_config
-        shape = (config.num_key_value_heads, capacity, config.head_dim)
-        blocks = [
-            [mint.zeros(shape, dtype=self._dtype), mint.zeros(shape, dtype=self._dtype), *self._model.block(layer)]
-            for layer in range(self._model.num_blocks)
-        ]
-        count = max(size for size in range(1, MAX_BLOCKS_PER_CALL + 1) if len(blocks) % size == 0)
-        self._calls = [list(chain(*blocks[first : first + count])) for first in range(0, len(blocks), count)]
-        self._cache_positions = put(np.arange(capacity, dtype=np.int32))
-        self._capacity = capacity
-
-    def _prefill(self, prompt: NDArray[np.int32]) -> NDArray[np.float32]:
-        """The logits [V] after the prompt's last token."""
-        logits = np.empty(0, np.float32)
-        for start in range(0, len(prompt), PREFILL_CHUNK):
-            ids = prompt[start : start + PREFILL_CHUNK]
-            last = len(ids) - 1 if start + len(ids) == len(prompt) else None
-            logits = self._forward(np.pad(ids, (0, PREFILL_CHUNK - len(ids))), start, last)
-        return logits
-
-    def _forward(self, ids: NDArray[np.int32], start: int, last: int | None) -> NDArray[np.float32]:
-        """Run ids [T] at positions start, start + 1, …; returns the logits [V] of ids[last], or [] if last is None."""
-        model, compiled = self._model, self._model.compiled
+        self.reserve(start + len(ids))
         positions = np.arange(start, start + len(ids), dtype=np.int32)
-        arrays = put_all(ids[None], positions[None])
-        x, *beside = compiled.cached_embed(
-            *arrays, model.embedding, *model.rotary.tables(self._capacity), self._cache_positions
-        )
-        for blocks in self._calls:
-            x = compiled.cached_run(x, *beside, *blocks)
-        if last is None:
-            return np.empty(0, np.float32)
-        return fetch(compiled.logits(x[last : last + 1], model.norm, model.head))[0]
+        logits = np.empty((0, 0), np.float32)
+        for first in range(0, len(ids), self._backend.chunk):
+            part = slice(first, first + self._backend.chunk)
+            own = np.full(len(ids[part]), slot, np.int32)
+            is_last = first + len(own) == len(ids)
+            logits = self._backend.forward(own, ids[part], positions[part], int(is_last))
+        return logits[0]
+
+    def decode(
+        self, slots: NDArray[np.int32], tokens: NDArray[np.int32], positions: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Run one token of each of N sequences.
+
+        Args:
+            slots, tokens, positions: [N]; each slot at most once.
+
+        Returns:
+            The logits after each token, fp32 [N, V].
+        """
+        self.reserve(int(positions.max()) + 1)
+        return self._backend.forward(slots, tokens, positions, len(slots))
+
+    def decode_greedy(
+        self, slots: NDArray[np.int32], tokens: NDArray[np.int32], positions: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        """`decode`, and the most likely tokens [N] instead of the logits, which on an NPU aren't copied to the host."""
+        if self._ascend is None:
+            return self.decode(slots, tokens, positions).argmax(1).astype(np.int32)
+        self.reserve(int(positions.max()) + 1)
+        return self._ascend.greedy(slots, tokens, positions)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of one slot to another: the beginning that two sequences share."""
+        self._backend.copy(source, target, length)
+
+
+def _ascend_decoder(model: Llama, slots: int) -> "AscendDecoder":
+    from dscoder_exp.generation.ascend_decoder import AscendDecoder
+
+    return AscendDecoder(model, slots)
+
+
+def _cpu_decoder(model: Llama, slots: int) -> Backend:
+    path = decoder_library(model)
+    return CompiledDecoder(model, slots) if path is None else Decoder(model, path, slots)

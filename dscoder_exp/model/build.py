@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from dscoder_exp.model.compiled import Announce
 from dscoder_exp.model.llama import Llama
+from dscoder_exp.native.library import library
 from dscoder_exp.parallel.collectives import ALONE, Mesh
+from dscoder_exp.schema.errors import refuse
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.lora.adapter import Adapter, Factors
 from dscoder_exp.weights.names import parameter_shapes
@@ -30,6 +32,8 @@ def build(
 ) -> Llama:
     """Build the model of a source that weights/check.py has checked.
 
+    On a CPU a model in bf16 only generates (model/decoder.py): MindSpore has no bf16 matrix product there.
+
     Args:
         source: the weights; None: all are random.
         seed: of the random values, also for tensors that the source lacks.
@@ -38,7 +42,13 @@ def build(
         frozen: train nothing.
         mesh: the ranks that hold the model together.
         announce: called with a compiled function's name before it is compiled.
+
+    Raises:
+        Refused: bf16 on a CPU without the C++ kernels.
     """
+    if device == "cpu" and precision == "bf16" and library().path is None:
+        what = f"on a CPU bf16 needs the C++ kernels ({library().why})"
+        raise refuse("runtime.precision", what, "install a C++ compiler, or runtime.precision=fp32")
     weights = random_weights(config, seed) if source is None else _read(config, source, seed)
     if adapter is not None:
         weights = ((name, adapter.merge_rows(name, array, 0, "F32")) for name, array in weights)

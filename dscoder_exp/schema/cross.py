@@ -1,7 +1,7 @@
 """Checks of config keys against each other. They use only the typed configuration, no files or devices."""
 
 from dscoder_exp.schema.bounds import parse_size
-from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, ModelConfig
+from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, ModelConfig, PredictConfig
 from dscoder_exp.schema.errors import Problem
 
 # FlashAttentionScore takes fp16 and bf16 by MindSpore's page on it (CANN's on the kernel names fp32, too); RmsNorm, its
@@ -51,7 +51,7 @@ def _parallel(config: Config) -> list[Problem]:
     parallel, problems = config.parallel, []
     if config.task.name in WITHOUT_DEVICE:  # one process runs, whatever `parallel` says
         return []
-    if config.task.in_process and parallel.ranks > 1:
+    if config.task.in_process and parallel.ranks > 1 and not config.predict.interactive:
         what = f"true, but a job of {parallel.ranks} ranks needs processes of its own"
         problems.append(Problem("task.in_process", what, "leave it out, or parallel=single"))
     return [*problems, *_batch(config), *_divisibility(config)] if config.task.name == "train" else problems
@@ -90,13 +90,17 @@ def _divisibility(config: Config) -> list[Problem]:
 
 
 def _precision(config: Config) -> list[Problem]:
-    """MindSpore has no bf16 matrix product on a CPU; its fp16 one is slow."""
-    runtime, what = config.runtime, f"{config.runtime.precision} is not supported on a CPU"
-    if config.task.name in WITHOUT_DEVICE:
+    """On a CPU only the decoder in C++ computes in bf16: it generates, on one rank."""
+    runtime, task = config.runtime, config.task.name
+    if task in WITHOUT_DEVICE:
         return []
     if runtime.device == "cpu" and runtime.precision == "bf16":
-        return [Problem("runtime.precision", what, "runtime.precision=fp32, or runtime=cpu, which sets both")]
-    if runtime.device == "ascend" and runtime.precision == "fp32" and config.task.name != "predict":
+        if task != "predict":
+            return [Problem("runtime.precision", "bf16 on a CPU is for task=predict only", "runtime.precision=fp32")]
+        if config.parallel.tensor > 1:
+            remedy = "parallel=single, or runtime.precision=fp32"
+            return [Problem("runtime.precision", "bf16 on a CPU needs the whole model on one rank", remedy)]
+    if runtime.device == "ascend" and runtime.precision == "fp32" and task != "predict":
         return [NO_FP32]
     return []
 
@@ -143,13 +147,43 @@ def context_problems(config: Config, context: int | None) -> list[Problem]:
 def _predict(config: Config) -> list[Problem]:
     if config.task.name != "predict":
         return []
-    problems = []
-    if not config.predict.prompt:
-        problems.append(Problem("predict.prompt", "task=predict has no prompt", 'predict.prompt="…"'))
+    problems = [*asked_problems(config.predict)]
     for name in ("data", "context"):
         if (size := getattr(config.parallel, name)) > 1:
             what = f"{size}, but task=predict supports only tensor parallelism"
             problems.append(Problem(f"parallel.{name}", what, f"parallel=tp{size}, or parallel=single"))
+    if config.predict.interactive and config.parallel.tensor > 1:
+        what = f"a conversation needs one process, and parallel.tensor={config.parallel.tensor} has several"
+        problems.append(Problem("predict.interactive", what, "parallel=single, or predict.input=FILE"))
+    return problems
+
+
+def asked_problems(predict: PredictConfig) -> list[Problem]:
+    """Problems of what is asked: one prompt, a middle to fill in, a file of prompts, or a conversation."""
+    infills = predict.prefix is not None or predict.suffix is not None
+    given = {"prompt": predict.prompt is not None, "prefix": infills, "input": predict.input is not None}
+    keys = [f"predict.{name}" for name, is_given in {**given, "interactive": predict.interactive}.items() if is_given]
+    problems = []
+    if not keys:
+        remedy = 'predict.prompt="…", predict.input=FILE.jsonl predict.output=FILE.jsonl, or predict.interactive=true'
+        problems.append(Problem("predict.prompt", "task=predict has no prompt", remedy))
+    if len(keys) > 1:
+        what = f"given beside {' and '.join(keys[:-1])}, but one run answers only one of them"
+        problems.append(Problem(keys[-1], what, "give one of them"))
+    if predict.prompt is not None and not predict.prompt.strip():
+        problems.append(Problem("predict.prompt", "the prompt is empty", 'predict.prompt="…"'))
+    if infills and not f"{predict.prefix or ''}{predict.suffix or ''}".strip():
+        problems.append(Problem("predict.prefix", "prefix and suffix are both empty", 'predict.prefix="…"'))
+    if predict.input is not None and predict.output is None:
+        what = "task=predict has no file to write the answers to"
+        problems.append(Problem("predict.output", what, "predict.output=FILE.jsonl"))
+    if predict.output is not None and predict.input is None:
+        problems.append(Problem("predict.output", "is for answers to predict.input", "predict.input=FILE.jsonl"))
+    if predict.interactive and predict.num_samples > 1:
+        what = f"{predict.num_samples}, but a conversation has one answer to a prompt"
+        problems.append(Problem("predict.num_samples", what, "leave it out"))
+    if "" in predict.stop:
+        problems.append(Problem("predict.stop", "an empty text would end every answer at once", "leave it out"))
     return problems
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dscoder_exp.generation.sampling import Sampling
-
 REFERENCE = Path(__file__).parents[1] / "reference" / "tiny_gqa"
 
 
@@ -47,9 +45,7 @@ def test_generation_stops_after_any_of_the_stop_tokens(llm):
     never = next(token for token in range(128) if token not in ids)
     for stop in ids[4], ids[7]:
         until = ids[: ids.index(stop) + 1]
-        found = llm._engine.stream(prompt, max_new_tokens=12, sampling=Sampling(), stop_token_ids=[never, stop])
-        assert list(found) == until
-        assert llm.generate([prompt], 12, ignore_eos=True, stop_token_ids=[stop]) == [until]
+        assert llm.generate([prompt], 12, ignore_eos=True, stop_token_ids=[never, stop]) == [until]
 
 
 def test_an_answer_ends_with_each_token_that_the_models_files_name(llm, tmp_path):
@@ -74,33 +70,3 @@ def test_an_answer_ends_with_each_token_that_the_models_files_name(llm, tmp_path
 def test_prompts_of_different_lengths(llm):
     prompts = [[4, 5, 6], [7], [8, 9, 10, 11, 12]]
     assert llm.generate(prompts, 4, ignore_eos=True) == [llm.generate([p], 4, ignore_eos=True)[0] for p in prompts]
-
-
-def test_text_is_streamed_in_whole_characters():
-    """A character of several tokens is held back until all its bytes are there."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    from dscoder_exp.generation.answers import answer
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({symbol: i for i, symbol in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    ids = tokenizer.encode("né 你!").ids
-
-    class Scripted:
-        def stream(self, prompt, **options):
-            return iter([*ids, 999])
-
-    texts: list[str] = []
-    result = answer(
-        Scripted(),  # type: ignore[arg-type]
-        tokenizer,
-        [1],
-        max_new_tokens=20,
-        sampling=Sampling(),
-        stop_token_ids=[3, 999],
-        on_text=texts.append,
-    )
-    assert texts == ["n", "é", " ", "你", "!"]
-    assert (result.text, result.tokens, result.prompt_tokens) == ("né 你!", len(ids) + 1, 1)

@@ -35,7 +35,7 @@ def test_a_misspelt_key_is_found(key: str) -> None:
         ("learning.warmup_ratio", ["optim.warmup_ratio"]),
         ("optim.warmup", ["optim.warmup_ratio", "optim.warmup_steps"]),
         ("train.prompt", ["train.prompts", "predict.prompt"]),
-        ("predict.top", ["predict.top_k", "predict.top_p"]),
+        ("predict.top_", ["predict.top_k", "predict.top_p"]),
         ("model.hidden", ["model.hidden_size"]),
         ("xyzzy", []),
     ],
