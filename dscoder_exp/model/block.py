@@ -7,6 +7,7 @@ Sources: LLaMA (arXiv:2302.13971), grouped-query attention (arXiv:2305.13245).
 """
 
 from dscoder_exp.model.kernels import Kernels
+from dscoder_exp.model.kernels.cpu import cached_attention
 from dscoder_exp.model.projections import (
     DOWN,
     GATE,
@@ -33,7 +34,6 @@ def make_attention(config: LlamaConfig, kernels: Kernels, collectives: BlockColl
     eps = config.rms_norm_eps
     rms_norm, rms_norm_backward, rotate = kernels.rms_norm, kernels.rms_norm_backward, kernels.rotate
     attention, attention_backward = kernels.attention, kernels.attention_backward
-    cached_attention = kernels.cached_attention
     gather_rows, reduce_rows = collectives.gather_rows, collectives.reduce_rows
     gather_kv, reduce_kv = collectives.gather_kv, collectives.reduce_kv
     project, project_dx, project_gradients = projections
@@ -193,7 +193,7 @@ def _by_recompute(forward, backward, count, config: LlamaConfig, kernels: Kernel
 
 
 def make_cached_run(config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives, lora: Lora | None = None):
-    """The function cached_run: forward of several blocks in a row over their key/value caches, for decoding."""
+    """The function cached_run: forward of several blocks in a row over their key/value caches, to decode on the CPU."""
     projections = make_projections(kernels, lora)
     _, _, attention_forward = make_attention(config, kernels, collectives, projections)
     mlp_forward, _ = make_mlp(config, kernels, collectives, projections)

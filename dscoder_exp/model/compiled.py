@@ -7,7 +7,8 @@ plain tensors too.
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore import ops
@@ -18,6 +19,9 @@ from dscoder_exp.model.kernels import Function, kernels_for
 from dscoder_exp.model.tensor_parallel import make_block_collectives
 from dscoder_exp.parallel.collectives import Mesh, identity
 from dscoder_exp.schema.llama import LlamaConfig, Lora
+
+if TYPE_CHECKING:
+    from dscoder_exp.model.fused_decoding import FusedDecoding
 
 DTYPES = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
@@ -71,16 +75,28 @@ class CompiledFunctions:
         forward: a block's forward without dropout, by train.recompute.
         training_forward: a block's forward with lora.dropout; equals `forward` where that is 0.
         backward: a block's backward, by train.recompute.
-        cached_embed, cached_run: decoding over a key/value cache.
+        cached_embed, cached_run: decoding over a key/value cache on the CPU.
+        decoding: decoding on Ascend.
         all_rows, own_rows: gather x over sequence-parallel ranks before the head, and take this rank's rows of dx.
     """
 
+    decoding: "FusedDecoding"
+
     def __init__(
-        self, config: LlamaConfig, lora: Lora | None, mesh: Mesh, device: str, precision: str, announce: Announce
+        self,
+        config: LlamaConfig,
+        lora: Lora | None,
+        mesh: Mesh,
+        device: str,
+        precision: str,
+        announce: Announce,
+        *,
+        merged: bool = False,
     ) -> None:
         """
         Args:
             config: of this rank's part of the model.
+            merged: whether matrices are merged for `decoding` (frozen.py).
             announce: called with a function's name before it is compiled.
         """
         kernels, dtype, group = kernels_for(device, precision), DTYPES[precision], mesh.tp_group
@@ -105,10 +121,17 @@ class CompiledFunctions:
         self.loss = self.compile(loss, "loss")
         self.loss_backward = self.compile(loss_backward, "loss backward")
         replicated = make_block_collectives(mesh, sequence=False)
-        self.cached_embed = self.compile(make_cached_embed(config, kernels, replicated, group, dtype), "embedding")
-        self.cached_run = self.compile(
-            make_cached_run(config, kernels, replicated, lora), "blocks with cache", waits=False
-        )
+        if device == "ascend":
+            from dscoder_exp.model.fused_decoding import make_fused_decoding
+
+            self.decoding = self._compile_decoding(
+                make_fused_decoding(config, kernels, replicated, group, dtype, lora, merged=merged)
+            )
+        else:
+            cached_embed = make_cached_embed(config, kernels, replicated, group, dtype)
+            cached_run = make_cached_run(config, kernels, replicated, lora)
+            self.cached_embed = self.compile(cached_embed, "embedding")
+            self.cached_run = self.compile(cached_run, "blocks with cache", waits=False)
         self.all_rows, self.own_rows = self._row_exchange(mesh) if mesh.topology.sequence else (identity, identity)
 
     def _compile_forwards(self, forwards: dict[str, Function]) -> dict[str, CompiledFunction]:
@@ -116,6 +139,11 @@ class CompiledFunctions:
         if self.device == "cpu":
             return dict.fromkeys(forwards, self.compile(forwards["none"], "block forward"))
         return {recompute: self.compile(forward, "block forward") for recompute, forward in forwards.items()}
+
+    def _compile_decoding(self, functions: "FusedDecoding") -> "FusedDecoding":
+        names = {"embed": "embedding", "run": "blocks with cache", "logits": "logits"}
+        compiled = {name: self.compile(part, names[name.partition("_")[0]]) for name, part in vars(functions).items()}
+        return replace(functions, **compiled)
 
     def _row_exchange(self, mesh: Mesh) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """all_rows [N / t, H] -> [N, H] and own_rows [N, H] -> [N / t, H], between the last block and the head."""

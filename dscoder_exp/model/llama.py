@@ -9,9 +9,11 @@ import numpy as np
 from mindspore import mint
 from numpy.typing import NDArray
 
-from dscoder_exp.device.memory import fetch, put, put_all
+from dscoder_exp.device.memory import fetch, put_all
 from dscoder_exp.model.compiled import DTYPES, Announce, CompiledFunctions
+from dscoder_exp.model.frozen import FrozenWeights
 from dscoder_exp.model.masters import MasterWeights
+from dscoder_exp.model.projections import DOWN, INPUT_NORM, POST_ATTENTION_NORM, O
 from dscoder_exp.model.rotary import Rotary
 from dscoder_exp.parallel.collectives import ALONE, Mesh
 from dscoder_exp.schema.llama import IGNORE_INDEX, LlamaConfig
@@ -90,7 +92,8 @@ class Llama:
         self.config, self.precision, self.lora, self.mesh = config, precision, factors and factors.lora, mesh
         topology, dtype = mesh.topology, DTYPES[precision]
         self.rank_config = rank_config(config, topology.tensor)
-        self.compiled = CompiledFunctions(self.rank_config, self.lora, mesh, device, precision, announce)
+        merge = frozen and device == "ascend"
+        self.compiled = CompiledFunctions(self.rank_config, self.lora, mesh, device, precision, announce, merged=merge)
         self.rotary = Rotary(config)
         suffixes = list(block_shapes(config))
         blocks = [[block_name(layer, suffix) for suffix in suffixes] for layer in range(config.num_hidden_layers)]
@@ -111,21 +114,21 @@ class Llama:
         def part_of(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
             return rank_slice(name, array.shape, config, topology.tensor_rank, topology.tensor).take(array)
 
-        tensors, self.base_sha256 = {}, ""
+        held, self.base_sha256 = FrozenWeights(self.rank_config, dtype, merge=merge), ""
         for name, array in weights:
             if frozen or factors is not None:
-                tensor = put(part_of(name, array))
-                tensors[name] = tensor if tensor.dtype == dtype else tensor.astype(dtype)
+                held.load(name, part_of(name, array))
             else:
                 self.masters.load(name, part_of(name, array))
             if name == BASE_PROBE and factors is not None:
                 self.base_sha256 = sha256_of(array)
         for name, array in factors.arrays.items() if factors else ():
             self.masters.load(name, part_of(name, array))
-        tensors |= self.masters.weights()
+        tensors = held.tensors | self.masters.weights()
         self.groups = [[tensors[name] for name in group] for group in self.names]
         lora = [[tensors[name] for name in group] for group in self.trained_names] if factors else [[]] * len(blocks)
         self._blocks = [[*weights, *added] for weights, added in zip(self.groups[1:-1], lora, strict=True)]
+        self._merged = held.merged
 
     @property
     def num_blocks(self) -> int:
@@ -135,6 +138,14 @@ class Llama:
         """A block's tensors in block.py's order, weights and then LoRA's factors, once their all-gathers are done."""
         self.masters.wait_group(layer if self.lora else 1 + layer)
         return self._blocks[layer]
+
+    def decoding_block(self, layer: int) -> list[ms.Tensor]:
+        """A block's tensors in fused_decoding.py's order: `block`, or merged."""
+        tensors = self.block(layer)
+        if not self._merged:
+            return tensors
+        qkv, gate_up = self._merged[layer]
+        return [tensors[INPUT_NORM], qkv, tensors[O], tensors[POST_ATTENTION_NORM], gate_up, tensors[DOWN]]
 
     @property
     def embedding(self) -> ms.Tensor:

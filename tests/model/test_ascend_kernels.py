@@ -10,8 +10,8 @@ import inspect
 import mindspore as ms
 import numpy as np
 import pytest
+from ascend_stand_ins import stand_in
 from mindspore import ops
-from mindspore.ops import auto_generate
 
 from dscoder_exp.model.kernels import Kernels, ascend, cpu, kernels_for
 
@@ -25,24 +25,6 @@ ROUNDING = (2 * BATCH * LENGTH + 3 * SIZE) * 2.0**-24
 
 def tensor(*shape):
     return ms.Tensor(RNG.standard_normal(shape).astype(np.float32))
-
-
-def stand_in(name, compute):
-    """A class with the signatures of the operator's constructor and call, which returns compute(options, arguments)."""
-    real = getattr(auto_generate, name)
-
-    class StandIn:
-        def __init__(self, *args, **kwargs):
-            bound = inspect.signature(real.__init__).bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            self.options = bound.arguments
-
-        def __call__(self, *args):
-            bound = inspect.signature(real.__call__).bind(self, *args)
-            bound.apply_defaults()
-            return compute(self.options, bound.arguments)
-
-    return StandIn
 
 
 def documents_and_rows(a):

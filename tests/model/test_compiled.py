@@ -36,11 +36,18 @@ def test_a_block_is_compiled_once_for_all_layers(announced_llm, monkeypatch):
     assert len(compilations) == 3
 
 
-def test_generation_announces_prefill_and_decoding(announced_llm):
+def test_generation_announces_prefill_and_decoding(announced_llm, monkeypatch):
+    """Where C++ doesn't compute it."""
+    from dscoder_exp.generation import engine
+
     llm, compiled = announced_llm
     del compiled[:]
-    llm.generate([[5, 6, 7]], max_new_tokens=3, ignore_eos=True)
+    monkeypatch.setattr(engine, "decoder_library", lambda model: None)
+    without_cpp = engine.Engine(llm.model)
+    without_cpp.prefill(0, np.array([5, 6, 7], np.int32))
+    without_cpp.decode(*(np.array([number], np.int32) for number in (0, 4, 3)))
     assert compiled.count("blocks with cache") == 2
     del compiled[:]
-    llm.generate([[9, 8, 7, 6]], max_new_tokens=5, ignore_eos=True)
+    without_cpp.prefill(0, np.array([9, 8, 7, 6], np.int32))
+    without_cpp.decode(*(np.array([number], np.int32) for number in (0, 4, 4)))
     assert compiled == []

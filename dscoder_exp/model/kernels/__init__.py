@@ -37,9 +37,6 @@ class Kernels:
     # rank's positions, k and v have all positions.
     attention: Function
     attention_backward: Function  # (dout [N, h * d], out, q, k, v, mask, saved) -> dq, dk, dv
-    # (q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], indices [k * T, 2], mask [T, S]) -> [T, h * d];
-    # first writes k and v into the caches at indices (key head, position); mask is added to the scores.
-    cached_attention: Function
     # (rows, width of the whole array, slice of its columns on this rank, rate, key) -> the mask that `dropout` takes;
     # key: a tuple of integers that seeds the mask
     dropout_mask: Function

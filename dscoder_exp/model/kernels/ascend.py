@@ -20,7 +20,6 @@ from mindspore.ops.auto_generate import (
 )
 
 from dscoder_exp.model.kernels.cpu import (  # no fused operator replaces these
-    cached_attention,
     linear,
     linear_dweight,
     linear_dx,
@@ -35,7 +34,6 @@ __all__ = [
     "attention",
     "attention_backward",
     "attention_mask",
-    "cached_attention",
     "dropout",
     "dropout_mask",
     "linear",

@@ -143,7 +143,11 @@ def _swapped(x):
 
 
 def cached_attention(q, k, v, k_cache, v_cache, indices, mask):
-    """`attention` over the caches, after k and v are written into them in place."""
+    """`attention` over the caches, after k and v are written into them in place; Ascend has ascend_decoding.py.
+
+    q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], mask [T, S], added to the scores -> [T, h d]. k and v
+    are written at indices [k T, 2] (key head, position).
+    """
     length, heads, size = q.shape[1], q.shape[2], q.shape[3]
     kv_heads, keys = k_cache.shape[0], k_cache.shape[1]
     new_rows, group = (length, kv_heads, size), heads // kv_heads * length
