@@ -41,7 +41,7 @@ class Stage:
         self._task: TaskID | None = None
         if progress is not None:
             self._task = progress.add_task(title, total=total, completed=done, note="")
-        self._done = done
+        self._done = self._before = done
         self._note = ""
         self._started = time.monotonic()
         self._printed = self._started
@@ -65,7 +65,9 @@ class Stage:
         elif last or time.monotonic() - self._printed >= SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             count = f" {self._done}/{self._total}" if self._total else ""
-            self._console.print(f"  {self._title}{count}  {note}  {self._printed - self._started:.0f} s")
+            seconds, done = self._printed - self._started, self._done - self._before
+            left = f", {seconds / done * (self._total - self._done):.0f} s left" if self._total and done else ""
+            self._console.print(f"  {self._title}{count}  {note}  {seconds:.0f} s{'' if last else left}")
 
 
 class Screen:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dscoder_exp.data.prompt_format import PromptFormat, choose_format
+from dscoder_exp.data.requests import messages_of, too_long
 from dscoder_exp.device.start import start_device
+from dscoder_exp.generation.answers import Answer, Answering, Ending
+from dscoder_exp.generation.batching import Batch, Row
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.hub.address import SCHEME
 from dscoder_exp.model.build import build
 from dscoder_exp.model.compiled import Announce
 from dscoder_exp.model.llama import Llama, ModelInputs
+from dscoder_exp.schema.config import ModelConfig, TokenizerConfig
 from dscoder_exp.schema.cross import NO_FP32
 from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.schema.llama import IGNORE_INDEX
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.lora.setup import open_adapter
-from dscoder_exp.weights.resolve import OpenedModel, fetch
+from dscoder_exp.weights.resolve import OpenedModel, TextSetup, fetch, open_text_setup
 from dscoder_exp.weights.source import open_weights
 
 if TYPE_CHECKING:
@@ -41,12 +47,18 @@ class LLM:
         stop_token_ids: the tokens that end an answer, by the model's files.
     """
 
-    def __init__(self, model: Llama, tokenizer: Tokenizer | None, stop_token_ids: Sequence[int]) -> None:
+    def __init__(self, model: Llama, opened: OpenedModel) -> None:
+        """
+        Args:
+            opened: what `model` was built of.
+        """
         self.model = model
         self.config = model.config
-        self.tokenizer = tokenizer
-        self.stop_token_ids = tuple(stop_token_ids)
+        self.tokenizer: Tokenizer | None = None if opened.source is None else opened.source.tokenizer()
+        self.stop_token_ids = opened.generation.stop_token_ids
+        self._opened = opened
         self._engine = Engine(model)
+        self._latest: object = None  # what was generated last
 
     def logits(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> NDArray[np.float32]:
         """Next-token logits, float32 [B, T, vocab_size].
@@ -57,6 +69,7 @@ class LLM:
 
         Raises:
             ValueError: `ids` is not two-dimensional.
+            Refused: the model is in bf16 on a CPU.
         """
         inputs, shape = self._inputs(ids, attention_mask)
         return self.model.logits(inputs).reshape(*shape, -1)
@@ -70,6 +83,7 @@ class LLM:
 
         Raises:
             ValueError: all labels are -100, or `ids` is not two-dimensional.
+            Refused: the model is in bf16 on a CPU.
         """
         aligned = np.asarray(labels, np.int32)
         targets = np.full_like(aligned, IGNORE_INDEX)
@@ -85,41 +99,101 @@ class LLM:
         ids: ArrayLike | Sequence[Sequence[int]],
         max_new_tokens: int = 64,
         *,
+        batch_size: int = 8,
         ignore_eos: bool = False,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
         seed: int = 0,
         stop_token_ids: Sequence[int] = (),
+        **sampling: Any,
     ) -> list[list[int]]:
         """New token ids of each prompt, including the stop token that ended it; greedy while `temperature` is 0.
 
         Args:
             ids: prompts, int [B, T] or lists of different lengths.
+            batch_size: prompts generated at a time; no prompt's ids depend on it.
             ignore_eos: generate `max_new_tokens` tokens even after a stop token of the model's.
+            seed: of the random numbers of each prompt, which depend on its ids, too.
             stop_token_ids: tokens that end an answer, besides the model's.
+            sampling: temperature, top_k, top_p, min_p, repetition_penalty: the attributes of `Sampling`.
+
+        Raises:
+            ValueError: a prompt is empty.
         """
-        sampling = Sampling(temperature, top_k, top_p, seed)
-        prompts = [np.asarray(prompt, np.int32).tolist() for prompt in ids]  # type: ignore[union-attr]
-        ending: dict[str, Any] = {"ignore_eos": ignore_eos, "stop_token_ids": stop_token_ids}
-        return [list(self.stream(prompt, max_new_tokens, sampling, **ending)) for prompt in prompts]
+        stops = {*stop_token_ids, *(() if ignore_eos else self.stop_token_ids)}
+        prompts = [np.asarray(prompt, np.int32) for prompt in ids]  # type: ignore[union-attr]
+        if not all(map(len, prompts)):
+            raise ValueError("ids: a prompt is empty")
+        rows = [Row(prompt, max_new_tokens, stops, seed) for prompt in prompts]
+        self._latest = rows
+        for _ in Batch(self._engine_of(min(batch_size, len(rows))), Sampling(**sampling)).run(rows):
+            pass
+        return [row.tokens for row in rows]
+
+    def chat(self, messages: str | Sequence[dict[str, Any]], max_new_tokens: int = 256, **options: Any) -> str:
+        """The answer to a conversation, by the model's own prompt format; arguments are as in `stream`."""
+        return "".join(self.stream(messages, max_new_tokens, **options))
 
     def stream(
         self,
-        prompt: Sequence[int],
-        max_new_tokens: int,
-        sampling: Sampling,
+        messages: str | Sequence[dict[str, Any]],
+        max_new_tokens: int = 256,
         *,
-        ignore_eos: bool = False,
+        seed: int = 0,
+        stop: Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
-    ) -> Iterator[int]:
-        """Yield the new token ids of one prompt as they are generated; arguments are as in `generate`."""
-        stops = {*stop_token_ids, *(() if ignore_eos else self.stop_token_ids)}
-        return self._engine.stream(prompt, max_new_tokens=max_new_tokens, sampling=sampling, stop_token_ids=stops)
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """Yield the text of the answer to a conversation while it is generated, in whole characters.
+
+        Args:
+            messages: [{"role": "user", "content": ...}, ...], or one text, which is the user's.
+            stop: texts that end the answer, and are no part of it.
+            stop_token_ids: tokens that end the answer, besides those of the model and its prompt format.
+            sampling: as in `generate`.
+
+        Raises:
+            ValueError: `messages` aren't messages, the prompt format doesn't take them, or they fill the context.
+            Refused: the model has no tokenizer.
+            RuntimeError: something else was generated before the stream's end.
+        """
+        ids = self._format.prompt(messages_of(messages))
+        context = self.config.max_position_embeddings
+        if (problem := too_long(len(ids), context)) is not None:
+            raise ValueError(problem)
+        stops = {*self._format.stop_token_ids, *stop_token_ids}
+        ending = Ending(stops, stop, self._format.control_ids)
+        texts: list[str] = []
+        answer = Answering(self._text.tokenizer, ending, context, max_new_tokens, seed).answer(ids, 0, texts.append)
+        return self._streamed(answer, texts, Sampling(**sampling))
+
+    def _streamed(self, answer: Answer, texts: list[str], sampling: Sampling) -> Iterator[str]:
+        self._latest = answer
+        for _ in Batch(self._engine, sampling).run([answer]):
+            yield from texts
+            texts.clear()
+            if self._latest is not answer:
+                raise RuntimeError("another answer was begun, so this stream can't go on: it had the same cache")
+
+    def _engine_of(self, slots: int) -> Engine:
+        """The engine, a new one if it has fewer slots."""
+        if self._engine.slots < slots:
+            self._engine = Engine(self.model, slots)
+        return self._engine
+
+    @cached_property
+    def _text(self) -> TextSetup:
+        empty: dict[str, Any] = {item.name: None for item in fields(ModelConfig)}
+        return open_text_setup(ModelConfig(**empty), TokenizerConfig(None), self._opened)
+
+    @cached_property
+    def _format(self) -> PromptFormat:
+        return choose_format(self._text, None, "model.template")
 
     def _inputs(
         self, ids: ArrayLike, attention_mask: ArrayLike | None, targets: NDArray[np.int32] | None = None
     ) -> tuple[ModelInputs, tuple[int, ...]]:
+        if self.model.precision == "bf16" and self.model.compiled.device == "cpu":
+            what = "on a CPU a model in bf16 only generates: MindSpore has no bf16 matrix product there"
+            raise refuse("precision", what, 'load the model with precision="fp32" for logits and loss')
         tokens = np.asarray(ids, np.int32)
         if tokens.ndim != 2:
             raise ValueError(f"ids must be [B, T], got {list(tokens.shape)}")
@@ -142,7 +216,7 @@ def load(
 
     Args:
         path: a local path, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, downloaded unless it is cached.
-        precision: "fp32" (CPU only), "fp16", or "bf16" (NPU only); the other device lacks kernels for it.
+        precision: "fp32" (CPU only), "fp16" or "bf16". On the CPU a model in bf16 only generates.
         device: "cpu" or "ascend".
         adapter: directory of a LoRA adapter in PEFT's format, which is merged into the weights.
         allow: patterns of tensor names that may be missing (initialized from seed 0) or unexpected.
@@ -150,17 +224,16 @@ def load(
 
     Raises:
         Refused: `path` holds no model or can't be downloaded, the adapter belongs to another model, or the device lacks
-            the precision.
+            the precision (bf16 on a CPU: there is no C++ compiler).
     """
-    if device == "cpu" and precision == "bf16":
-        raise refuse("runtime.precision", f"{precision} has no matrix product on the CPU", "runtime.precision=fp32")
     if device == "ascend" and precision == "fp32":
         raise Refused([NO_FP32])
     source = open_weights(fetch(path, "model.path") if path.startswith(SCHEME) else path)
     log.info("%s: %s", source.path, check(source, allow=allow))
-    opened = OpenedModel(source.config, source, None)
-    merged = None if adapter is None else open_adapter(adapter, "adapter.path", opened)
-    stops = replace(opened, adapter=merged).generation.stop_token_ids
+    opened = OpenedModel(source.config, source, source.template)
+    if adapter is not None:
+        found = open_adapter(adapter, "adapter.path", opened)
+        opened = replace(opened, adapter=found, template=found.template or opened.template)
     start_device(device)
     model = build(
         source.config,
@@ -168,8 +241,8 @@ def load(
         seed=0,
         device=device,
         precision=precision,
-        adapter=merged,
+        adapter=opened.adapter,
         frozen=True,
         announce=announce,
     )
-    return LLM(model, source.tokenizer(), stops)
+    return LLM(model, opened)

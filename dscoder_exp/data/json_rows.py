@@ -92,7 +92,7 @@ def parse_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield number, parse_line(decoded(line))
+                yield number, parse_line(decoded(line.rstrip(b"\r\n")))
 
 
 def parse_line(line: str) -> Any:

@@ -109,6 +109,12 @@ class PromptFormat:
         own = () if self.end_token_id is None else (self.end_token_id,)
         return tuple(dict.fromkeys([*self._text.stop_token_ids, *own]))
 
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Tokens that steer a conversation and are no text, whether the tokenizer calls them special or not."""
+        found = (self._tokenizer.token_to_id(text) for text in self._special.texts)
+        return frozenset(number for number in found if number is not None)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens included."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -121,15 +127,26 @@ class PromptFormat:
     def _special(self) -> SpecialTokens:
         return SpecialTokens(self._tokenizer)
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation up to the place where the assistant's next message begins.
+    def prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> list[int]:
+        """Token ids of a conversation up to the place where the assistant's next message begins; as `rendered_prompt`.
+
+        Raises:
+            TemplateFailed: the template doesn't take the conversation.
+        """
+        return self.encode([self.rendered_prompt(messages, tools)])[0].ids
+
+    def rendered_prompt(self, messages: Sequence[Message], tools: list[Any] | None = None) -> RenderedText:
+        """What `encode` makes a prompt's ids of.
+
+        Args:
+            tools: that the conversation may call, in the form the chat template takes.
 
         Raises:
             TemplateFailed: the template doesn't take the conversation.
         """
         hidden, found = self._hidden([message.as_dict() for message in messages])
-        text = self._render(hidden, prompt=True).text
-        return self.encode([RenderedText(self._special.swap(text) if found else text, [], found)])[0].ids
+        text = self._render(hidden, prompt=True, tools=tools).text
+        return RenderedText(self._special.swap(text) if found else text, [], found)
 
     def request(self, prompt: str) -> list[int]:
         """Token ids of a conversation's first request.

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
-from dscoder_exp.data.prompt_format import choose_format
+from dscoder_exp.data.prompt_format import PromptFormat, choose_format
+from dscoder_exp.data.requests import read_requests
 from dscoder_exp.data.source import read_source
+from dscoder_exp.generation.answer_file import origin_of, output_problem
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, DataConfig
-from dscoder_exp.schema.cross import context_problems
+from dscoder_exp.schema.cross import asked_problems, context_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.training.resume import resume_problems
@@ -48,6 +51,7 @@ class InputChecks:
             text_setup = partial(open_text_setup, *subject, opened)
             text, found = self._check_once("tokenizer", (*subject, config.adapter.path), text_setup)
             problems += found + self._format_problems(config, text)
+            problems += self._request_problems(config, text, opened.config)
             problems += context_problems(config, opened.config.max_position_embeddings)
             problems += resume_problems(config, opened) + _layout_problems(config, opened.config)
             problems += _stop_problems(config, opened.config)
@@ -65,15 +69,32 @@ class InputChecks:
         subject = (data.source, data.columns, data.bad_rows, data.max_rows)
         return self._check_once("data", subject, lambda: _check_data(data))[1]
 
+    def _request_problems(self, config: Config, text: TextSetup | None, model: LlamaConfig) -> list[Problem]:
+        """Those of what task=predict is asked, and of the file that its answers go to."""
+        predict = config.predict
+        if config.task.name != "predict" or text is None or asked_problems(predict):  # schema/cross.py reports those
+            return []
+        prompt_format, _ = self._chosen_format(config, text)
+        if prompt_format is None:
+            return []
+        subject = (predict, text.template, config.model, config.tokenizer)
+        read = partial(read_requests, predict, prompt_format, text.tokenizer, model.max_position_embeddings)
+        _, problems = self._check_once("requests", subject, read)
+        if problems or predict.output is None:
+            return problems
+        found = output_problem(Path(predict.output), origin_of(config))
+        return [] if found is None else [found]
+
+    def _chosen_format(self, config: Config, text: TextSetup) -> tuple[PromptFormat | None, list[Problem]]:
+        key, choice = _template_of(config)
+        subject = (choice, text.template, config.model, config.tokenizer)
+        return self._check_once("format", subject, lambda: choose_format(text, choice, key))
+
     def _format_problems(self, config: Config, text: TextSetup | None) -> list[Problem]:
         """Those of the prompt format: without a model and its tokenizer at least whether its files can be read."""
-        predicts = config.task.name == "predict"
-        key, choice = (
-            ("predict.template", config.predict.template) if predicts else ("data.template", config.data.template)
-        )
         if text is not None:
-            subject = (choice, text.template, config.model, config.tokenizer)
-            return self._check_once("format", subject, lambda: choose_format(text, choice, key))[1]
+            return self._chosen_format(config, text)[1]
+        key, choice = _template_of(config)
         if choice in (None, "auto"):
             key, choice = "model.template", config.model.template
         return [] if choice is None else self._check_once("template", choice, lambda: given_template(choice, key))[1]
@@ -87,6 +108,13 @@ class InputChecks:
             except Refused as refused:
                 self._results[key] = None, list(refused.problems)
         return self._results[key]
+
+
+def _template_of(config: Config) -> tuple[str, str | None]:
+    """The key that chooses the task's prompt format, and its value."""
+    if config.task.name == "predict":
+        return "predict.template", config.predict.template
+    return "data.template", config.data.template
 
 
 def _check_data(data: DataConfig) -> None:
@@ -109,10 +137,17 @@ def _layout_problems(config: Config, model: LlamaConfig) -> list[Problem]:
     if sizes := indivisible_sizes(model, parallel.tensor):
         what = f"the model can't be split over {parallel.tensor} ranks: {', '.join(sizes)}"
         problems.append(Problem("parallel.tensor", what, "use a number that divides all of these sizes"))
-    if parallel.context > 1 and config.runtime.device == "cpu" and library().path is None:
-        what = f"on a CPU context parallelism needs the C++ kernels ({library().why})"
-        problems.append(Problem("parallel.context", what, "install a C++ compiler, or parallel.context=1"))
-    return problems
+    return [*problems, *_kernel_problems(config)]
+
+
+def _kernel_problems(config: Config) -> list[Problem]:
+    """What a CPU computes only with the C++ kernels, where they can't be compiled."""
+    runtime, key = config.runtime, "parallel.context" if config.parallel.context > 1 else None
+    key = "runtime.precision" if runtime.precision == "bf16" else key
+    if runtime.device != "cpu" or key is None or library().path is not None:
+        return []
+    what = f"on a CPU this needs the C++ kernels ({library().why})"
+    return [Problem(key, what, "install a C++ compiler, or runtime.precision=fp32 parallel.context=1")]
 
 
 def _open_whole_model(config: Config) -> OpenedModel:

@@ -49,7 +49,7 @@ def check_jobs(
             continue
         configs.append(config)
         problems.append([*_launch_problems(config, cfg), *_job_problems(config, inputs, _is_main_node(cfg))])
-    found = [*_merged(problems, overrides), *(_run_dir_problems(composed) or _shared_directories(configs))]
+    found = [*_merged(problems, overrides), *(_run_dir_problems(composed) or _shared_outputs(configs))]
     if download and not found:  # so `configs` has all jobs
         downloads = Downloads()
         configs, problems = zip(*(_download_and_check(config, downloads, inputs) for config in configs), strict=True)
@@ -139,6 +139,8 @@ def _directory_problems(config: Config, is_main: bool) -> Iterator[Problem]:
         directories.append((Path(config.runtime.cache_dir), "runtime.cache_dir"))
     if config.task.name == "convert" and config.weights.target:
         directories.append((Path(config.weights.target), "weights.target"))
+    if config.task.name == "predict" and config.predict.output:
+        directories.append((Path(config.predict.output).parent, "predict.output"))
     for directory, key in directories:
         if (problem := directory_problem(directory, key)) is not None:
             yield problem
@@ -149,12 +151,16 @@ def _directory_problems(config: Config, is_main: bool) -> Iterator[Problem]:
         yield Problem("output_dir", f"{output} already holds checkpoints, which would be overwritten", remedy)
 
 
-def _shared_directories(configs: Sequence[Config]) -> list[Problem]:
-    directories = [config.output_dir for config in configs if config.task.name == "train"]
-    if len(set(directories)) == len(directories):
-        return []
-    what = "several jobs of the sweep would write to the same directory"
-    return [Problem("output_dir", what, "output_dir=DIR/'${hydra:job.num}', or leave it out")]
+def _shared_outputs(configs: Sequence[Config]) -> list[Problem]:
+    """The problem that jobs of a sweep would write to the same place."""
+    written = {
+        "output_dir": [config.output_dir for config in configs if config.task.name == "train"],
+        "predict.output": [config.predict.output for config in configs if config.predict.output is not None],
+    }
+    what = "several jobs of the sweep would write to the same place"
+    remedies = {"output_dir": "output_dir=DIR/'${hydra:job.num}', or leave it out"}
+    remedies["predict.output"] = "predict.output='answers-${hydra:job.num}.jsonl'"
+    return [Problem(key, what, remedies[key]) for key, places in written.items() if len(set(places)) < len(places)]
 
 
 def _run_dir_problems(composed: Sequence[DictConfig]) -> list[Problem]:

@@ -21,7 +21,7 @@ class TaskConfig:
     """conf/task: which recipe runs."""
 
     name: str = field(metadata=bound(choices=("train", "prepare", "convert", "predict")))
-    in_process: bool  # run in the launcher's parent process instead of a new one; such a task needs no device
+    in_process: bool  # run in the launcher's parent process instead of a new one
 
 
 @dataclass
@@ -139,15 +139,26 @@ class TrainConfig:
 
 @dataclass
 class PredictConfig:
-    """conf/predict: the prompt, and how its answer is sampled. Greedy if temperature is 0."""
+    """conf/predict: the prompts, and how their answers are sampled. Greedy if temperature is 0."""
 
     prompt: Optional[str]
+    input: Optional[str]  # file of prompts: .jsonl (rows with prompt or messages), or .txt (a prompt a line)
+    output: Optional[str]  # file of answers to predict.input, .jsonl
+    prefix: Optional[str]  # fill-in-the-middle: what stands before the answer
+    suffix: Optional[str]  # and what stands after it
+    interactive: bool  # a conversation in the terminal
     template: str = field(metadata=bound(choices=("auto", *TEMPLATES), file=TEMPLATE_FILE))
+    skip_bad: bool  # leave bad rows of predict.input out, rather than refuse the file
+    batch_size: int = field(metadata=bound(ge=1))  # prompts answered at a time
+    num_samples: int = field(metadata=bound(ge=1))  # answers to each prompt
     max_new_tokens: int = field(metadata=bound(ge=1))
     stop_token_ids: list[int] = field(metadata=bound(ge=0))  # end an answer, besides the model's and the format's
+    stop: list[str]  # texts that end an answer, and are no part of it
     temperature: float = field(metadata=bound(ge=0))
     top_k: Optional[int] = field(metadata=bound(ge=1))
     top_p: Optional[float] = field(metadata=bound(gt=0, le=1))
+    min_p: Optional[float] = field(metadata=bound(ge=0, le=1))
+    repetition_penalty: float = field(metadata=bound(gt=0))
 
 
 @dataclass

@@ -17,7 +17,11 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from dscoder_exp.schema.paths import PATH_KEYS
 
-PROMPT_KEYS = ("predict.prompt",)  # prose or code: `${` and Hydra's escapes mean nothing in it
+PROMPT_KEYS = (
+    "predict.prompt",
+    "predict.prefix",
+    "predict.suffix",
+)  # prose or code: `${` and Hydra's escapes mean nothing in it
 NAME_KEYS = ("name", "tracking.experiment")
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.log_dir", "hydra.launcher.rank_table_file")
 PATHS = (*PATH_KEYS, "tracking.uri", *HYDRA_PATHS)

@@ -19,6 +19,8 @@ PATH_KEYS = (
     "weights.target",
     "weights.merge_adapter",
     "runtime.cache_dir",
+    "predict.input",
+    "predict.output",
     # The name of a prompt format, or the path of a .jinja file
     "model.template",
     "data.template",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,19 @@ from dscoder_exp.console import Screen
 from dscoder_exp.data.prompt_format import NONE_BROUGHT, PromptFormat
 from dscoder_exp.data.report import DataReport, Prepared
 from dscoder_exp.native.library import library
-from dscoder_exp.schema.config import Config, RuntimeConfig
+from dscoder_exp.schema.config import Config, PredictConfig, RuntimeConfig
 from dscoder_exp.tasks.commands import EXAMPLE_PROMPT, predict_command, ui_command
 
 if TYPE_CHECKING:  # these import MindSpore, which task=prepare doesn't need
-    from dscoder_exp.generation.answers import Answer
+    from dscoder_exp.data.requests import Requests
+    from dscoder_exp.generation.answers import Speed
     from dscoder_exp.model.llama import Llama
     from dscoder_exp.training.trainer import Throughput
     from dscoder_exp.weights.resolve import TextSetup
 
 TOO_LONG = "longer than seq_length or the model's context"
 MAX_IGNORED = 8  # ignored keys that are printed
+MAX_FAULTS = 3  # bad prompts that are printed
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ def print_data(screen: Screen, prepared: Prepared, prompt_format: PromptFormat) 
             f"{report.truncated:,} truncated, "
             f"{report.duplicates:,} duplicates)"
         )
-        _print_format(screen, prompt_format)
+        print_format(lambda line: screen.print(f"      {line}"), prompt_format, "data.template")
+        if prompt_format.end_token_id is None:
+            screen.print("      it writes no special token after an answer: the model doesn't learn where to stop")
     _print_left_out(screen, report)
     if report.special_texts:
         screen.print(
@@ -74,14 +79,13 @@ def print_data(screen: Screen, prepared: Prepared, prompt_format: PromptFormat) 
     screen.print(f"      {'found' if prepared.reused else 'written'} in {prepared.directory}")
 
 
-def _print_format(screen: Screen, prompt_format: PromptFormat) -> None:
-    """Print which prompt format the rows are written in, where it comes from, and whether it ends an answer."""
+def print_format(say: Callable[[str], None], prompt_format: PromptFormat, key: str) -> None:
+    """Say which prompt format is used and where it comes from; key: the config key that chooses another."""
     if prompt_format.origin == NONE_BROUGHT:
-        screen.print(f"      prompt format none: {NONE_BROUGHT} (data.template chooses one)")
+        say(f"prompt format none: {NONE_BROUGHT} ({key} chooses one)")
     else:
-        screen.print(f"      prompt format {prompt_format.name}, from {Path(prompt_format.origin).name}")
-    if prompt_format.end_token_id is None:
-        screen.print("      it writes no special token after an answer: the model doesn't learn where to stop")
+        origin = Path(prompt_format.origin).name
+        say(f"prompt format {prompt_format.name}" + ("" if origin == prompt_format.name else f", from {origin}"))
 
 
 def print_tokens(screen: Screen, text: TextSetup, prompt_format: PromptFormat) -> None:
@@ -168,11 +172,30 @@ def _model_of(config: Config, checkpoint: Path) -> dict[str, str] | None:
     return {"model.path": config.model.path, "adapter.path": str(checkpoint)} if config.model.path else None
 
 
-def print_speed(screen: Screen, answer: Answer) -> None:
+def print_requests(screen: Screen, requests: Requests) -> None:
+    """Print, on stderr, which rows of predict.input were left out."""
+    if faults := requests.faults:
+        screen.remark(f"bad rows left out: {len(faults):,} of {len(faults) + len(requests.rows):,} (predict.skip_bad)")
+        for fault in faults[:MAX_FAULTS]:
+            screen.remark(f"  {fault}")
+
+
+def print_sampling(screen: Screen, predict: PredictConfig) -> None:
+    """Print, on stderr, which keys of sampling have no effect."""
+    given = [name for name in ("top_k", "top_p", "min_p") if getattr(predict, name) is not None]
+    given += ["num_samples"] if predict.num_samples > 1 else []
+    if given and predict.temperature == 0:
+        keys = ", ".join(f"predict.{name}" for name in given)
+        screen.remark(f"no effect: {keys}; predict.temperature=0 takes the likeliest token (1.0: sampling)")
+
+
+def print_speed(screen: Screen, speed: Speed) -> None:
     """Print the speed of generation, on stderr."""
+    answers = f"{speed.answers} answers, " if speed.answers > 1 else ""
     screen.remark(
-        f"{answer.tokens} tokens, {answer.tokens_per_s:.1f} tokens/s; first token after {answer.first_token_s:.2f} s "
-        f"({answer.prefill_tokens_per_s:.0f} tokens/s of the prompt's {answer.prompt_tokens})"
+        f"{answers}{speed.tokens} tokens, {speed.tokens_per_s:.1f} tokens/s; "
+        f"first token after {speed.first_token_s:.2f} s "
+        f"({speed.prefill_tokens_per_s:.0f} tokens/s of the prompt's {speed.prompt_tokens})"
     )
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dscoder_exp.data.loader import SequenceDataset, eval_batches, load
 from dscoder_exp.data.prompt_format import PromptFormat
 from dscoder_exp.data.report import Prepared
-from dscoder_exp.generation.answers import answer
+from dscoder_exp.generation.answers import Answering, Ending
+from dscoder_exp.generation.batching import Batch
 from dscoder_exp.generation.engine import Engine
 from dscoder_exp.generation.sampling import Sampling
 from dscoder_exp.model.llama import Llama
@@ -33,15 +34,15 @@ class TrainingEvaluation:
             prepared: the prepared data, whose eval split is held out.
         """
         train = job.config.train
-        self._model, self._text, self._run, self._screen = model, text, job.run, job.screen
+        self._model, self._run, self._screen = model, job.run, job.screen
         self._evaluator = Evaluator(
             load(prepared, "eval"), model.mesh, batch_size=train.micro_batch_size, limit=train.max_eval_sequences
         )
         self._prompts = train.prompts if model.mesh.topology.replica == 0 else []
         self._ids = [prompt_format.request(prompt) for prompt in self._prompts]
-        self._stop_token_ids = prompt_format.stop_token_ids
-        self._engine = Engine(model)
-        self._prompt_tokens = train.prompt_tokens
+        ending = Ending(prompt_format.stop_token_ids, hidden_ids=prompt_format.control_ids)
+        self._answering = Answering(text.tokenizer, ending, model.config.max_position_embeddings, train.prompt_tokens)
+        self._engine = Engine(model, max(1, min(len(self._prompts), job.config.predict.batch_size)))
 
     def eval_loss(self, when: str, step: int) -> float | None:
         """Mean loss over the held-out rows' counted labels, nats; None: no rows are held out. Call it on all ranks.
@@ -61,19 +62,12 @@ class TrainingEvaluation:
         """Greedy answers to train.prompts, logged as predictions/WHEN.md; none on replicas other than the first."""
         if not self._prompts:
             return []
-        texts: list[str] = []
-        with self._screen.stage(f"answers {when}", len(self._ids)) as stage:
-            for ids in self._ids:
-                result = answer(
-                    self._engine,
-                    self._text.tokenizer,
-                    ids,
-                    max_new_tokens=self._prompt_tokens,
-                    sampling=Sampling(),
-                    stop_token_ids=self._stop_token_ids,
-                )
-                texts.append(result.text)
-                stage.advance(f"{result.tokens_per_s:.0f} tokens/s")
+        answers = [self._answering.answer(ids) for ids in self._ids]
+        with self._screen.stage(f"answers {when}", len(answers)) as stage:
+            for finished in Batch(self._engine, Sampling()).run(answers):
+                for answer in finished:
+                    stage.advance(f"{len(answer.tokens) / answer.seconds:.0f} tokens/s")
+        texts = [answer.text for answer in answers]
         pairs = zip(self._prompts, texts, strict=True)
         self._run.text("\n".join(f"## {prompt}\n\n{text}\n" for prompt, text in pairs), f"predictions/{when}.md")
         return texts

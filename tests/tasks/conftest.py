@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from predict_support import Predict
 from processes import Ended
 from tasks_support import FIVE_STEPS, RECIPE, Workspace, succeeded, summary_line
 from tokenizers import Tokenizer
@@ -102,3 +103,12 @@ def parts(workspace: Workspace) -> Ended:
     how = ["parallel=single", "train.recompute=full"]
     own = ["train.eval_every=2", "train.save_every=2", "name=parts", "output_dir=runs/parts"]
     return succeeded(workspace(*FIVE_STEPS, *how, *own))
+
+
+@pytest.fixture
+def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """task=predict in this process, in an empty directory."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Predict(tmp_path, monkeypatch, capsys)

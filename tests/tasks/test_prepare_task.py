@@ -73,7 +73,7 @@ def fill(directory: Path) -> None:
         (["data.source=pairs.jsonl"], "1 rows, 1 kept", "Name a colour.⟦\nred<|end|>⟧"),
         (
             ["data.source=chat.jsonl", "data.template=mine.jinja"],
-            "prompt format mine.jinja (mine.jinja)\n",
+            "prompt format mine.jinja\n",
             "system: Be brief.<|end|>user: 1 + 1?<|end|>assistant: ⟦2<|end|>⟧user: 2 + 2?<|end|>assistant: ⟦4<|end|>⟧",
         ),
         (

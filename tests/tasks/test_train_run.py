@@ -139,12 +139,10 @@ def test_the_suggested_predict_command_works(workspace: Workspace, recipe_run: E
     assert re.search(r"\d+ tokens, [\d.]+ tokens/s; first token after [\d.]+ s", answered.err)
     run = workspace.run("predict")
     assert run.status == "FINISHED"
-    assert {name: list(values) for name, values in run.metrics.items()} == {
-        "predict/tokens_per_s": [0],
-        "predict/prefill_tokens_per_s": [0],
-        "predict/first_token_s": [0],
-    }
+    names = ("tokens_per_s", "prefill_tokens_per_s", "first_token_s", "answers", "tokens")
+    assert {name: list(values) for name, values in run.metrics.items()} == {f"predict/{name}": [0] for name in names}
     assert all(value > 0 for values in run.metrics.values() for value in values.values())
     assert ", all found\n\n21 found:\n  model.embed_tokens.weight\n" in (run.artifacts / "weights.txt").read_text()
-    artifact = (run.artifacts / "predictions" / "answer.md").read_bytes().decode()
-    assert artifact == f"write a quick sort algorithm.\n\n---\n\n{answered.out}"
+    table = json.loads((run.artifacts / "predictions" / "answers.json").read_text())
+    assert table["columns"][:2] == ["prompt", "text"]
+    assert [row[:2] for row in table["data"]] == [["write a quick sort algorithm.", answered.out.removesuffix("\n")]]

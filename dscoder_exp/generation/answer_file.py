@@ -1,0 +1,156 @@
+"""The file of answers that task=predict writes, and the one beside it in which it keeps them until all are there."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dscoder_exp.data.requests import PromptRow
+from dscoder_exp.data.source import digest
+from dscoder_exp.data.text_files import read_chunks
+from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.storage.disk_space import NO_SPACE, naming_full_disk
+
+KEY = "predict.output"
+# Keys of `predict` on which no answer depends, or that a file of prompts doesn't have
+FREE_KEYS = ("input", "output", "batch_size", "interactive", "prompt", "prefix", "suffix")
+Place = tuple[int, int]  # number of a row and of a sample, from 0
+
+
+def origin_of(config: Config) -> dict[str, Any]:
+    """What the answers depend on, by config key: a run goes on only where all of it is as it was."""
+    predict = {f"predict.{name}": value for name, value in asdict(config.predict).items() if name not in FREE_KEYS}
+    model = {f"model.{name}": value for name, value in asdict(config.model).items()}
+    others = {"tokenizer.path": config.tokenizer.path, "adapter.path": config.adapter.path, "seed": config.seed}
+    found = {**predict, **model, **others, "runtime.precision": config.runtime.precision}
+    for key in [key for key in found if key.endswith(".path") and found[key] and "://" not in found[key]]:
+        found[key] = os.path.realpath(found[key])  # checkpoints/last may be another one later
+    found["predict.input"] = digest(read_chunks(Path(config.predict.input or os.devnull)))
+    return json.loads(json.dumps(found))
+
+
+def output_problem(output: Path, origin: Mapping[str, Any]) -> Problem | None:
+    """Why `output` can't be written: it is there already, or was begun otherwise."""
+    if output.exists():
+        return Problem(KEY, f"{output} exists already", f"remove it, or choose another {KEY}")
+    partial = partial_of(output)
+    begun = _read(partial)[0] if partial.is_file() else None
+    if begun is None or begun == origin:
+        return None
+    keys = [key for key in {**begun, **origin} if begun.get(key) != origin.get(key)]
+    changed = ", ".join(f"the content of {key}" if key == "predict.input" else key for key in keys)
+    what = f"{output} was begun, and would go on, with other settings: {changed}"
+    return Problem(KEY, what, f"the settings that it was begun with, or remove {partial} to begin anew")
+
+
+def partial_of(output: Path) -> Path:
+    """Where answers are kept until all are there."""
+    return output.with_name(f"{output.name}.partial")
+
+
+class AnswerFile:
+    """Keeps answers beside `output` as they come, in any order, and writes `output` once all are there.
+
+    Lines of the file beside it: {"origin": …}, then {"row": n, "sample": n, "answer": {…}} each. A line that a killed
+    process, or a full disk, has cut short is dropped.
+
+    Attributes:
+        answers: those that are kept, by row and sample.
+    """
+
+    def __init__(self, output: Path, origin: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            Refused: the output exists, was begun otherwise, is being written by another process, or can't be written.
+        """
+        self._output, self._partial = output, partial_of(output)
+        _refuse(output_problem(output, origin))
+        try:
+            with naming_full_disk(self._partial, KEY):
+                self._partial.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._partial.open("ab")
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                raise
+            what = f"{output} can't be written: {error.strerror}"
+            raise refuse(KEY, what, f"{KEY}=FILE in a writable directory") from None
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refuse(KEY, f"another process is writing {output}", f"choose another {KEY}") from None
+        _refuse(output_problem(output, origin))  # another process may have written it meanwhile
+        begun, self.answers, end = _read(self._partial)
+        self._file.truncate(end)
+        if begun is None:
+            self._write({"origin": origin})
+
+    def add(self, place: Place, answer: Mapping[str, Any]) -> None:
+        """Keep an answer.
+
+        Raises:
+            DiskFull: there is no room for it; those before it are kept.
+        """
+        self._write({"row": place[0], "sample": place[1], "answer": answer})
+        self.answers[place] = dict(answer)
+
+    def finish(self, rows: Sequence[PromptRow], samples: int) -> None:
+        """Write each row with its answers, `samples` lines, in the rows' order, and remove what was kept beside it."""
+        unfinished = self._output.with_name(f".{self._output.name}.unfinished")
+        with naming_full_disk(self._output, KEY), unfinished.open("wb") as file:
+            for number, row in enumerate(rows):
+                for sample in range(samples):
+                    which = {"sample": sample} if samples > 1 else {}
+                    file.write(_line({**row.fields, **which, **self.answers[number, sample]}))
+        unfinished.replace(self._output)
+        self._partial.unlink()
+
+    def _write(self, value: Mapping[str, Any]) -> None:
+        with naming_full_disk(self._partial, KEY):
+            self._file.write(_line(value))
+            self._file.flush()
+
+    def __enter__(self) -> "AnswerFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):  # of a full disk, which `add` has raised already
+            self._file.close()
+
+
+def _refuse(problem: Problem | None) -> None:
+    if problem is not None:
+        raise Refused([problem])
+
+
+def _read(partial: Path) -> tuple[dict[str, Any] | None, dict[Place, dict[str, Any]], int]:
+    """The origin, None if there is none yet; the answers; and where the last whole line ends."""
+    origin, answers, end = None, {}, 0
+    with partial.open("rb") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+                if not line.endswith(b"\n"):
+                    break
+                if origin is None:
+                    origin = value["origin"]
+                else:
+                    answers[value["row"], value["sample"]] = value["answer"]
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line)
+    return origin, answers, end
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    try:
+        return f"{json.dumps(value, ensure_ascii=False)}\n".encode()
+    except UnicodeEncodeError:  # a field that isn't read may hold half a character
+        return f"{json.dumps(value)}\n".encode()
