@@ -51,9 +51,9 @@ def find_answers(
         said = at + len(content) if at >= 0 else first
         kept = len(upto) if whole.startswith(upto) else _common(whole, upto)
         found = [token for token in special.found_in(upto, said) if token.end() <= kept]
-        listed = next((token for token in found if token[0] in ends), None)
-        last = 0 if _prompts_again(upto, said, prompt, special) else -1
-        chosen = listed or (found[last] if found else None)
+        chosen = next((token for token in found if token[0] in ends), None)
+        if chosen is None and found:
+            chosen = found[0 if len(found) == 1 or _prompts_again(upto, said, prompt, special) else -1]
         end = len(upto) if chosen is None else chosen.end()
         spans.append((first, end) if end <= kept else None)
     if spans and not any(spans):
