@@ -72,6 +72,7 @@ def test_replicas_collectives_overlap_with_computation(command: Command) -> None
     assert gathers.overlapped > gathers.count
 
 
+@pytest.mark.slow
 def test_resumes_from_a_checkpoint(command: Command, table: Table, outputs: Path) -> None:
     command("full", *RECIPE, *FULL)
     run = command("full", *RECIPE, *FULL, "train.max_steps=3", "train.resume=auto")

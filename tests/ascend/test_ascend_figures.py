@@ -64,6 +64,7 @@ def test_other_document_boundaries_compile_nothing_again(steps: Callable[[int, i
     assert {name: many[name] for name in PRODUCTS} == {name: few[name] for name in PRODUCTS}
 
 
+@pytest.mark.slow
 def test_a_save_copies_weights_and_moments_to_the_host_once(command: Command, outputs: Path) -> None:
     run = command("saves", *RECIPE, "train.save_every=1", "train.max_eval_sequences=2")
     assert run.status == 0, run.output

@@ -84,6 +84,7 @@ def test_fp32_gradients_equal_pytorchs(case: str) -> None:
         assert np.linalg.norm(gradient.reshape(-1)[::STRIDE] - theirs) < 1e-5 * np.linalg.norm(theirs), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HEAD_CASES)
 def test_bf16_gradients_are_as_close_to_fp32_as_pytorchs(case: str) -> None:
     """Also where losses are small, so that p - 1 at the label is small."""

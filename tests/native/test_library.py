@@ -34,6 +34,7 @@ def compiler():
     return found
 
 
+@pytest.mark.slow
 def test_the_library_is_compiled_once(compiled, compiler, tmp_path):
     built = compiled(compiler)
     assert built.path is not None, built.why

@@ -46,6 +46,7 @@ def test_a_text_file_has_a_prompt_a_line(predict: Predict) -> None:
     assert [answer["prompt"] for answer in read(Path("a.jsonl"))] == ["Write a function.", "Why?"]
 
 
+@pytest.mark.slow
 def test_a_sampled_text_depends_on_its_seed_and_prompt_alone(predict: Predict) -> None:
     predict.write(*ROWS)
     answers = texts(predict.answered(BRIEF, "predict.batch_size=1", *SAMPLED))

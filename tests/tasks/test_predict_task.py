@@ -52,6 +52,7 @@ def test_a_prompt_beyond_the_context_is_refused(workspace: Workspace, characters
     assert refused.err.endswith(f"dscoder_exp: refused\n  - {message}\n")
 
 
+@pytest.mark.slow
 def test_an_altered_checkpoint_is_refused(empty_workspace: Workspace, untrained: Path) -> None:
     """The message names the changed tensor."""
     copy = Path(shutil.copytree(untrained, empty_workspace.directory / "x"))

@@ -108,6 +108,7 @@ def stored(path: Path) -> dict[str, bytes]:
 FORMATS = ["native-1", "native-2", "native-4", "native-8", "hf", "safetensors", "ckpt"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     config=shapes(),
