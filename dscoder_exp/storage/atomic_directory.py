@@ -64,7 +64,7 @@ def target_problem(target: Path, key: str) -> Problem | None:
     """The problem that `target` exists already, or is being written; None if it doesn't, or is an empty directory."""
     if _exists(target):
         return _exists_already(target, key)
-    if _is_locked(_partial(target)):
+    if is_locked(_partial(target)):
         return Problem(key, f"another process is writing {target}", f"wait for its end, or choose another {key}")
     return None
 
@@ -81,15 +81,18 @@ def _partial(target: Path) -> Path:
     return target.with_name(f".{target.name}.partial")
 
 
-def _is_locked(partial: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether another process has a file or directory locked; False as well where there is none, or no locks are."""
     try:
-        descriptor = os.open(partial, os.O_RDONLY)
-    except OSError:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # not there, or not for us to read: then writing fails, too
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # no locks on this file system
+        return False
     finally:
         os.close(descriptor)
     return False

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dscoder_exp.schema.errors import Problem, Refused
-from dscoder_exp.storage.atomic_directory import still_at
+from dscoder_exp.storage.atomic_directory import is_locked, still_at
 
 LOCK_FILE = ".lock"
 TIMEOUT = 0.5  # seconds: somebody who only looks whether the lock is free has it for a moment
@@ -50,19 +50,7 @@ def lock_problem(directory: Path, key: str) -> Problem | None:
     Args:
         key: the config key that names the directory.
     """
-    try:
-        descriptor = os.open(directory / LOCK_FILE, os.O_RDONLY)
-    except OSError:  # not there, or not for us to read: then writing to the directory fails, too
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _in_use(directory, key)
-    except OSError:  # no locks on this file system
-        return None
-    finally:
-        os.close(descriptor)
-    return None
+    return _in_use(directory, key) if is_locked(directory / LOCK_FILE) else None
 
 
 def lock_directory(directory: Path, key: str) -> DirectoryLock:
