@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -232,8 +232,7 @@ def load(
     log.info("%s: %s", source.path, check(source, allow=allow))
     opened = OpenedModel(source.config, source, source.template)
     if adapter is not None:
-        found = open_adapter(adapter, "adapter.path", opened)
-        opened = replace(opened, adapter=found, template=found.template or opened.template)
+        opened = opened.with_adapter(open_adapter(adapter, "adapter.path", opened))
     start_device(device)
     model = build(
         source.config,

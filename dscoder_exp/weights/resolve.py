@@ -46,6 +46,10 @@ class OpenedModel:
     template: ModelTemplate | None
     adapter: Adapter | None = None
 
+    def with_adapter(self, adapter: Adapter) -> OpenedModel:
+        """The model with an adapter, whose prompt format, if it has one, is the model's then."""
+        return replace(self, adapter=adapter, template=adapter.template or self.template)
+
     @property
     def overridden(self) -> list[str]:
         """Token ids that the `model` group gives otherwise than the files."""

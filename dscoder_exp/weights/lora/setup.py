@@ -34,7 +34,7 @@ def open_adapted(config: Config) -> OpenedModel:
     if (lora := trained_lora(config)) is not None:
         _refuse_uneven(adapter, opened.config)
         _refuse_other_factors(adapter, lora)
-    return replace(opened, adapter=adapter, template=adapter.template or opened.template)
+    return opened.with_adapter(adapter)
 
 
 def open_adapter(path: str, key: str, opened: OpenedModel, seed: int = 0) -> Adapter:
