@@ -100,8 +100,8 @@ class _Terminal:
     def _line(self, prompt: str) -> str | None:
         """The next line; None at the end."""
         while True:
-            self._reading = True
             try:
+                self._reading = True
                 return input(prompt) if self.is_terminal else self._piped_line(prompt)
             except EOFError:
                 return None
@@ -129,6 +129,7 @@ class _Terminal:
 
         def receive(_number: int, _frame: Any) -> None:
             if self._reading:
+                self._reading = False  # a second one must not interrupt what the first one's handling prints
                 raise KeyboardInterrupt
             self.stopped = True
 
