@@ -1,7 +1,6 @@
 """Plotting the data report. Matplotlib takes half a second to import, so only `write_figure` imports it."""
 
 import logging
-import os
 import re
 import warnings
 from itertools import pairwise
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dscoder_exp.data.report import LOSS_MARKS, DataReport
+from dscoder_exp.storage.atomic_file import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,11 +45,9 @@ def write_figure(report: DataReport, path: Path) -> None:
             _line(figure, y, grey, GREY)
             _line(figure, y, blue, BLUE)
         y -= 2 * LINE_HEIGHT
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with warnings.catch_warnings():
+    with atomic_file(path) as partial, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # such characters are drawn as boxes
         figure.savefig(partial, format="png")
-    partial.replace(path)
 
 
 def _line(figure: "Figure", y: float, text: str, colour: str) -> None:

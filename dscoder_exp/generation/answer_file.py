@@ -15,6 +15,7 @@ from dscoder_exp.data.source import digest
 from dscoder_exp.data.text_files import read_chunks
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused, refuse
+from dscoder_exp.storage.atomic_file import atomic_file
 from dscoder_exp.storage.disk_space import NO_SPACE, naming_full_disk
 
 KEY = "predict.output"
@@ -101,13 +102,11 @@ class AnswerFile:
 
     def finish(self, rows: Sequence[PromptRow], samples: int) -> None:
         """Write each row with its answers, `samples` lines, in the rows' order, and remove what was kept beside it."""
-        unfinished = self._output.with_name(f".{self._output.name}.unfinished")
-        with naming_full_disk(self._output, KEY), unfinished.open("wb") as file:
+        with naming_full_disk(self._output, KEY), atomic_file(self._output) as path, path.open("wb") as file:
             for number, row in enumerate(rows):
                 for sample in range(samples):
                     which = {"sample": sample} if samples > 1 else {}
                     file.write(_line({**row.fields, **which, **self.answers[number, sample]}))
-        unfinished.replace(self._output)
         self._partial.unlink()
 
     def _write(self, value: Mapping[str, Any]) -> None:

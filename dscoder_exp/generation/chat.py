@@ -9,6 +9,7 @@ from dscoder_exp.data.requests import too_long
 from dscoder_exp.data.rows import Message
 from dscoder_exp.generation.answers import Answer, Answering
 from dscoder_exp.generation.batching import Batch
+from dscoder_exp.storage.atomic_file import atomic_file
 
 
 class Chat:
@@ -58,6 +59,5 @@ class Chat:
         if path.exists():
             raise FileExistsError(17, "it exists already", str(path))
         row = {"messages": [message.as_dict() for message in self.messages]}
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(f"{json.dumps(row, ensure_ascii=False)}\n", "utf-8")
-        unfinished.rename(path)
+        with atomic_file(path) as unfinished:
+            unfinished.write_text(f"{json.dumps(row, ensure_ascii=False)}\n", "utf-8")

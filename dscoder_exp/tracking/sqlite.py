@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dscoder_exp.schema.errors import Refused, refuse
+from dscoder_exp.storage.atomic_file import atomic_file
 from dscoder_exp.tracking.connect import silence_mlflow, uri_key
 
 _BUSY_SECONDS = 5.0  # time to wait for another process's lock on the database
@@ -73,17 +74,12 @@ def _probe(path: Path) -> None:
 
 def _create(path: Path) -> None:
     """Create the database under a temporary name: interrupting MLflow's migrations, which take 1 s, would break it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)  # left by a process that was killed
-    partial.touch()  # raises OSError at once if it can't be written
-    silence_mlflow()
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    with atomic_file(path) as partial:
+        partial.touch()  # raises OSError at once if it can't be written
+        silence_mlflow()
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    try:
         SqlAlchemyStore(f"sqlite:///{partial}", str(path.parent / "mlartifacts"))._dispose_engine()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _migrate(path: Path) -> None:
@@ -112,8 +108,5 @@ def _back_up(path: Path, copy: Path) -> None:
     """Copy a database, unless the copy exists: then a migration was interrupted after it, and `path` may be broken."""
     if copy.exists():
         return
-    partial = copy.with_name(f".{copy.name}.partial")
-    partial.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(partial)) as new:
+    with atomic_file(copy) as partial, closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(partial)) as new:
         old.backup(new)  # consistent even while another process writes, unlike a copy of the file
-    os.replace(partial, copy)
