@@ -1,6 +1,5 @@
 """What several folders of tests share."""
 
-import copy
 import fcntl
 import os
 import socket
@@ -10,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hypothesis import settings
+from omegaconf.basecontainer import BaseContainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -42,10 +43,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(autouse=True)
 def restored_hydra() -> Iterator[None]:
-    """Composing in this process leaves Hydra's singletons set, which launchers tested later would hand to workers."""
-    before = copy.deepcopy(Singleton.get_state())
+    """Composing in this process leaves Hydra's singletons set, which launchers tested later would hand to workers.
+
+    Not by Singleton.get_state() and set_state(): those copy all schemas and look for plugins anew, 20 ms a test.
+    """
+    Plugins.instance()  # looked for once, not in each test that composes
+    instances, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
+    before = [(instance, dict(vars(instance))) for instance in instances.values()]
     yield
-    Singleton.set_state(before)
+    Singleton._instances, BaseContainer._resolvers = instances, resolvers
+    for instance, values in before:
+        vars(instance).clear()
+        vars(instance).update(values)
 
 
 @pytest.fixture(scope="session")

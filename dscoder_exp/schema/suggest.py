@@ -45,18 +45,25 @@ def nearest_keys(key: str, extra: Sequence[str] = ()) -> list[str]:
 
     Closeness is that of the whole key or, slightly less, of its last name alone, in whatever group.
     """
-    last = key.rpartition(".")[2]
+    # SequenceMatcher prepares its second word, so each of the two is prepared once, for all candidates.
+    whole, tail = (difflib.SequenceMatcher(None, "", word) for word in (key, key.rpartition(".")[2]))
 
     def closeness(candidate: str) -> float:
-        whole = difflib.SequenceMatcher(None, candidate, key).ratio()
         # A match in another group counts a little less: for optim.warmpu, optim.warmup beats train.warmup.
-        tail = difflib.SequenceMatcher(None, candidate.rpartition(".")[2], last).ratio() - 0.05
-        return max(whole, tail)
+        return max(_ratio(whole, candidate), _ratio(tail, candidate.rpartition(".")[2]) - 0.05)
 
     scores = {candidate: closeness(candidate) for candidate in (*all_keys(), *extra)}
     best = max(scores.values())
     close = [candidate for candidate, score in scores.items() if score >= max(MIN_SIMILARITY, best - TIE_MARGIN)]
     return sorted(close, key=lambda candidate: -scores[candidate])[:3]
+
+
+def _ratio(matcher: difflib.SequenceMatcher[str], word: str) -> float:
+    """The difflib ratio of the word; 0 where its letters alone show that it is too low for a suggestion."""
+    matcher.set_seq1(word)
+    if matcher.real_quick_ratio() < MIN_SIMILARITY or matcher.quick_ratio() < MIN_SIMILARITY:
+        return 0.0
+    return matcher.ratio()
 
 
 def did_you_mean(names: Sequence[str]) -> str:
