@@ -7,13 +7,14 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
 # Not -ffast-math, which may lose NaN: a step whose loss is NaN would not be skipped.
-FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 FLAGS += ["-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"]
 # Compile for this machine's CPU, unless $CXX names one, as a cross compiler has to. Clang on Arm only knows -mcpu.
 NATIVE = "-mcpu=native" if platform.machine() == "aarch64" else "-march=native"
@@ -67,15 +68,22 @@ def library() -> Library:
 
 
 def _compile(compiler: list[str], onednn: Path | None, target: Path) -> None:
-    """Compile all sources into `target`; product.cc only where oneDNN is given, which is linked."""
+    """Compile all sources, at the same time, into `target`; product.cc only where oneDNN is given, which is linked."""
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
-        output = Path(directory) / target.name
+        command, output = [*compiler, *_flags(compiler)], Path(directory) / target.name
         sources = [path for path in sorted(SOURCES.glob("*.cc")) if onednn is not None or path.name != PRODUCT]
-        options = [*_flags(compiler), "-Wl,-z,defs"]  # undefined symbols are an error when linking, not when loading
+        objects = [str(output.with_name(f"{source.stem}.o")) for source in sources]
+        each = [[*command, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(_run, each))
         linked = [] if onednn is None else [f"-Wl,-rpath,{onednn.parent}", str(onednn)]
-        command = [*compiler, *options, *map(str, sources), *linked, "-o", str(output)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        # z defs: undefined symbols are an error when linking, not when loading
+        _run([*command, "-shared", "-Wl,-z,defs", *objects, *linked, "-o", str(output)])
         output.replace(target)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def _last_line(failed: subprocess.CalledProcessError) -> str:

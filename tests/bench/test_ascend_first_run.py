@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from kernels import share_kernels
 
 from dscoder_exp.app import config_directory
 from dscoder_exp.schema.check import to_config
@@ -84,6 +85,7 @@ def members(packed: Path) -> dict[str, str]:
 @pytest.mark.slow
 def test_steps_run_on_the_cpu_and_are_packed_without_secrets(tmp_path: Path) -> None:
     """`resume` brings what it needs: `reference` and `train`."""
+    share_kernels(tmp_path / "cache")
     variables = {"HCCL_CONNECT_TIMEOUT": "1800", "MS_TOKEN": "not-to-be-sent", "HF_TOKEN": "nor this"}
     ended = first_run(
         tmp_path, "--device", "cpu", "--output", "out", "--only", "own_check", "parity", "resume", **variables

@@ -5,6 +5,7 @@ import sqlite3
 import pytest
 from hub_client import MODEL_FILES, TINY, TOKENIZER_FILES, Client, tiny
 from hub_server import Hub, files_of
+from kernels import share_kernels
 from safetensors.numpy import load_file
 from weights_support import equal
 
@@ -45,6 +46,7 @@ def test_a_gated_model_is_refused_before_anything_is_written(hub: Hub, client: C
 @pytest.mark.slow
 def test_the_run_records_the_commit_that_a_worker_read(hub: Hub, client: Client) -> None:
     """For two jobs with a branch as revision, each address is resolved once, and no worker makes a request."""
+    share_kernels(client.home_cache)
     commit = hub.add("acme/tiny", tiny()).names["main"]
     job = ["task=predict", "model.path=hf://acme/tiny", "tokenizer.path=hf://acme/tiny@main", "predict.prompt=a"]
     ended = client.run("-m", "dscoder_exp", "-m", *job, "predict.max_new_tokens=1,2")
@@ -98,6 +100,7 @@ def test_showing_the_configuration_downloads_nothing(hub: Hub, client: Client, a
 
 @pytest.mark.slow
 def test_a_notebook_loads_from_the_hub(hub: Hub, client: Client) -> None:
+    share_kernels(client.home_cache)
     hub.add("acme/tiny", tiny())
     ended = client.run("-c", "import dscoder_exp.llm as llm; print(llm.load('hf://acme/tiny').config.vocab_size)")
     assert ended.returncode == 0, ended.stderr

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kernels import share_kernels
 from predict_support import Predict
 from processes import Ended
 from tasks_support import FIVE_STEPS, RECIPE, Workspace, succeeded, summary_line
 from tokenizers import Tokenizer
 from weights_support import save_checkpoint
 
-from dscoder_exp.native.library import library
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.weights.random_init import random_weights
 
@@ -21,10 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def make_workspace(directory: Path, store: Path) -> Workspace:
-    """A workspace with an empty MLflow store, and with rows.json: 40 instructions, a third of them with an input.
-
-    The compiled C++ kernels of this session are copied into its cache.
-    """
+    """A workspace with an empty MLflow store, and with rows.json: 40 instructions, a third of them with an input."""
     work, home = directory / "work", directory / "home"
     work.mkdir()
     home.mkdir()
@@ -38,9 +35,7 @@ def make_workspace(directory: Path, store: Path) -> Workspace:
     ]
     (work / "rows.json").write_text(json.dumps(rows, indent=1))
     shutil.copy(store, work)
-    if (kernels := library().path) is not None:
-        (home / "cache" / "dscoder_exp").mkdir(parents=True)
-        shutil.copy(kernels, home / "cache" / "dscoder_exp")
+    share_kernels(home / "cache")
     return Workspace(work, home)
 
 
