@@ -27,6 +27,7 @@ from dscoder_exp.storage.directory_lock import take_over
 from dscoder_exp.storage.disk_space import NO_SPACE, full_disk_message
 from dscoder_exp.tracking.spool import LostRecords
 from msrun_launcher import WorkerFailed, collector, protect
+from msrun_launcher.composition import composed_once
 from msrun_launcher.settings import local_workers
 
 DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
@@ -81,7 +82,8 @@ def main() -> int:
                 os.getcwd(), "Hydra reads ${ in a directory's name as an interpolation", "rename the directory"
             )
         try:
-            run()
+            with composed_once():
+                run()
         finally:
             sys.stdout.flush()  # else Python does that after this, with a traceback where it can't
         return DONE

@@ -3,14 +3,14 @@
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from app_support import HERE, Command
+from command_line import CommandLine
 from tokenizers import Tokenizer, models, pre_tokenizers
-
-from dscoder_exp.app import main
 
 
 @pytest.fixture
@@ -28,28 +28,32 @@ def tracked(command: Command, empty_store: Path) -> Command:
 
 
 @pytest.fixture
-def refusing(tmp_path: Path) -> Command:
+def without_libraries(tmp_path: Path) -> Command:
     """The command with fake mindspore and mlflow modules that end the process if they are imported."""
     (tmp_path / "work").mkdir()
     return Command(tmp_path / "work", HERE / "poison")
 
 
 @pytest.fixture
-def refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """refusal(*arguments) -> the message on stderr; like `refusing`, but in this process."""
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The same in this process, where importing mindspore or mlflow raises ImportError."""
     for name in ("mindspore", "mlflow"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    return CommandLine(tmp_path / "work", monkeypatch, capsys)
+
+
+@pytest.fixture
+def refused(command_line: CommandLine) -> Callable[..., str]:
+    """refused(*arguments) -> the message; asserts what holds for every refusal."""
 
     def refuse(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["dscoder_exp", *arguments])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-        assert main() == 2
-        assert list((tmp_path / "work").iterdir()) == []
-        return capsys.readouterr().err
+        ended = command_line(*arguments)
+        assert (ended.code, ended.out) == (2, ""), ended.err
+        assert ended.err.startswith("dscoder_exp: refused"), ended.err
+        assert "Traceback" not in ended.err
+        assert command_line.leftovers() == []
+        return ended.err
 
     return refuse
 

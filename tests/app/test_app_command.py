@@ -7,22 +7,23 @@ from pathlib import Path
 import pytest
 import yaml
 from app_support import Command
+from command_line import CommandLine
 
 from dscoder_exp import app
 from dscoder_exp.app import config_directory
 
 
-def test_the_composed_recipe_is_shown(refusing: Command) -> None:
-    result = refusing("+experiment=finetune_8k", "--cfg", "job")
+def test_the_composed_recipe_is_shown(command_line: CommandLine) -> None:
+    result = command_line("+experiment=finetune_8k", "--cfg", "job")
     assert result.code == 0, result.err
     shown = yaml.safe_load(result.out)
     assert (shown["model"]["num_hidden_layers"], shown["seq_length"], shown["train"]["epochs"]) == (30, 8192, 2.0)
-    assert refusing("+experiment=finetune_8k", "--cfg", "job", "--resolve", "-p", "runtime").code == 0
-    assert refusing.leftovers() == []
+    assert command_line("+experiment=finetune_8k", "--cfg", "job", "--resolve", "-p", "runtime").code == 0
+    assert command_line.leftovers() == []
 
 
-def test_help_lists_every_experiment_and_group(refusing: Command) -> None:
-    result = refusing("--help")
+def test_help_lists_every_experiment_and_group(without_libraries: Command) -> None:
+    result = without_libraries("--help")
     assert result.code == 0
     conf = config_directory()
     for experiment in conf.glob("experiment/*.yaml"):
@@ -32,29 +33,29 @@ def test_help_lists_every_experiment_and_group(refusing: Command) -> None:
 
 
 @pytest.mark.parametrize("what", ["defaults", "config", "searchpath"])
-def test_info_is_shown(refusing: Command, what: str) -> None:
-    result = refusing("--info", what, "+experiment=tiny")
-    assert (result.code, refusing.leftovers()) == (0, [])
+def test_info_is_shown(command_line: CommandLine, what: str) -> None:
+    result = command_line("--info", what, "+experiment=tiny")
+    assert (result.code, command_line.leftovers()) == (0, [])
     assert result.out + result.err
 
 
-def test_shell_completion(refusing: Command) -> None:
-    refusing.environment["COMP_LINE"] = "dscoder_exp model="
-    assert "model=7b_instruct" in refusing("-sc", "query=bash").out.split()
-    refusing.environment["COMP_LINE"] = "dscoder_exp optim.w"
-    found = refusing("-sc", "query=bash").out.split()
+def test_shell_completion(command_line: CommandLine) -> None:
+    command_line.environment["COMP_LINE"] = "dscoder_exp model="
+    assert "model=7b_instruct" in command_line("-sc", "query=bash").out.split()
+    command_line.environment["COMP_LINE"] = "dscoder_exp optim.w"
+    found = command_line("-sc", "query=bash").out.split()
     assert found == ["optim.warmup_ratio=", "optim.warmup_steps=", "optim.weight_decay="]
 
 
-def test_an_unknown_flag_is_argparses_error(refusing: Command) -> None:
-    result = refusing("--nope")
-    assert (result.code, refusing.leftovers()) == (2, [])
+def test_an_unknown_flag_is_argparses_error(command_line: CommandLine) -> None:
+    result = command_line("--nope")
+    assert (result.code, command_line.leftovers()) == (2, [])
     assert "unrecognized arguments: --nope" in result.err
 
 
-def test_hydra_full_error_prints_the_traceback(refusing: Command) -> None:
-    refusing.environment["HYDRA_FULL_ERROR"] = "1"
-    result = refusing("optim.lrr=1")
+def test_hydra_full_error_prints_the_traceback(command_line: CommandLine) -> None:
+    command_line.environment["HYDRA_FULL_ERROR"] = "1"
+    result = command_line("optim.lrr=1")
     assert result.code == 2
     assert "Traceback" in result.err
     assert "did you mean `optim.lr`?" in result.err
@@ -86,10 +87,10 @@ def test_a_job_gets_what_was_typed(command: Command, small: list[str]) -> None:
     assert json.loads(written.read_text()) == config
 
 
-def test_an_empty_cache_variable_is_none(refusing: Command) -> None:
-    refusing.environment["XDG_CACHE_HOME"] = ""
-    result = refusing("--cfg", "job", "--resolve", "-p", "runtime")
-    assert f"\ncache_dir: {refusing.directory.parent}/home/.cache/dscoder_exp\n" in result.out
+def test_an_empty_cache_variable_is_none(command_line: CommandLine) -> None:
+    command_line.environment["XDG_CACHE_HOME"] = ""
+    result = command_line("--cfg", "job", "--resolve", "-p", "runtime")
+    assert f"\ncache_dir: {command_line.directory.parent}/home/.cache/dscoder_exp\n" in result.out
 
 
 def test_existing_checkpoints_are_not_overwritten(command: Command, small: list[str]) -> None:

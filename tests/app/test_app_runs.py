@@ -4,11 +4,12 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from app_support import Command
+from command_line import CommandLine
 from mlflow_runs import runs_in
 
 PARENT = "mlflow.parentRunId"
@@ -112,9 +113,11 @@ def test_a_single_job_writes_to_hydra_run_dir(command: Command, small: list[str]
     assert written == {"multirun.yaml", ".hydra", "dscoder_exp.log", "config.json", "threads-0", "timeout-0"}
 
 
-def test_an_unknown_run_id_refuses_the_launch(refusal: Any, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
-    assert "MLFLOW_RUN_ID: mlflow.db has no run 'abc', or it was deleted" in refusal(*small)
+def test_an_unknown_run_id_refuses_the_launch(
+    refused: Callable[..., str], command_line: CommandLine, small: list[str]
+) -> None:
+    command_line.environment["MLFLOW_RUN_ID"] = "abc"
+    assert "MLFLOW_RUN_ID: mlflow.db has no run 'abc', or it was deleted" in refused(*small)
 
 
 def test_a_refusal_in_the_worker_is_one_message(command: Command, small: list[str]) -> None:

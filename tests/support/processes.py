@@ -19,12 +19,12 @@ NOT_INHERITED = ("MLFLOW_", "HYDRA_", "MS_", "OMP_")
 
 @dataclass
 class Ended:
-    """How a command ended; out: stdout, and stderr too if merged; cpu: seconds of CPU time of all processes."""
+    """How a command ended; out: stdout, and stderr too if merged; cpu: seconds of CPU time of all its processes."""
 
     code: int
     out: str
     err: str
-    cpu: float
+    cpu: float = 0.0
 
 
 class Started:

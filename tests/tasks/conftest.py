@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from command_line import CommandLine
 from kernels import share_kernels
 from predict_support import Predict
 from processes import Ended
@@ -101,9 +103,25 @@ def parts(workspace: Workspace) -> Ended:
 
 
 @pytest.fixture
+def refused(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """refused(*arguments) -> the message with which a command in the workspace is refused, in this process."""
+    command_line = CommandLine(workspace.directory, monkeypatch, capsys)
+
+    def refuse(*arguments: str) -> str:
+        ended = command_line(*arguments)
+        assert ended.code == 2, ended.err
+        assert "Traceback" not in ended.err
+        return ended.err
+
+    return refuse
+
+
+@pytest.fixture
 def predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Predict:
     """task=predict in this process, in an empty directory."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return Predict(tmp_path, monkeypatch, capsys)
+    (tmp_path / "work").mkdir()
+    share_kernels(tmp_path / "home" / "cache")
+    monkeypatch.chdir(tmp_path / "work")
+    return Predict(CommandLine(tmp_path / "work", monkeypatch, capsys))

@@ -71,21 +71,19 @@ def test_tensor_parallel_ranks_save_one_adapter(
         assert_learnt_alike(found[name], factor, rate=1e-2, steps=STEPS, rows=256, name=name)
 
 
-def test_a_stopped_and_resumed_run_ends_with_the_same_bits(workspace: Workspace, base: str, adapter: str) -> None:
+def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
+    workspace: Workspace, refused: Callable[..., str], base: str, adapter: str
+) -> None:
     command = [*RUN, f"model.path={base}", *named("lora-stopped"), "train.resume=auto"]
     started = workspace.start(*command)
     started.wait_for(workspace.directory / "runs" / "lora-stopped" / "checkpoints" / "last")
     started.process.send_signal(signal.SIGTERM)
     assert started.wait().code == 143
 
-    refused = workspace(*command, f"model.path={base}/../../../halves")  # a path without a model
-    assert refused.code == 2
-    refused = workspace(*command, "adapter.dropout=0.0")
-    assert refused.code == 2
-    assert "adapter.dropout: 0.0, but " in refused.err
-    other = workspace("task=train", *RUN, "model=tiny", *named("lora-stopped"), "train.resume=auto")
-    assert other.code == 2
-    assert "was trained on a base model other than" in other.err
+    assert "model.path: " in refused(*command, f"model.path={base}/../../../halves")  # a path without a model
+    assert "adapter.dropout: 0.0, but " in refused(*command, "adapter.dropout=0.0")
+    other = refused("task=train", *RUN, "model=tiny", *named("lora-stopped"), "train.resume=auto")
+    assert "was trained on a base model other than" in other
 
     succeeded(workspace(*command))
     found, expected = workspace.run("lora-stopped"), workspace.run("adapter")
@@ -123,26 +121,28 @@ def test_predict_with_an_adapter_equals_predict_with_merged_weights(
     assert np.array_equal(weights["model.norm.weight"], before["model.norm.weight"])
 
 
-def test_training_starts_from_an_adapter(workspace: Workspace, base: str, adapter: str) -> None:
+def test_training_starts_from_an_adapter(
+    workspace: Workspace, refused: Callable[..., str], base: str, adapter: str
+) -> None:
     go_on = [*RUN, "train.max_steps=1", f"model.path={base}", f"adapter.path={adapter}"]
     succeeded(workspace(*go_on, *named("lora-more")))
     first, last = workspace.run("lora-more").values("eval/loss")[0], workspace.run("adapter").values("eval/loss")[-1]
     assert first == pytest.approx(last, abs=1e-6)
-    refused = workspace(*go_on, "adapter.r=8", *named("lora-other"))
-    assert refused.code == 2
-    assert "adapter.r: 8, but " in refused.err
-    assert "-> adapter.r=4 adapter.alpha=32 adapter.target_modules=[q_proj," in refused.err
+    other = refused(*go_on, "adapter.r=8", *named("lora-other"))
+    assert "adapter.r: 8, but " in other
+    assert "-> adapter.r=4 adapter.alpha=32 adapter.target_modules=[q_proj," in other
 
 
-def test_refusals(workspace: Workspace, base: str, adapter: str, tmp_path: Path) -> None:
+def test_refusals(
+    workspace: Workspace, refused: Callable[..., str], base: str, adapter: str, tmp_path: Path
+) -> None:
     ask = ["task=predict", *ASK]
-    other = workspace(*ask, "model=tiny", f"adapter.path={adapter}")
-    assert other.code == 2
-    assert "adapter.path: " in other.err
-    assert "was trained on a base model other than random weights of seed 0" in other.err
-    alone = workspace(*ask, f"model.path={adapter}")
-    assert "holds a LoRA adapter, not a model" in alone.err
-    assert f"model.path=BASE, the model that it was trained on, and adapter.path={adapter}" in alone.err
+    other = refused(*ask, "model=tiny", f"adapter.path={adapter}")
+    assert "adapter.path: " in other
+    assert "was trained on a base model other than random weights of seed 0" in other
+    alone = refused(*ask, f"model.path={adapter}")
+    assert "holds a LoRA adapter, not a model" in alone
+    assert f"model.path=BASE, the model that it was trained on, and adapter.path={adapter}" in alone
     copy = tmp_path / "adapter"
     shutil.copytree((workspace.directory / adapter).resolve(), copy)
     file = copy / "adapter_model.safetensors"
@@ -152,6 +152,5 @@ def test_refusals(workspace: Workspace, base: str, adapter: str, tmp_path: Path)
     damaged = workspace(*ask, f"model.path={base}", f"adapter.path={copy}")
     assert damaged.code == 2
     assert "has changed since it was written (SHA-256 differs: " in damaged.err
-    nothing = workspace(*RECIPE, "parallel=single", "adapter.r=8")
-    assert nothing.code == 2
-    assert "adapter.r: is given, but adapter=none trains the weights themselves" in nothing.err
+    nothing = refused(*RECIPE, "parallel=single", "adapter.r=8")
+    assert "adapter.r: is given, but adapter=none trains the weights themselves" in nothing
