@@ -103,14 +103,25 @@ def parts(workspace: Workspace) -> Ended:
 
 
 @pytest.fixture
-def refused(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def here(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """Commands in the workspace that run in this process: task=prepare, task=convert, and task.in_process=true."""
+    return CommandLine(workspace.directory, monkeypatch, capsys)
+
+
+@pytest.fixture
+def here_empty(
+    empty_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandLine:
+    """The same in the empty workspace."""
+    return CommandLine(empty_workspace.directory, monkeypatch, capsys)
+
+
+@pytest.fixture
+def refused(here: CommandLine) -> Callable[..., str]:
     """refused(*arguments) -> the message with which a command in the workspace is refused, in this process."""
-    command_line = CommandLine(workspace.directory, monkeypatch, capsys)
 
     def refuse(*arguments: str) -> str:
-        ended = command_line(*arguments)
+        ended = here(*arguments)
         assert ended.code == 2, ended.err
         assert "Traceback" not in ended.err
         return ended.err

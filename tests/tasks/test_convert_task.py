@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import CommandLine
 from mlflow_runs import runs_in
 from safetensors.numpy import load_file
 from tasks_support import REFERENCE, Workspace, succeeded
@@ -19,47 +20,46 @@ from dscoder_exp.weights.source import open_weights
 SOURCE = REFERENCE / "tiny_gqa"
 
 
-def test_to_the_native_format_and_back(empty_workspace: Workspace) -> None:
+def test_to_the_native_format_and_back(here_empty: CommandLine) -> None:
     cut = succeeded(
-        empty_workspace(
+        here_empty(
             *["task=convert", f"weights.source={SOURCE}", "weights.target=cut", "weights.format=native"],
             "weights.tensor=4",
         )
     )
-    target = empty_workspace.directory / "cut"
+    target = here_empty.directory / "cut"
     assert f"source   {SOURCE} (hf): 21 tensors, 108,864 parameters, all found" in cut.out
     assert f"target   {target} (native, sharded over 4 ranks)" in cut.out
     assert len(list(target.glob("model-rank-*-of-04.safetensors"))) == 4
-    succeeded(empty_workspace("task=convert", "weights.source=cut", "weights.target=back", "weights.format=hf"))
-    back, original = (load_file(path / "model.safetensors") for path in (empty_workspace.directory / "back", SOURCE))
+    succeeded(here_empty("task=convert", "weights.source=cut", "weights.target=back", "weights.format=hf"))
+    back, original = (load_file(path / "model.safetensors") for path in (here_empty.directory / "back", SOURCE))
     assert back.keys() == original.keys()
     assert all(back[name].tobytes() == original[name].tobytes() for name in original)
-    assert runs_in(empty_workspace.directory) == []
+    assert runs_in(here_empty.directory) == []
 
-    again = empty_workspace("task=convert", "weights.source=cut", "weights.target=back")
+    again = here_empty("task=convert", "weights.source=cut", "weights.target=back")
     assert again.code == 2
     assert "weights.target: back exists already" in again.err
 
 
-@pytest.mark.slow
-def test_to_mindspore_transformers_and_back(empty_workspace: Workspace) -> None:
+def test_to_mindspore_transformers_and_back(here_empty: CommandLine) -> None:
     """A .ckpt file doesn't contain the model's shape, so model.* overrides give it."""
     to = ["weights.format=mindformers", "weights.ckpt_format=ckpt"]
-    succeeded(empty_workspace("task=convert", f"weights.source={SOURCE}", "weights.target=suite", *to))
-    alone = empty_workspace.directory / "llama.ckpt"
-    (empty_workspace.directory / "suite" / "model.ckpt").rename(alone)
-    refused = empty_workspace("task=convert", "weights.source=llama.ckpt", "weights.target=back")
+    succeeded(here_empty("task=convert", f"weights.source={SOURCE}", "weights.target=suite", *to))
+    alone = here_empty.directory / "llama.ckpt"
+    (here_empty.directory / "suite" / "model.ckpt").rename(alone)
+    refused = here_empty("task=convert", "weights.source=llama.ckpt", "weights.target=back")
     assert refused.code == 2
     assert "weights.source: llama.ckpt: the files don't hold the model's shape" in refused.err
     config = json.loads((SOURCE / "config.json").read_text())
     names = [name for name in LlamaConfig.__dataclass_fields__ if config.get(name) is not None]
     shape = [f"model.{name}={json.dumps(config[name])}" for name in names]
-    back = succeeded(empty_workspace("task=convert", "weights.source=llama.ckpt", "weights.target=back", *shape))
+    back = succeeded(here_empty("task=convert", "weights.source=llama.ckpt", "weights.target=back", *shape))
     assert (
-        f"source   {empty_workspace.directory / 'llama.ckpt'} (mindformers): 21 tensors, 108,864 parameters, all found"
+        f"source   {here_empty.directory / 'llama.ckpt'} (mindformers): 21 tensors, 108,864 parameters, all found"
         in back.out
     )
-    found, original = (load_file(path / "model.safetensors") for path in (empty_workspace.directory / "back", SOURCE))
+    found, original = (load_file(path / "model.safetensors") for path in (here_empty.directory / "back", SOURCE))
     assert all(found[name].tobytes() == original[name].tobytes() for name in original)
 
 
@@ -96,9 +96,9 @@ def test_an_interrupted_conversion_leaves_no_target_and_can_be_repeated(
     assert (empty_workspace.directory / "x" / "checkpoint.json").is_file()
 
 
-def test_all_problems_are_reported_and_nothing_is_written(empty_workspace: Workspace) -> None:
-    before = set(empty_workspace.directory.iterdir())
-    refused = empty_workspace("task=convert", "weights.target=x", "weights.tensor=2", "weights.max_shard_size=big")
+def test_all_problems_are_reported_and_nothing_is_written(here_empty: CommandLine) -> None:
+    before = set(here_empty.directory.iterdir())
+    refused = here_empty("task=convert", "weights.target=x", "weights.tensor=2", "weights.max_shard_size=big")
     assert refused.code == 2
     for words in (
         "weights.source: task=convert needs weights to read",
@@ -106,13 +106,13 @@ def test_all_problems_are_reported_and_nothing_is_written(empty_workspace: Works
         "weights.max_shard_size: 'big' is not a size",
     ):
         assert words in refused.err
-    assert set(empty_workspace.directory.iterdir()) == before
-    broken = empty_workspace.directory / "broken"
+    assert set(here_empty.directory.iterdir()) == before
+    broken = here_empty.directory / "broken"
     broken.mkdir()
     (broken / "config.json").write_bytes((SOURCE / "config.json").read_bytes())
     whole = (SOURCE / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(whole[:-100])
-    refused = empty_workspace("task=convert", f"weights.source={broken}", "weights.target=x")
+    refused = here_empty("task=convert", f"weights.source={broken}", "weights.target=x")
     assert refused.code == 2
     assert "model.safetensors: not a readable safetensors file" in refused.err
-    assert not Path(empty_workspace.directory / "x").exists()
+    assert not Path(here_empty.directory / "x").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import CommandLine
 from safetensors.numpy import load_file
 from tasks_support import RECIPE, Workspace, named, succeeded
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 STEPS = 6
 LORA = ["adapter=lora", "adapter.r=4", "adapter.dropout=0.1", "parallel=single", "optim.lr=1e-2"]
 RUN = [*RECIPE, *LORA, f"train.max_steps={STEPS}", "train.save_every=2", "train.eval_every=3"]
-ASK = ["predict.prompt=Write a function.", "predict.max_new_tokens=16", "tracking=off"]
+ASK = ["task=predict", "task.in_process=true", "predict.prompt=Write a function.", "predict.max_new_tokens=16", "tracking=off"]
 
 
 @pytest.fixture(scope="session")
@@ -97,18 +98,15 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_bits(
 
 
 def test_predict_with_an_adapter_equals_predict_with_merged_weights(
-    workspace: Workspace, base: str, adapter: str
+    workspace: Workspace, here: CommandLine, base: str, adapter: str
 ) -> None:
-    beside = succeeded(workspace("task=predict", f"model.path={base}", f"adapter.path={adapter}", *ASK))
-    converted = succeeded(
-        workspace(
-            "task=convert", f"weights.source={base}", "weights.target=runs/merged", f"weights.merge_adapter={adapter}"
-        )
-    )
+    beside = succeeded(here(*ASK, f"model.path={base}", f"adapter.path={adapter}"))
+    merge = [f"weights.source={base}", "weights.target=runs/merged", f"weights.merge_adapter={adapter}"]
+    converted = succeeded(here("task=convert", *merge))
     assert "merging  " in converted.out
-    merged = succeeded(workspace("task=predict", "model.path=runs/merged", *ASK))
+    merged = succeeded(here(*ASK, "model.path=runs/merged"))
     assert merged.out == beside.out
-    assert beside.out != succeeded(workspace("task=predict", f"model.path={base}", *ASK)).out
+    assert beside.out != succeeded(here(*ASK, f"model.path={base}")).out
 
     weights, factors = (
         load_file(workspace.directory / file)
@@ -136,11 +134,10 @@ def test_training_starts_from_an_adapter(
 def test_refusals(
     workspace: Workspace, refused: Callable[..., str], base: str, adapter: str, tmp_path: Path
 ) -> None:
-    ask = ["task=predict", *ASK]
-    other = refused(*ask, "model=tiny", f"adapter.path={adapter}")
+    other = refused(*ASK, "model=tiny", f"adapter.path={adapter}")
     assert "adapter.path: " in other
     assert "was trained on a base model other than random weights of seed 0" in other
-    alone = refused(*ask, f"model.path={adapter}")
+    alone = refused(*ASK, f"model.path={adapter}")
     assert "holds a LoRA adapter, not a model" in alone
     assert f"model.path=BASE, the model that it was trained on, and adapter.path={adapter}" in alone
     copy = tmp_path / "adapter"
@@ -149,8 +146,7 @@ def test_refusals(
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    damaged = workspace(*ask, f"model.path={base}", f"adapter.path={copy}")
-    assert damaged.code == 2
-    assert "has changed since it was written (SHA-256 differs: " in damaged.err
+    damaged = refused(*ASK, f"model.path={base}", f"adapter.path={copy}")
+    assert "has changed since it was written (SHA-256 differs: " in damaged
     nothing = refused(*RECIPE, "parallel=single", "adapter.r=8")
     assert "adapter.r: is given, but adapter=none trains the weights themselves" in nothing

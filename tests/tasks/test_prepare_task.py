@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import CommandLine
 from tasks_support import RECIPE, Workspace, succeeded
 
 KEYS = {
@@ -14,13 +15,13 @@ TOKENIZER = Path(__file__).parents[2] / "examples" / "tiny_tokenizer.json"
 
 
 @pytest.mark.slow
-def test_data_are_prepared_once_and_reused(workspace: Workspace) -> None:
+def test_data_are_prepared_once_and_reused(workspace: Workspace, here: CommandLine) -> None:
     """Without a model: its special tokens are given, since a tokenizer.json alone doesn't name them."""
     asked = ["data=code_alpaca", "data.source=rows.json", "seq_length=256", "data.packing=true"]
     text = [f"tokenizer.path={TOKENIZER}", "model.bos_token_id=0", "model.eos_token_id=1", "model.pad_token_id=2"]
     context = "model.max_position_embeddings=2048"
     target = workspace.directory / "prepared-cache"
-    made = succeeded(workspace("task=prepare", *asked, *text, context, f"data.output={target}"))
+    made = succeeded(here("task=prepare", *asked, *text, context, f"data.output={target}"))
     assert "40 rows, 40 kept" in made.out
     assert f"written in {target}\n" in made.out
     assert {path.suffix for path in target.iterdir()} == {".mindrecord", ".db", ".json", ".png"}
@@ -33,11 +34,11 @@ def test_data_are_prepared_once_and_reused(workspace: Workspace) -> None:
     assert report["useful_fraction"] == report["tokens"] / (report["sequences"] * 256)
 
     times = {path: path.stat().st_mtime_ns for path in target.iterdir()}
-    again = succeeded(workspace("task=prepare", *asked, *text, context, f"data.output={target}"))
+    again = succeeded(here("task=prepare", *asked, *text, context, f"data.output={target}"))
     assert f"found in {target}\n" in again.out
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
 
-    refused = workspace("task=prepare", *asked, *text, context, f"data.output={target}", "seq_length=128")
+    refused = here("task=prepare", *asked, *text, context, f"data.output={target}", "seq_length=128")
     assert refused.code == 2
     assert "data.output: holds data prepared with other settings (seq_length 256 there, 128 now" in refused.err
     assert {path: path.stat().st_mtime_ns for path in target.iterdir()} == times
@@ -84,34 +85,32 @@ def fill(directory: Path) -> None:
     ],
     ids=["pairs", "chat", "text"],
 )
-@pytest.mark.slow
-def test_each_kind_of_source(empty_workspace: Workspace, overrides: list[str], printed: str, example: str) -> None:
-    fill(empty_workspace.directory)
-    assert printed in succeeded(empty_workspace(*SMALL, *overrides)).out
-    assert example in json.loads((empty_workspace.directory / "prepared" / "data.json").read_text())["examples"]
+def test_each_kind_of_source(here_empty: CommandLine, overrides: list[str], printed: str, example: str) -> None:
+    fill(here_empty.directory)
+    assert printed in succeeded(here_empty(*SMALL, *overrides)).out
+    assert example in json.loads((here_empty.directory / "prepared" / "data.json").read_text())["examples"]
 
 
-@pytest.mark.slow
-def test_the_screen_says_why_rows_are_dropped_and_that_no_answer_ends(empty_workspace: Workspace) -> None:
+def test_the_screen_says_why_rows_are_dropped_and_that_no_answer_ends(here_empty: CommandLine) -> None:
     rows = [{"prompt": "a", "response": said} for said in ("b", "", "c " * 100)]
-    (empty_workspace.directory / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (empty_workspace.directory / "mine.jinja").write_text(FILE.replace("{{ eos_token }}", " "))
-    out = succeeded(empty_workspace(*SMALL, "data.source=rows.jsonl")).out
+    (here_empty.directory / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (here_empty.directory / "mine.jinja").write_text(FILE.replace("{{ eos_token }}", " "))
+    out = succeeded(here_empty(*SMALL, "data.source=rows.jsonl")).out
     assert "data: 3 rows, 1 kept (2 dropped" in out
     assert "prompt format none: the model brings none (data.template chooses one)\n" in out
     why = "1 without a request or an answer, 1 longer than seq_length or the model's context"
     assert f"      dropped: {why}\n" in out
     assert "learn where to stop" not in out
     other = ["data.source=rows.jsonl", "data.template=mine.jinja", "data.output=other"]
-    assert "it writes no special token after an answer" in succeeded(empty_workspace(*SMALL, *other)).out
+    assert "it writes no special token after an answer" in succeeded(here_empty(*SMALL, *other)).out
 
 
-def test_bad_files_are_refused(empty_workspace: Workspace) -> None:
-    fill(empty_workspace.directory)
-    (empty_workspace.directory / "bad.jinja").write_text("x\n{% for %}")
-    (empty_workspace.directory / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"text": "c"}\n')
-    refused = empty_workspace(*SMALL, "data.source=bad.jsonl", "data.template=bad.jinja")
+def test_bad_files_are_refused(here_empty: CommandLine) -> None:
+    fill(here_empty.directory)
+    (here_empty.directory / "bad.jinja").write_text("x\n{% for %}")
+    (here_empty.directory / "bad.jsonl").write_text('{"prompt": "a", "response": "b"}\n{"text": "c"}\n')
+    refused = here_empty(*SMALL, "data.source=bad.jsonl", "data.template=bad.jinja")
     assert (refused.code, refused.out) == (2, "")
     assert "bad.jinja:2: not a Jinja2 template" in refused.err
     assert "bad.jsonl:2: row 2: a row of another kind (text) than the rows before it" in refused.err
-    assert not (empty_workspace.directory / "prepared").exists()
+    assert not (here_empty.directory / "prepared").exists()
