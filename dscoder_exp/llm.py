@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
-from dscoder_exp.data.requests import messages_of, too_long
+from dscoder_exp.data.requests import EMPTY, messages_of, too_long
 from dscoder_exp.device.start import start_device
 from dscoder_exp.generation.answers import Answer, Answering, Ending
 from dscoder_exp.generation.batching import Batch, Row
@@ -22,7 +23,8 @@ from dscoder_exp.hub.address import SCHEME
 from dscoder_exp.model.build import build
 from dscoder_exp.model.compiled import Announce
 from dscoder_exp.model.llama import Llama, ModelInputs
-from dscoder_exp.schema.config import ModelConfig, TokenizerConfig
+from dscoder_exp.schema.bounds import check_arguments
+from dscoder_exp.schema.config import Config, ModelConfig, PredictConfig, TokenizerConfig
 from dscoder_exp.schema.cross import NO_FP32
 from dscoder_exp.schema.errors import Refused, refuse
 from dscoder_exp.schema.llama import IGNORE_INDEX
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class LLM:
-    """A loaded model.
+    """A loaded model. Threads may share it: what they ask for is generated one after another.
 
     Attributes:
         model: the network with its weights.
@@ -59,6 +61,7 @@ class LLM:
         self._opened = opened
         self._engine = Engine(model)
         self._latest: object = None  # what was generated last
+        self._lock = Lock()  # the engine's slots are filled by one call at a time
 
     def logits(self, ids: ArrayLike, attention_mask: ArrayLike | None = None) -> NDArray[np.float32]:
         """Next-token logits, float32 [B, T, vocab_size].
@@ -68,7 +71,7 @@ class LLM:
             attention_mask: [B, T], 0 for padding, left or right, else 1; positions count from the first 1.
 
         Raises:
-            ValueError: `ids` is not two-dimensional.
+            ValueError: `ids` is not two-dimensional, or holds an id that isn't in the vocabulary.
             Refused: the model is in bf16 on a CPU.
         """
         inputs, shape = self._inputs(ids, attention_mask)
@@ -82,7 +85,7 @@ class LLM:
             labels: int [B, T], aligned with `ids` as in transformers: labels[t] is predicted from the ids before t.
 
         Raises:
-            ValueError: all labels are -100, or `ids` is not two-dimensional.
+            ValueError: all labels are -100, `ids` is not two-dimensional, or an id isn't in the vocabulary.
             Refused: the model is in bf16 on a CPU.
         """
         aligned = np.asarray(labels, np.int32)
@@ -116,16 +119,23 @@ class LLM:
             sampling: temperature, top_k, top_p, min_p, repetition_penalty: the attributes of `Sampling`.
 
         Raises:
-            ValueError: a prompt is empty.
+            ValueError: a prompt is empty or fills the context, an id isn't in the vocabulary, or an argument is out of
+                its range.
         """
         stops = {*stop_token_ids, *(() if ignore_eos else self.stop_token_ids)}
-        prompts = [np.asarray(prompt, np.int32) for prompt in ids]  # type: ignore[union-attr]
-        if not all(map(len, prompts)):
-            raise ValueError("ids: a prompt is empty")
-        rows = [Row(prompt, max_new_tokens, stops, seed) for prompt in prompts]
-        self._latest = rows
-        for _ in Batch(self._engine_of(min(batch_size, len(rows))), Sampling(**sampling)).run(rows):
-            pass
+        prompts = [self._token_ids(prompt) for prompt in ids]  # type: ignore[union-attr]
+        check_arguments(Config, seed=seed)
+        check_arguments(PredictConfig, max_new_tokens=max_new_tokens, batch_size=batch_size)
+        context = self.config.max_position_embeddings
+        for prompt in prompts:
+            if (problem := EMPTY if not len(prompt) else too_long(len(prompt), context)) is not None:
+                raise ValueError(f"ids: {problem}")
+        rows = [Row(prompt, min(max_new_tokens, context - len(prompt)), stops, seed) for prompt in prompts]
+        parameters = Sampling(**sampling)
+        with self._lock:
+            self._latest = rows
+            for _ in Batch(self._engine_of(min(batch_size, len(rows))), parameters).run(rows):
+                pass
         return [row.tokens for row in rows]
 
     def chat(self, messages: str | Sequence[dict[str, Any]], max_new_tokens: int = 256, **options: Any) -> str:
@@ -138,7 +148,7 @@ class LLM:
         max_new_tokens: int = 256,
         *,
         seed: int = 0,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
         **sampling: Any,
     ) -> Iterator[str]:
@@ -146,12 +156,13 @@ class LLM:
 
         Args:
             messages: [{"role": "user", "content": ...}, ...], or one text, which is the user's.
-            stop: texts that end the answer, and are no part of it.
+            stop: texts, or one, that end the answer, and are no part of it.
             stop_token_ids: tokens that end the answer, besides those of the model and its prompt format.
             sampling: as in `generate`.
 
         Raises:
-            ValueError: `messages` aren't messages, the prompt format doesn't take them, or they fill the context.
+            ValueError: `messages` aren't messages, the prompt format doesn't take them, they fill the context, or an
+                argument is out of its range.
             Refused: the model has no tokenizer.
             RuntimeError: something else was generated before the stream's end.
         """
@@ -159,19 +170,41 @@ class LLM:
         context = self.config.max_position_embeddings
         if (problem := too_long(len(ids), context)) is not None:
             raise ValueError(problem)
+        check_arguments(Config, seed=seed)
+        check_arguments(PredictConfig, max_new_tokens=max_new_tokens)
         stops = {*self._format.stop_token_ids, *stop_token_ids}
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in stop:
+            raise ValueError("stop: an empty text would end every answer at once")
         ending = Ending(stops, stop, self._format.control_ids)
         texts: list[str] = []
         answer = Answering(self._text.tokenizer, ending, context, max_new_tokens, seed).answer(ids, 0, texts.append)
         return self._streamed(answer, texts, Sampling(**sampling))
 
     def _streamed(self, answer: Answer, texts: list[str], sampling: Sampling) -> Iterator[str]:
-        self._latest = answer
-        for _ in Batch(self._engine, sampling).run([answer]):
+        with self._lock:
+            self._latest = answer
+            steps = Batch(self._engine, sampling).run([answer])
+        while self._advance(answer, steps):
             yield from texts
             texts.clear()
+
+    def _advance(self, answer: Answer, steps: Iterator[Any]) -> bool:
+        """One step more of the latest answer; returns whether there was one."""
+        with self._lock:
             if self._latest is not answer:
                 raise RuntimeError("another answer was begun, so this stream can't go on: it had the same cache")
+            return next(steps, None) is not None
+
+    def _token_ids(self, ids: ArrayLike) -> NDArray[np.int32]:
+        """Raises ValueError unless `ids` are whole numbers within the vocabulary."""
+        found = np.asarray(ids)
+        if found.size and found.dtype.kind not in "iu":
+            raise ValueError(f"ids: whole numbers are asked for, not {found.dtype}")
+        outside = found[(found < 0) | (found >= self.config.vocab_size)]
+        if outside.size:
+            raise ValueError(f"ids: {outside[0]} is not in the vocabulary of {self.config.vocab_size} tokens")
+        return found.astype(np.int32)
 
     def _engine_of(self, slots: int) -> Engine:
         """The engine, a new one if it has fewer slots."""
@@ -194,7 +227,7 @@ class LLM:
         if self.model.precision == "bf16" and self.model.compiled.device == "cpu":
             what = "on a CPU a model in bf16 only generates: MindSpore has no bf16 matrix product there"
             raise refuse("precision", what, 'load the model with precision="fp32" for logits and loss')
-        tokens = np.asarray(ids, np.int32)
+        tokens = self._token_ids(ids)
         if tokens.ndim != 2:
             raise ValueError(f"ids must be [B, T], got {list(tokens.shape)}")
         real = np.ones_like(tokens) if attention_mask is None else np.asarray(attention_mask, np.int32)

@@ -28,6 +28,7 @@ KEY = "predict.input"
 JSON_LINES, TEXT_LINES = (".jsonl", ".ndjson"), (".txt",)
 MAX_PROBLEMS = 3  # bad rows that a message lists
 EMPTY = "the prompt is empty"
+ANSWER_FIELDS = ("text", "tokens", "prompt_tokens", "finish_reason", "seconds", "sample")  # in a file of answers
 ANSWERS = {PAIRS: "response", ALPACA: "output"}  # the key of a row's own answer, which isn't read
 SHAPE = 'a row is {"prompt": text} or {"messages": [{"role": "user", "content": text}, …]}'
 SKIP = "predict.skip_bad=true leaves bad rows out"
@@ -160,6 +161,8 @@ def _rendered(entry: Any, prompt_format: PromptFormat) -> RenderedText:
         raise BadRow(entry.why)
     if not isinstance(entry, dict):
         raise BadRow(f"not an object but {json_type(entry)}")
+    if taken := [name for name in ANSWER_FIELDS if name in entry]:
+        raise BadRow(f'"{taken[0]}" is a field of the answer, which would replace the row\'s own: rename it')
     conversation = _conversation(entry)
     messages = conversation.messages[:-1]
     if messages[-1].role == "assistant":  # a training row's answer
@@ -195,6 +198,10 @@ def messages_of(given: str | Sequence[dict[str, Any]]) -> list[Message]:
     Raises:
         ValueError: they aren't messages, or end with the assistant's.
     """
+    if isinstance(given, str) and not given.strip():
+        raise ValueError(EMPTY)
+    if isinstance(given, dict):
+        raise ValueError('messages: a list of {"role": …, "content": …} is asked for, not one of them')
     entry = {"prompt": given} if isinstance(given, str) else {"messages": list(given)}
     messages = list(_conversation(entry).messages[:-1])
     if messages[-1].role == "assistant":

@@ -13,7 +13,7 @@ from typing import Any
 from dscoder_exp.data.requests import PromptRow
 from dscoder_exp.data.source import digest
 from dscoder_exp.data.text_files import read_chunks
-from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.config import TEMPLATE_FILE, Config
 from dscoder_exp.schema.errors import Problem, Refused, refuse
 from dscoder_exp.storage.atomic_file import atomic_file
 from dscoder_exp.storage.disk_space import NO_SPACE, naming_full_disk
@@ -21,6 +21,7 @@ from dscoder_exp.storage.disk_space import NO_SPACE, naming_full_disk
 KEY = "predict.output"
 # Keys of `predict` on which no answer depends, or that a file of prompts doesn't have
 FREE_KEYS = ("input", "output", "batch_size", "interactive", "prompt", "prefix", "suffix")
+FIRST = b'{"origin": '  # how a file of unfinished answers begins
 Place = tuple[int, int]  # number of a row and of a sample, from 0
 
 
@@ -31,8 +32,12 @@ def origin_of(config: Config) -> dict[str, Any]:
     others = {"tokenizer.path": config.tokenizer.path, "adapter.path": config.adapter.path, "seed": config.seed}
     found = {**predict, **model, **others, "runtime.precision": config.runtime.precision}
     for key in [key for key in found if key.endswith(".path") and found[key] and "://" not in found[key]]:
-        found[key] = os.path.realpath(found[key])  # checkpoints/last may be another one later
-    found["predict.input"] = digest(read_chunks(Path(config.predict.input or os.devnull)))
+        path = Path(os.path.realpath(found[key]))  # checkpoints/last may be another one later
+        found[key], found[f"the content of {key}"] = str(path), _files(path)
+    files = {"predict.input": config.predict.input, "predict.template": config.predict.template}
+    for key, file in {**files, "model.template": config.model.template}.items():
+        if file is not None and (key == "predict.input" or file.endswith(TEMPLATE_FILE)):
+            found[f"the content of {key}"] = digest(read_chunks(Path(file)))
     return json.loads(json.dumps(found))
 
 
@@ -42,11 +47,13 @@ def output_problem(output: Path, origin: Mapping[str, Any]) -> Problem | None:
         return Problem(KEY, f"{output} exists already", f"remove it, or choose another {KEY}")
     partial = partial_of(output)
     begun = _read(partial)[0] if partial.is_file() else None
+    if begun is None and partial.is_file() and _is_foreign(partial):
+        what = f"{partial}, where unfinished answers are kept, is another file"
+        return Problem(KEY, what, f"rename it, or choose another {KEY}")
     if begun is None or begun == origin:
         return None
     keys = [key for key in {**begun, **origin} if begun.get(key) != origin.get(key)]
-    changed = ", ".join(f"the content of {key}" if key == "predict.input" else key for key in keys)
-    what = f"{output} was begun, and would go on, with other settings: {changed}"
+    what = f"{output} was begun, and would go on, with other settings: {', '.join(keys)}"
     return Problem(KEY, what, f"the settings that it was begun with, or remove {partial} to begin anew")
 
 
@@ -105,7 +112,7 @@ class AnswerFile:
         with naming_full_disk(self._output, KEY), atomic_file(self._output) as path, path.open("wb") as file:
             for number, row in enumerate(rows):
                 for sample in range(samples):
-                    which = {"sample": sample} if samples > 1 else {}
+                    which = which_sample(sample, samples)
                     file.write(_line({**row.fields, **which, **self.answers[number, sample]}))
         self._partial.unlink()
 
@@ -122,6 +129,11 @@ class AnswerFile:
     ) -> None:
         with contextlib.suppress(OSError):  # of a full disk, which `add` has raised already
             self._file.close()
+
+
+def which_sample(sample: int, samples: int) -> dict[str, int]:
+    """The field that says which of several answers to a prompt it is; none where there is one."""
+    return {"sample": sample} if samples > 1 else {}
 
 
 def _refuse(problem: Problem | None) -> None:
@@ -146,6 +158,20 @@ def _read(partial: Path) -> tuple[dict[str, Any] | None, dict[Place, dict[str, A
                 break
             end += len(line)
     return origin, answers, end
+
+
+def _is_foreign(partial: Path) -> bool:
+    """Whether the file isn't empty and begins otherwise than one of ours, as far as that was written."""
+    with partial.open("rb") as file:
+        head = file.read(len(FIRST))
+    return not FIRST.startswith(head)
+
+
+def _files(path: Path) -> str:
+    """A digest of the names, sizes and times of change of a file, or of the files in a directory."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files if file.exists()]
+    return digest([json.dumps([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]).encode()])
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

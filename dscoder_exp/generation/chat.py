@@ -38,8 +38,10 @@ class Chat:
         """
         asked = [*self.messages, Message("user", text)]
         ids = self._format.prompt(asked)
-        if too_long(len(ids), self._answering.context) is not None:
-            raise ValueError(f"the conversation's {len(ids)} tokens fill the model's context; /reset begins a new one")
+        if (problem := too_long(len(ids), self._answering.context)) is not None:
+            if self.messages:
+                problem = f"the conversation's {len(ids)} tokens fill the model's context; /reset begins a new one"
+            raise ValueError(problem)
         answer = self._answering.answer(ids, on_text=on_text)
         for _ in self._batch.run([answer]):
             if stop():

@@ -6,12 +6,17 @@ MinPLogitsWarper.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dscoder_exp.schema.bounds import check_arguments
+from dscoder_exp.schema.config import PredictConfig
+
+GREEDY_BELOW = 1e-5  # temperature, as in vLLM: smaller ones divide scores beyond fp32's range
 
 
 class Candidates(NamedTuple):
@@ -39,12 +44,16 @@ class Candidates(NamedTuple):
         weights = self.weights()
         total = weights.sum(1, keepdims=True, dtype=np.float64)
         # Those at or below the floor have at most 1 - top_p together, so they are left out and needn't be sorted.
-        likely = self.where(weights > ((1 - top_p) / weights.shape[1] * total).astype(np.float32))
+        # The likeliest, whose weight is 1, always stay.
+        floor = ((1 - top_p) / weights.shape[1] * total).astype(np.float32)
+        likely = self.where((weights > floor) | (weights == 1))
         weights = likely.weights()
         order = np.argsort(-weights, axis=1, kind="stable")
         ordered = np.take_along_axis(weights, order, 1).astype(np.float64)
         kept = np.empty(order.shape, np.bool_)
-        np.put_along_axis(kept, order, np.cumsum(ordered, 1) - ordered < top_p * total, 1)
+        within = np.cumsum(ordered, 1) - ordered < top_p * total
+        within[:, 0] = True
+        np.put_along_axis(kept, order, within, 1)
         return likely.where(kept & (weights > 0))
 
     def weights(self) -> NDArray[np.float32]:
@@ -63,11 +72,11 @@ class Candidates(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling parameters; greedy if the temperature is 0. None: no limit.
+    """Sampling parameters. None: no limit.
 
     Attributes:
-        temperature: divides the scores.
-        top_k: keeps the k most probable tokens, and those that are as probable as the last of them.
+        temperature: divides the scores; greedy below GREEDY_BELOW.
+        top_k: keeps the k most probable tokens, and those that are as probable as the last of them; 0: no limit.
         top_p: of what top_k leaves, renormalized, keeps the fewest most probable tokens whose sum reaches top_p
             (nucleus sampling, arXiv:1904.09751).
         min_p: keeps tokens at least min_p times as probable as the most probable one (arXiv:2407.01082).
@@ -81,6 +90,14 @@ class Sampling:
     min_p: float | None = None
     repetition_penalty: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Raises ValueError: a parameter is beyond the limits of conf/predict."""
+        check_arguments(PredictConfig, **asdict(self))
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
     def penalized(self, logits: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Logits [n, V] after repetition_penalty; seen: [n, V], which tokens a sequence has already."""
         scores = logits.copy()
@@ -91,10 +108,10 @@ class Sampling:
         return scores
 
     def candidates(self, scores: NDArray[np.float32]) -> Candidates:
-        """The tokens that are left of scores [n, V], for a temperature above 0."""
+        """The tokens that are left of scores [n, V], unless it is greedy."""
         scores = scores / np.float32(self.temperature)
         found = Candidates(None, scores)
-        if self.top_k is not None and self.top_k < scores.shape[1]:
+        if self.top_k and self.top_k < scores.shape[1]:
             found = found.where(scores >= _kth_largest(scores, self.top_k))
         if self.top_p is not None and self.top_p < 1:
             found = found.nucleus(self.top_p)
@@ -116,7 +133,7 @@ class Sampler:
     @property
     def takes_the_likeliest(self) -> bool:
         """Whether the next token is that of the largest logit."""
-        return self._sampling.temperature == 0 and self._sampling.repetition_penalty == 1
+        return self._sampling.is_greedy and self._sampling.repetition_penalty == 1
 
     def begin(self, slot: int, ids: NDArray[np.int32], seed: int, sample: int) -> None:
         """Begin a sequence in a slot. What is drawn for it depends on these arguments alone.
@@ -128,7 +145,7 @@ class Sampler:
         self._ids[slot] = ids
         if self._seen is not None:
             self._begin_seen(slot)
-        if self._sampling.temperature > 0:
+        if not self._sampling.is_greedy:
             # Of the prompt as well: else all rows of a file would draw the same numbers, and an average over them
             # would vary as much as one row does.
             prompt = int.from_bytes(blake2b(ids.astype("<i4").tobytes(), digest_size=8).digest(), "little")
@@ -142,7 +159,7 @@ class Sampler:
             for slot in range(len(self._ids)):
                 self._begin_seen(slot)
         scores = logits if self._seen is None else self._sampling.penalized(logits, self._seen[rows])
-        if self._sampling.temperature == 0:
+        if self._sampling.is_greedy:
             tokens = scores.argmax(1)
         else:
             uniform = np.array([generator.random() for slot in rows if (generator := self._generators[slot])])

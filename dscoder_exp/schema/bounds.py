@@ -1,7 +1,9 @@
 """Limits of a config field beyond its type: declared in the field's metadata, checked before a job starts."""
 
+import math
 import re
-from dataclasses import Field
+from collections.abc import Mapping
+from dataclasses import Field, fields
 from typing import Any
 
 KEY = "bounds"
@@ -32,6 +34,33 @@ def bound(
 def bounds_of(item: Field) -> dict[str, Any]:
     """The limits that `bound` put into a field's metadata; empty without any."""
     return dict(item.metadata.get(KEY, {}))
+
+
+def broken_limit(number: Any, bounds: Mapping[str, Any]) -> str:
+    """What the number must be and isn't, such as "at least 1"; "" if it keeps all limits."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return "a finite number"
+    if "ge" in bounds and number < bounds["ge"]:
+        return f"at least {bounds['ge']}"
+    if "gt" in bounds and number <= bounds["gt"]:
+        return f"above {bounds['gt']}"
+    if "le" in bounds and number > bounds["le"]:
+        return f"at most {bounds['le']}"
+    if "lt" in bounds and number >= bounds["lt"]:
+        return f"below {bounds['lt']}"
+    return ""
+
+
+def check_arguments(schema: type, **values: Any) -> None:
+    """Check numbers that a Python caller gives against the limits of the config fields of the same names.
+
+    Raises:
+        ValueError: one is beyond them; it is named.
+    """
+    limits = {item.name: bounds_of(item) for item in fields(schema)}
+    for name, value in values.items():
+        if value is not None and (broken := broken_limit(value, limits[name])):
+            raise ValueError(f"{name}: must be {broken}, got {value}")
 
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}

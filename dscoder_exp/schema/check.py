@@ -1,6 +1,5 @@
 """Check a composed configuration against the schema: report all problems at once, or return the typed Config."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_args, get_origin, get_type_hints
@@ -8,7 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dscoder_exp.schema.bounds import bounds_of
+from dscoder_exp.schema.bounds import bounds_of, broken_limit
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.suggest import dataclass_in, did_you_mean, nearest, nearest_keys, unknown_key
@@ -100,31 +99,18 @@ class _Checker:
                 remedy = did_you_mean(nearest(str(element), choices))
                 or_file = f", or a {file} file" if file else ""
                 return Problem(key, f"must be one of {', '.join(choices)}{or_file}; got {element!r}", remedy)
-            if isinstance(element, float) and not math.isfinite(element):
-                return Problem(key, f"must be a finite number, got {element}")
-            if broken := _broken(element, bounds):
+            if broken := broken_limit(element, bounds):
                 return Problem(key, f"must be {broken}, got {element}")
         return None
-
-
-def _broken(number: Any, bounds: Mapping[str, Any]) -> str:
-    if "ge" in bounds and number < bounds["ge"]:
-        return f"at least {bounds['ge']}"
-    if "gt" in bounds and number <= bounds["gt"]:
-        return f"above {bounds['gt']}"
-    if "le" in bounds and number > bounds["le"]:
-        return f"at most {bounds['le']}"
-    if "lt" in bounds and number >= bounds["lt"]:
-        return f"below {bounds['lt']}"
-    return ""
 
 
 def _converted(value: Any, probe: DictConfig, name: str, hint: Any) -> Any:
     """The value in the field's type (an int becomes a float for a float field). Raises OmegaConfBaseException if it has
     another type.
     """
-    elements = value if isinstance(value, list) and get_origin(hint) is list else [value]
-    if str in (hint, *get_args(hint)) and all(isinstance(element, str) for element in elements):
+    is_list = isinstance(value, list)
+    takes_text = str in (hint, *get_args(hint)) and is_list == (get_origin(hint) is list)
+    if takes_text and all(isinstance(element, str) for element in (value if is_list else [value])):
         return value  # unchanged: the probe would interpolate "${"
     probe[name] = value
     value = probe[name]

@@ -155,10 +155,10 @@ class PredictConfig:
     stop_token_ids: list[int] = field(metadata=bound(ge=0))  # end an answer, besides the model's and the format's
     stop: list[str]  # texts that end an answer, and are no part of it
     temperature: float = field(metadata=bound(ge=0))
-    top_k: Optional[int] = field(metadata=bound(ge=1))
-    top_p: Optional[float] = field(metadata=bound(gt=0, le=1))
+    top_k: Optional[int] = field(metadata=bound(ge=0))  # 0 or null: all tokens
+    top_p: Optional[float] = field(metadata=bound(ge=0, le=1))
     min_p: Optional[float] = field(metadata=bound(ge=0, le=1))
-    repetition_penalty: float = field(metadata=bound(gt=0))
+    repetition_penalty: float = field(metadata=bound(gt=0, le=100))
 
 
 @dataclass

@@ -170,6 +170,9 @@ def asked_problems(predict: PredictConfig) -> list[Problem]:
     if len(keys) > 1:
         what = f"given beside {' and '.join(keys[:-1])}, but one run answers only one of them"
         problems.append(Problem(keys[-1], what, "give one of them"))
+    for name in ("prompt", "prefix", "suffix"):
+        if any("\ud800" <= character <= "\udfff" for character in getattr(predict, name) or ""):
+            problems.append(Problem(f"predict.{name}", "not UTF-8 text", f"predict.{name}=… in UTF-8; or PYTHONUTF8=1"))
     if predict.prompt is not None and not predict.prompt.strip():
         problems.append(Problem("predict.prompt", "the prompt is empty", 'predict.prompt="…"'))
     if infills and not f"{predict.prefix or ''}{predict.suffix or ''}".strip():

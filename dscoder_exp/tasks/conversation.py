@@ -25,11 +25,12 @@ def converse(chat: Chat, screen: Screen) -> list[tuple[str, Answer]]:
     turns: list[tuple[str, Answer]] = []
     with terminal.interrupts():
         for line in terminal.prompts():
-            name, _, rest = line.partition(" ")
+            name, _, rest = line.strip().partition(" ")
             if name == "/quit":
                 break
             if name == "/reset":
                 chat.messages = []
+                screen.remark("a new conversation")
             elif name == "/save":
                 _save(chat, rest.strip(), screen)
             elif name.startswith("/") and name[1:].isalpha():
@@ -55,8 +56,8 @@ def _turn(chat: Chat, prompt: str, terminal: "_Terminal", screen: Screen) -> lis
 
 
 def _save(chat: Chat, path: str, screen: Screen) -> None:
-    if not path:
-        screen.remark("/save FILE")
+    if not path or not chat.messages:
+        screen.remark("/save FILE" if chat.messages else "nothing to write yet")
         return
     file = Path(path).expanduser()
     try:
@@ -116,7 +117,7 @@ class _Terminal:
     def _piped_line(self, prompt: str) -> str:
         if sys.stdin is None or not (line := sys.stdin.readline()):
             raise EOFError
-        line = line.rstrip("\r\n")
+        line = line.rstrip("\r\n").removeprefix("\ufeff")
         self._screen.print(f"{prompt}{line}")
         return line
 

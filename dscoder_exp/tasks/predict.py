@@ -12,7 +12,7 @@ from dscoder_exp.console import Screen
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
 from dscoder_exp.data.requests import PromptRow, Requests, read_requests
 from dscoder_exp.device.start import start_device
-from dscoder_exp.generation.answer_file import AnswerFile, Place, origin_of
+from dscoder_exp.generation.answer_file import AnswerFile, Place, origin_of, which_sample
 from dscoder_exp.generation.answers import Answer, Answering, Ending, Speed, speed_of
 from dscoder_exp.generation.batching import Batch
 from dscoder_exp.generation.chat import Chat
@@ -117,7 +117,7 @@ def _answer_prompt(job: JobContext, row: PromptRow, answering: Answering, model:
         show(f"{'' if number == 1 else chr(10)}--- {number} of {count}\n{answer.text}\n")
     if count == 1:
         screen.print()
-    log_table(job.run, [_table_row(row.fields, answer.fields()) for answer in answers], TABLE)
+    log_table(job.run, [_table_row(row.fields, one.fields(), n, count) for n, one in enumerate(answers)], TABLE)
     return speed_of(answers, seconds)
 
 
@@ -140,10 +140,18 @@ def _answer_file(
         }
         if len(left) < len(places):
             screen.remark(f"going on: {len(places) - len(left)} of {len(places)} answers are there")
-        speed = _generate(job, load(), left, file, len(places)) if left else None
+        try:
+            speed = _generate(job, load(), left, file, len(places)) if left else None
+            if file is not None:
+                file.finish(rows, samples)
+        except BaseException:
+            if file is not None:
+                kept_now = f"{len(file.answers)} of {len(places)} answers are kept"
+                screen.remark(f"{kept_now}; the same command goes on after them")
+            raise
         if file is not None:
-            file.finish(rows, samples)
-            found = [_table_row(rows[place[0]].fields, file.answers[place]) for place in places[:MAX_TABLE_ROWS]]
+            shown = places[:MAX_TABLE_ROWS]
+            found = [_table_row(rows[row].fields, file.answers[row, n], n, samples) for row, n in shown]
             log_table(job.run, found, TABLE)
     screen.print(f"answers  {output} ({len(places)})")
     return speed
@@ -157,19 +165,14 @@ def _generate(
     predict, screen = job.config.predict, job.screen
     batch = Batch(Engine(model, min(predict.batch_size, len(answers))), sampling_of(predict))
     started = time.perf_counter()
-    try:
-        with screen.stage("answering", count, count - len(answers)) as stage:
-            for finished in batch.run(list(answers.values())):
-                note = f"{batch.tokens / (time.perf_counter() - started):.1f} tokens/s"
-                stage.note(note)
-                for place, answer in (by_id[id(row)] for row in finished):
-                    if file is not None:
-                        file.add(place, answer.fields())
-                    stage.advance(note)
-    except BaseException:
-        if file is not None:
-            screen.remark(f"{len(file.answers)} of {count} answers are kept; the same command goes on after them")
-        raise
+    with screen.stage("answering", count, count - len(answers)) as stage:
+        for finished in batch.run(list(answers.values())):
+            note = f"{batch.tokens / (time.perf_counter() - started):.1f} tokens/s"
+            stage.note(note)
+            for place, answer in (by_id[id(row)] for row in finished):
+                if file is not None:
+                    file.add(place, answer.fields())
+                stage.advance(note)
     return speed_of(list(answers.values()), time.perf_counter() - started)
 
 
@@ -183,10 +186,13 @@ def _converse(job: JobContext, prompt_format: PromptFormat, answering: Answering
     return speed_of(answers, sum(answer.seconds for answer in answers)) if answers else None
 
 
-def _table_row(fields: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of the table in MLflow: the prompt, as text, and its answer."""
+def _table_row(
+    fields: Mapping[str, Any], answer: Mapping[str, Any], sample: int = 0, samples: int = 1
+) -> dict[str, Any]:
+    """A row of the table in MLflow: the prompt, as text, its answer, and which of several samples it is."""
     prompt = fields.get("prompt")
-    return {"prompt": prompt if isinstance(prompt, str) else json.dumps(fields, ensure_ascii=False), **answer}
+    text = prompt if isinstance(prompt, str) else json.dumps(fields, ensure_ascii=False)
+    return {"prompt": text, **which_sample(sample, samples), **answer}
 
 
 def _record(run: Run, speed: Speed) -> None:

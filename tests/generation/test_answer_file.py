@@ -13,7 +13,7 @@ from dscoder_exp.generation.answer_file import AnswerFile, output_problem, parti
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.storage.disk_space import DiskFull
 
-ORIGIN = {"seed": 0, "predict.input": "a hash", "predict.top_k": None}
+ORIGIN = {"seed": 0, "the content of predict.input": "a hash", "predict.top_k": None}
 ROWS = [PromptRow({"id": number, "prompt": "你 \ud800"}, np.array([1], np.int32)) for number in range(3)]
 
 
@@ -62,7 +62,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     with AnswerFile(output, ORIGIN) as file:
         file.add((0, 0), answer("zero"))
     with pytest.raises(Refused) as refused:
-        AnswerFile(output, {**ORIGIN, "seed": 1, "predict.input": "another"})
+        AnswerFile(output, {**ORIGIN, "seed": 1, "the content of predict.input": "another"})
     assert "begun, and would go on, with other settings: seed, the content of predict.input" in str(refused.value)
     assert f"remove {output}.partial to begin anew" in str(refused.value)
     assert output_problem(output, ORIGIN) is None
@@ -74,6 +74,22 @@ def test_a_whole_output_is_refused_and_stays(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="exists already"):
         AnswerFile(output, ORIGIN)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.jsonl", "mine\n")]
+
+
+@pytest.mark.parametrize("content", ['{"mine": 1}\n', "mine"])
+def test_a_foreign_file_is_not_taken_for_unfinished_answers(tmp_path: Path, content: str) -> None:
+    foreign = partial_of(tmp_path / "a.jsonl")
+    foreign.write_text(content)
+    with pytest.raises(Refused, match="where unfinished answers are kept, is another file"):
+        AnswerFile(tmp_path / "a.jsonl", ORIGIN)
+    assert foreign.read_text() == content
+
+
+@pytest.mark.parametrize("begun", ["", '{"ori', '{"origin": {"seed": 0'])
+def test_a_first_line_that_was_cut_short_is_begun_anew(tmp_path: Path, begun: str) -> None:
+    partial_of(tmp_path / "a.jsonl").write_text(begun)
+    with AnswerFile(tmp_path / "a.jsonl", ORIGIN) as file:
+        assert file.answers == {}
 
 
 def test_two_processes_dont_write_one_output(tmp_path: Path) -> None:

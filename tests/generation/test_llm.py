@@ -1,6 +1,8 @@
 """Generation from Python: batches, conversations, streams."""
 
+import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,8 @@ def test_a_chat_is_what_generate_makes_of_its_prompt(llm: Any) -> None:
     assert llm.chat("hello", 12) == llm.chat([{"role": "user", "content": "hello"}], 12)
     sampled = llm.chat(messages, 12, **SAMPLED)
     assert sampled != text
-    assert llm.chat(messages, 12, stop=[text[3:5]]) == text[: text.index(text[3:5])]
+    for stop in ([text[3:5]], text[3:5]):
+        assert llm.chat(messages, 12, stop=stop) == text[: text.index(text[3:5])]
 
 
 def test_a_stream_that_is_left_disturbs_no_later_one(llm: Any) -> None:
@@ -63,13 +66,57 @@ def test_a_stream_that_is_left_disturbs_no_later_one(llm: Any) -> None:
         list(stream)
 
 
+def test_threads_share_a_model(llm: Any) -> None:
+    prompts = [[5, 6, number] for number in range(8, 16)]
+    alone = [llm.generate([prompt], 20, ignore_eos=True)[0] for prompt in prompts]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda prompt: llm.generate([prompt], 20, ignore_eos=True)[0], prompts * 3))
+    assert found == alone * 3
+
+
+def test_an_answer_ends_with_the_context(llm: Any) -> None:
+    assert [len(ids) for ids in llm.generate([[5] * 250, [5] * 3], 12, ignore_eos=True)] == [6, 12]
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "told"),
+    [
+        ([[128]], {}, "ids: 128 is not in the vocabulary of 128 tokens"),
+        ([[5], [6, -1]], {}, "ids: -1 is not in the vocabulary"),
+        ([[2**40]], {}, "ids: 1099511627776 is not in the vocabulary"),
+        ([[0.5]], {}, "ids: whole numbers are asked for, not float64"),
+        ([[5] * 256], {}, "leave no room for an answer in the model's context of 256"),
+        ([[5]], {"max_new_tokens": 0}, "max_new_tokens: must be at least 1, got 0"),
+        ([[5]], {"batch_size": 0}, "batch_size: must be at least 1"),
+        ([[5]], {"seed": -1}, "seed: must be at least 0"),
+        ([[5]], {"temperature": float("nan")}, "temperature: must be a finite number"),
+        ([[5]], {"temperature": -1.0}, "temperature: must be at least 0"),
+        ([[5]], {"top_k": -1}, "top_k: must be at least 0"),
+        ([[5]], {"top_p": 2.0}, "top_p: must be at most 1"),
+        ([[5]], {"min_p": -1}, "min_p: must be at least 0"),
+        ([[5]], {"repetition_penalty": 0}, "repetition_penalty: must be above 0"),
+    ],
+)
+def test_arguments_out_of_their_range(llm: Any, ids: Any, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        llm.generate(ids, **options)
+
+
 def test_what_cant_be_answered_raises(llm: Any) -> None:
-    with pytest.raises(ValueError, match="a prompt is empty"):
+    with pytest.raises(ValueError, match="ids: the prompt is empty"):
         llm.generate([[]])
     with pytest.raises(ValueError, match="leave no room for an answer in the model's context of 256"):
         llm.chat("x" * 300)
     with pytest.raises(ValueError, match="the prompt is empty"):
         llm.chat([])
+    with pytest.raises(ValueError, match="the prompt is empty"):
+        llm.chat(" ")
+    with pytest.raises(ValueError, match=r"a list of .* is asked for, not one of them"):
+        llm.chat({"role": "user", "content": "hello"})
+    with pytest.raises(ValueError, match="stop: an empty text"):
+        llm.chat("hello", stop=[""])
+    with pytest.raises(ValueError, match="ids: 128 is not in the vocabulary"):
+        llm.logits([[128]])
     with pytest.raises(TypeError, match="top_kk"):
         llm.generate([[5]], top_kk=3)
     with pytest.raises(Refused, match="no tokenizer is given"):

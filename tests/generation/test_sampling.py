@@ -102,6 +102,18 @@ def test_top_k_keeps_the_largest_and_their_equals(k):
 
 def test_greedy_takes_the_most_probable_token():
     assert sampler_of(Sampling())() == 1
+    assert sampler_of(Sampling(temperature=1e-300))() == 1
+
+
+@pytest.mark.parametrize("top_p", [0.0, 1e-9])
+@pytest.mark.parametrize("settings", [{}, {"top_k": 1}, {"temperature": 1e30}])
+def test_the_least_top_p_leaves_one(top_p, settings):
+    scores = scores_of(Sampling(**{"temperature": 1.0, **settings}, top_p=top_p), LOGITS)
+    assert np.isfinite(scores).sum() == 1
+
+
+def test_top_k_of_0_is_no_limit():
+    assert np.isfinite(scores_of(Sampling(temperature=1.0, top_k=0), LOGITS)).all()
 
 
 def test_a_penalty_counts_for_greedy_decoding_and_for_what_was_generated():

@@ -33,10 +33,12 @@ def test_a_conversation_from_a_pipe(predict: Predict) -> None:
 
 def test_commands(predict: Predict) -> None:
     Path("there").write_text("mine")
-    asked = '/what\n/save\n/save there\n/save no/such/place\n"""two\nlines"""\n/save c\n/quit\nnever read\n'
+    asked = '/what\n/save x\n"""two\nlines"""\n/save\n/save there\n/save no/such/place\n /save c\n/quit\nnever read\n'
     code, out, err = predict("predict.interactive=true", BRIEF, stdin=asked.encode())
     assert code == 0, err
     assert "no such command: /what; /reset begins anew" in err
+    assert "nothing to write yet" in err
+    assert "\n/save FILE\n" in err
     assert "there can't be written: it exists already" in err
     assert "no/such/place can't be written: No such file or directory" in err
     assert "written: c" in err

@@ -110,32 +110,41 @@ def test_an_interrupted_run_goes_on(
 
 def test_it_goes_on_with_the_same_settings_alone(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     predict.write(*ROWS)
+    template, files = Path("t.jinja"), [*FILES, "predict.template=t.jinja"]
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     with monkeypatch.context() as patch:
         patch.setattr(AnswerFile, "finish", lambda self, rows, samples: (_ for _ in ()).throw(KeyboardInterrupt))
-        assert predict(*FILES, BRIEF)[0] == 130
-    code, _, err = predict(*FILES, "predict.max_new_tokens=8", "seed=3")
+        code, _, err = predict(*files, BRIEF)
+        assert code == 130
+        assert "6 of 6 answers are kept; the same command goes on after them" in err
+    code, _, err = predict(*files, "predict.max_new_tokens=8", "seed=3")
     assert code == 2
     assert (
         "predict.output: a.jsonl was begun, and would go on, with other settings: predict.max_new_tokens, seed" in err
     )
     predict.write(*ROWS[:-1])
-    assert "with other settings: the content of predict.input\n" in predict(*FILES, BRIEF)[2]
+    assert "with other settings: the content of predict.input\n" in predict(*files, BRIEF)[2]
     predict.write(*ROWS)
-    code, _, err = predict(*FILES, BRIEF)
+    template.write_text("{% for m in messages %}>{{ m.content }}{% endfor %}")
+    assert "with other settings: the content of predict.template\n" in predict(*files, BRIEF)[2]
+    template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    code, _, err = predict(*files, BRIEF)
     assert code == 0
     assert "loading the model" not in err, "all answers are there"
 
 
 def test_bad_rows_are_left_out_on_request_and_counted(predict: Predict) -> None:
-    predict.write(ROWS[0], "{not JSON", ROWS[1], {"prompt": ""})
+    predict.write(ROWS[0], "{not JSON", ROWS[1], {"prompt": ""}, {"prompt": "a", "text": "mine"})
     code, _, err = predict(*FILES, BRIEF)
     assert code == 2
     assert "p.jsonl:2:2: not JSON: Expecting property name enclosed in double quotes\n" in err
-    assert "p.jsonl:4: the prompt is empty (2 of 4 rows are bad)\n" in err
+    assert "p.jsonl:4: the prompt is empty\n" in err
+    assert "p.jsonl:5: \"text\" is a field of the answer, which would replace the row's own: rename it" in err
+    assert "(3 of 5 rows are bad)\n" in err
     assert predict.files() == set()
     code, _, err = predict(*FILES, BRIEF, "predict.skip_bad=true")
     assert code == 0
-    assert "bad rows left out: 2 of 4 (predict.skip_bad)" in err
+    assert "bad rows left out: 3 of 5 (predict.skip_bad)" in err
     assert [answer["id"] for answer in read(Path("a.jsonl"))] == [0, 1]
 
 
@@ -154,6 +163,8 @@ REFUSALS = [
     (["predict.prompt=a", "predict.repetition_penalty=0"], "predict.repetition_penalty: must be above 0"),
     (["predict.prompt=a", "predict.topp=0.9"], "predict.topp: unknown key"),
     (["predict.prompt=a", 'predict.stop=[""]'], "predict.stop: an empty text would end every answer at once"),
+    (["predict.prompt=a", "predict.stop=hello"], "predict.stop: must be a list, each text, got 'hello'"),
+    (["predict.prompt=a\udcff"], "predict.prompt: not UTF-8 text"),
     (["predict.prefix=a", "predict.suffix=b"], "predict.prefix: the model can't fill in the middle"),
     (["predict.prefix= ", "predict.suffix= "], "predict.prefix: prefix and suffix are both empty"),
     (["predict.interactive=true", "parallel=tp2"], "predict.interactive: a conversation needs one process"),
