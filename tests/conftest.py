@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from hypothesis import settings
 from omegaconf.basecontainer import BaseContainer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Many containers turn bytecode off. Then each worker and each of several hundred commands compiles all sources anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is no failure
 settings.load_profile("any machine")
