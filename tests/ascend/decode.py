@@ -1,8 +1,10 @@
 """Decodes with a small random model; test_ascend_decoding.py runs it on simulated cards, as one rank or with msrun.
 
-Arguments: number of layers, of steps, and of tensor ranks; then `greedy`, or `sampled`, where the host chooses the
-tokens; then `frozen` or `trained` weights.
+Arguments: number of layers, and of tensor ranks; then `greedy`, or `sampled`, where the host chooses the tokens; then
+`frozen` or `trained` weights; then the numbers of steps after which a mark is set, the last one being that of all.
 """
+
+import ctypes
 
 from sys import argv
 
@@ -16,6 +18,7 @@ from dscoder_exp.schema.config import ParallelConfig
 from dscoder_exp.schema.llama import LlamaConfig
 
 SLOTS = 3
+LIBRARY = "libascendcl.so"  # the dry run's stand-in
 CONFIG = {
     "vocab_size": 512,
     "hidden_size": 128,
@@ -38,7 +41,7 @@ def ids(*values: int) -> np.ndarray:
     return np.array(values, np.int32)
 
 
-def main(layers: int, steps: int, tensor: int, choice: str, weights: str) -> None:
+def main(layers: int, tensor: int, choice: str, weights: str, *marks: int) -> None:
     start_device("ascend")
     config = LlamaConfig(**CONFIG, num_hidden_layers=layers)
     parallel = ParallelConfig(data=1, tensor=tensor, context=1, sequence=False)
@@ -50,13 +53,15 @@ def main(layers: int, steps: int, tensor: int, choice: str, weights: str) -> Non
     engine.copy(0, 2, 2)
     engine.prefill(2, ids(7, 8), 2)
     slots, tokens = ids(0, 2), ids(5, 6)
-    for step in range(steps):
+    for step in range(max(marks)):
         positions = ids(300 + step, 4 + step)
         if choice == "greedy":
             tokens = engine.decode_greedy(slots, tokens, positions)
         else:
             tokens = (engine.decode(slots, tokens, positions).argmax(1) + step) % config.vocab_size
+        if step + 1 in marks:
+            ctypes.CDLL(LIBRARY).dryrun_mark(step + 1)
 
 
 if __name__ == "__main__":
-    main(int(argv[1]), int(argv[2]), int(argv[3]), argv[4], argv[5])
+    main(int(argv[1]), int(argv[2]), argv[3], argv[4], *map(int, argv[5:]))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -34,11 +34,13 @@ class DryRun:
         status: its exit status.
         output: its stdout and stderr together.
         records: of each of its processes that used a device, sorted by rank.
+        marked: number of a mark -> the records up to it, of the processes that called dryrun_mark with this number.
     """
 
     status: int
     output: str
     records: tuple[Record, ...]
+    marked: Mapping[int, tuple[Record, ...]] = field(default_factory=dict)
 
     def problems(self, table: Table) -> list[str]:
         """Reasons why a card would not have run the command, or why the record is incomplete."""
@@ -74,6 +76,7 @@ def dry_run(
     directory: Path | None = None,
     gib: float = CARD_GIB,
     timeout: float = TIMEOUT,
+    marks: Sequence[int] = (),
 ) -> DryRun:
     """Run a command to its end. The Python that it starts must be one that has MindSpore.
 
@@ -81,6 +84,7 @@ def dry_run(
         directory: its working directory; None: the current one.
         gib: memory of each card in GiB. A program that needs more fails as on a card.
         timeout: seconds.
+        marks: the numbers with which the command calls dryrun_mark.
 
     Raises:
         subprocess.TimeoutExpired
@@ -101,7 +105,8 @@ def dry_run(
             text=True,
             errors="replace",
         )
-        return DryRun(done.returncode, done.stdout, read_records(records))
+        marked = {mark: read_records(records, mark) for mark in marks}
+        return DryRun(done.returncode, done.stdout, read_records(records), marked)
 
 
 def product(*overrides: str) -> list[str]:

@@ -113,9 +113,14 @@ class Record:
         return found
 
 
-def read_records(folder: Path) -> tuple[Record, ...]:
-    """The records that a run's processes wrote to the folder, sorted by rank, and then by time of ending."""
-    files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+def read_records(folder: Path, mark: int | None = None) -> tuple[Record, ...]:
+    """The records that a run's processes wrote to the folder, sorted by rank, and then by time of ending.
+
+    Args:
+        mark: those that the processes wrote where they called dryrun_mark with this number; None: at their end.
+    """
+    found = (file for file in folder.glob("*.json") if file.stem.partition("-")[2] == ("" if mark is None else str(mark)))
+    files = sorted(found, key=lambda file: file.stat().st_mtime_ns)
     return tuple(sorted(map(_read, files), key=lambda record: record.rank))
 
 

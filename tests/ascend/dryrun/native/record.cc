@@ -1,4 +1,5 @@
-// This process's counters, written to $ASCEND_DRYRUN_RECORDS/PID.json when it ends, if it used a device.
+// This process's counters, written to $ASCEND_DRYRUN_RECORDS/PID.json when it ends, if it used a device; and to
+// PID-NUMBER.json where it calls dryrun_mark(NUMBER).
 #include "record.h"
 
 #include <unistd.h>
@@ -99,11 +100,11 @@ std::string json(const std::vector<std::string> &texts) {
   return "[" + out + "]";
 }
 
-void write() {
+void write(const std::string &ending = "") {
   const char *folder = getenv("ASCEND_DRYRUN_RECORDS"), *rank = getenv("RANK_ID");
   State &s = state();
   if (!folder || !s.peak) return;
-  std::string path = folder + ("/" + std::to_string(getpid()) + ".json");
+  std::string path = folder + ("/" + std::to_string(getpid()) + ending + ".json");
   FILE *file = fopen((path + ".part").c_str(), "w");
   if (!file) return;
   std::map<std::string, uint64_t> others;
@@ -222,7 +223,7 @@ void note_error(const std::string &text) {
 
 }  // namespace dryrun
 
-// Called by inside/sitecustomize.py.
+// Called by inside/sitecustomize.py, and dryrun_mark by a dry run's own script.
 extern "C" {
 
 int dryrun_used() { return dryrun::state().peak > 0; }
@@ -230,6 +231,11 @@ int dryrun_used() { return dryrun::state().peak > 0; }
 void dryrun_note(const char *key, double value) {
   dryrun::Guard guard(dryrun::state().lock);
   dryrun::state().notes[key] = value;
+}
+
+void dryrun_mark(int number) {
+  dryrun::Guard guard(dryrun::state().lock);
+  dryrun::write("-" + std::to_string(number));
 }
 
 }  // extern "C"
