@@ -80,7 +80,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "how", [signal.SIGINT, *(pytest.param(how, marks=pytest.mark.slow) for how in (signal.SIGTERM, signal.SIGKILL))]
 )
 def test_an_interrupted_conversion_leaves_no_target_and_can_be_repeated(
-    empty_workspace: Workspace, large: Path, how: signal.Signals
+    empty_workspace: Workspace, here_empty: CommandLine, large: Path, how: signal.Signals
 ) -> None:
     command = ["task=convert", f"weights.source={large}", "weights.target=x", "weights.format=native"]
     started = empty_workspace.start(*command)
@@ -91,7 +91,7 @@ def test_an_interrupted_conversion_leaves_no_target_and_can_be_repeated(
     assert not (empty_workspace.directory / "x").exists()
     assert (empty_workspace.directory / ".x.partial").exists() == (how == signal.SIGKILL)
     assert "Traceback" not in ended.err
-    succeeded(empty_workspace(*command))
+    succeeded(here_empty(*command))
     assert not (empty_workspace.directory / ".x.partial").exists()
     assert (empty_workspace.directory / "x" / "checkpoint.json").is_file()
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import CommandLine
 from tasks_support import REFERENCE, SMOLLM2, Workspace, succeeded
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from dscoder_exp import load
 
 HF = REFERENCE / "tiny_gqa"
+IN_PROCESS = ["task=predict", "task.in_process=true", "tracking=off"]
 QUESTION = "Write a Python function that adds two numbers."
 
 
@@ -52,14 +54,13 @@ def test_a_prompt_beyond_the_context_is_refused(refused: Callable[..., str], cha
     assert told == f"dscoder_exp: refused\n  - {message}\n"
 
 
-@pytest.mark.slow
-def test_an_altered_checkpoint_is_refused(empty_workspace: Workspace, untrained: Path) -> None:
+def test_an_altered_checkpoint_is_refused(here_empty: CommandLine, untrained: Path) -> None:
     """The message names the changed tensor."""
-    copy = Path(shutil.copytree(untrained, empty_workspace.directory / "x"))
+    copy = Path(shutil.copytree(untrained, here_empty.directory / "x"))
     content = bytearray((copy / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (copy / "model.safetensors").write_bytes(content)
-    refused = empty_workspace("task=predict", "model.path=x", "predict.prompt=x", "tracking=off")
+    refused = here_empty(*IN_PROCESS, "model.path=x", "predict.prompt=x")
     assert refused.code == 2
     assert "x/model.safetensors, lm_head.weight: its content has changed since it was written" in refused.err
     assert "Traceback" not in refused.err
@@ -76,22 +77,20 @@ def test_an_answer_that_nobody_reads_ends(workspace: Workspace, untrained: Path)
     assert workspace.run("unread").status == "FINISHED"
 
 
-@pytest.mark.slow
-def test_an_answer_ends_with_the_context(workspace: Workspace, characters: Path) -> None:
+def test_an_answer_ends_with_the_context(here: CommandLine, characters: Path) -> None:
     """After a prompt of 255 tokens the context of 256 has place for one."""
-    model = [f"model.path={HF}", f"tokenizer.path={characters}", "tracking=off"]
-    ended = succeeded(workspace("task=predict", *model, f"predict.prompt={'x' * 255}"))
+    model = [f"model.path={HF}", f"tokenizer.path={characters}"]
+    ended = succeeded(here(*IN_PROCESS, *model, f"predict.prompt={'x' * 255}"))
     assert "1 tokens" in ended.err
     assert len(ended.out) == 2
 
 
-@pytest.mark.slow
-def test_the_same_seed_samples_the_same_answer(workspace: Workspace, untrained: Path) -> None:
+def test_the_same_seed_samples_the_same_answer(here: CommandLine, untrained: Path) -> None:
     """On the command line and from Python."""
     sampling: Any = {"temperature": 1.0, "top_p": 0.9}
-    asked = ["task=predict", f"model.path={untrained}", "predict.prompt=write", "predict.max_new_tokens=24"]
+    asked = [*IN_PROCESS, f"model.path={untrained}", "predict.prompt=write", "predict.max_new_tokens=24"]
     asked += [f"predict.{name}={value}" for name, value in sampling.items()]
-    lines = succeeded(workspace("-m", *asked, "seed=0,0,1", "tracking=off")).out.split("\n")
+    lines = succeeded(here("-m", *asked, "seed=0,0,1")).out.split("\n")
     begins = [index for index, line in enumerate(lines) if "[HYDRA]" in line] + [len(lines)]
     answers = ["\n".join(lines[a + 1 : b]).rstrip("\n") for a, b in pairwise(begins)]  # without Hydra's lines
     once, again, other = answers

@@ -13,7 +13,7 @@ from tasks_support import SMOLLM2, Workspace, succeeded
 
 pytestmark = pytest.mark.slow
 
-QUICKSTART = ["+experiment=quickstart", "train.max_steps=4", "train.max_eval_sequences=2", "train.prompt_tokens=8"]
+QUICKSTART = ["+experiment=quickstart", "train.max_steps=3", "train.max_eval_sequences=1", "train.prompt_tokens=4"]
 LIMIT = 5 * 1024**3  # bytes; a laptop has 8 GB
 
 
@@ -74,7 +74,7 @@ def test_the_quickstart_learns_in_little_memory_and_can_be_repeated(empty_worksp
     assert 1024**3 / 2 < peak < LIMIT
     run = empty_workspace.run("quickstart")
     assert run.status == "FINISHED"
-    assert run.metrics["train/loss"].keys() == {1, 2, 3, 4}
+    assert run.metrics["train/loss"].keys() == {1, 2, 3}
     assert {path.name for path in (run.artifacts / "predictions").iterdir()} == {"before.md", "after.md"}
 
     again = succeeded(empty_workspace(*QUICKSTART, "tracking=off", "train.prompts=[]"))

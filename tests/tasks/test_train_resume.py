@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_kills_at_random_times_do_not_change_the_result(
             new = {path.name for path in folder.glob("*")} - before
             if any(path.startswith(".step-") for path in new) if attempt % 2 else "last" in before | new:
                 break
+            time.sleep(0.002)  # what it waits for lasts longer
         try:
             started.process.wait(chance.uniform(0, 0.05 if attempt % 2 else 3))
         except subprocess.TimeoutExpired:
