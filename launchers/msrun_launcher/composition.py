@@ -1,4 +1,4 @@
-"""Hydra composes a command line four times before its job begins: here it does so twice, 0.1 s of a processor less each.
+"""Hydra composes a command line four times before its job begins: here twice, 0.2 s of a processor less.
 
 It composes to read hydra.mode, then for its sweeper, which composes each job to see whether that can be done; then the
 launcher composes each job to run it.

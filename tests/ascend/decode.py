@@ -5,7 +5,6 @@ Arguments: number of layers, and of tensor ranks; then `greedy`, or `sampled`, w
 """
 
 import ctypes
-
 from sys import argv
 
 import numpy as np

@@ -32,7 +32,9 @@ def decode(cards: None, free_port: Callable[[], int], tmp_path_factory: pytest.T
             start = [sys.executable] if ranks == 1 else msrun
             variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
             command = [*start, str(DECODE), *map(str, arguments)]
-            found[arguments] = dry_run(command, environment=variables, directory=directory, timeout=300, marks=(FEW, MANY))
+            found[arguments] = dry_run(
+                command, environment=variables, directory=directory, timeout=300, marks=(FEW, MANY)
+            )
         return found[arguments]
 
     return run

@@ -58,7 +58,12 @@ class Client:
 
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "MLFLOW_", "HYDRA_"))}
-        own = {"HOME": str(self.directory), "HF_HOME": str(self.cache), "XDG_CACHE_HOME": str(self.home_cache), "NO_PROXY": "127.0.0.1,localhost"}
+        own = {
+            "HOME": str(self.directory),
+            "HF_HOME": str(self.cache),
+            "XDG_CACHE_HOME": str(self.home_cache),
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
         return subprocess.run(
             [sys.executable, *command],
             cwd=self.directory,

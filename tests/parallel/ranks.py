@@ -3,6 +3,7 @@
 python ranks.py OUTPUT CASE [CASE ...], each case as `Case.parse` takes it; rank 0 writes OUTPUT/CASE.npz.
 """
 
+import gc
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -136,6 +137,7 @@ def main(output: str, *cases: str) -> None:
 
     from dscoder_exp.device.start import start_device
 
+    gc.disable()  # each rank has to compile all functions, and would search MindSpore's modules again and again
     start_device("cpu")
     init()
     for text in cases:

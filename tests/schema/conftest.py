@@ -42,4 +42,5 @@ def with_values(plain: dict[str, Any]) -> Callable[..., DictConfig]:
 @pytest.fixture(scope="session")
 def typed(with_values: Callable[..., DictConfig]) -> Callable[..., Config]:
     """typed({"optim.lr": 1}) -> the same as a typed Config."""
-    return lambda changes: to_config(with_values(changes))
+    plain = to_config(with_values({}))
+    return lambda changes: to_config(with_values(changes)) if changes else plain

@@ -1,6 +1,7 @@
 """Checks of keys against each other."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ def places(config: Any) -> list[str]:
 
 @given(total=SIZES, micro=SIZES, data=SIZES)
 def test_the_global_batch_is_a_multiple_of_the_micro_batches(typed: Any, total: int, micro: int, data: int) -> None:
-    sizes = {"train.global_batch_size": total, "train.micro_batch_size": micro, "parallel.data": data}
-    config = typed(sizes)
+    plain = typed({})
+    train = replace(plain.train, global_batch_size=total, micro_batch_size=micro)
+    config = replace(plain, train=train, parallel=replace(plain.parallel, data=data))
     problems = cross_problems(config)
     assert (problems == []) == (config.accumulation_steps * micro * data == total)
     for problem in problems:
@@ -87,5 +89,6 @@ def test_keys_that_agree_are_accepted(typed: Any, changes: dict[str, Any]) -> No
 
 @given(length=st.integers(2, 100), context=st.integers(1, 100), packing=st.booleans())
 def test_only_packing_may_exceed_the_context(typed: Any, length: int, context: int, packing: bool) -> None:
-    config = typed({"seq_length": length, "data.packing": packing})
+    plain = typed({})
+    config = replace(plain, seq_length=length, data=replace(plain.data, packing=packing))
     assert bool(context_problems(config, context)) == (length > context and not packing)

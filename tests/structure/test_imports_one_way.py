@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -81,7 +82,8 @@ def package_of(module: str) -> str:
     return first if first in MAY_IMPORT or (first and (PACKAGE / first).is_dir()) else FRONT
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
     """Every import in the file, at any depth; a name that is imported from a package counts as a module of it."""
 
     def walk(node: ast.AST, in_function: bool) -> Iterator[Import]:
@@ -96,7 +98,7 @@ def imports_of(path: Path) -> Iterator[Import]:
             yield from (Import(where, package_of(dotted(path)), target, in_function) for target in targets)
             yield from walk(child, in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    return walk(ast.parse(path.read_text(), str(path)), False)
+    return tuple(walk(ast.parse(path.read_text(), str(path)), False))
 
 
 def imports_from(root: str) -> list[Import]:

@@ -17,7 +17,13 @@ pytestmark = pytest.mark.slow
 STEPS = 6
 LORA = ["adapter=lora", "adapter.r=4", "adapter.dropout=0.1", "parallel=single", "optim.lr=1e-2"]
 RUN = [*RECIPE, *LORA, f"train.max_steps={STEPS}", "train.save_every=2", "train.eval_every=3"]
-ASK = ["task=predict", "task.in_process=true", "predict.prompt=Write a function.", "predict.max_new_tokens=16", "tracking=off"]
+ASK = [
+    "task=predict",
+    "task.in_process=true",
+    "predict.prompt=Write a function.",
+    "predict.max_new_tokens=16",
+    "tracking=off",
+]
 
 
 @pytest.fixture(scope="session")
@@ -131,9 +137,7 @@ def test_training_starts_from_an_adapter(
     assert "-> adapter.r=4 adapter.alpha=32 adapter.target_modules=[q_proj," in other
 
 
-def test_refusals(
-    workspace: Workspace, refused: Callable[..., str], base: str, adapter: str, tmp_path: Path
-) -> None:
+def test_refusals(workspace: Workspace, refused: Callable[..., str], base: str, adapter: str, tmp_path: Path) -> None:
     other = refused(*ASK, "model=tiny", f"adapter.path={adapter}")
     assert "adapter.path: " in other
     assert "was trained on a base model other than random weights of seed 0" in other

@@ -119,7 +119,9 @@ def read_records(folder: Path, mark: int | None = None) -> tuple[Record, ...]:
     Args:
         mark: those that the processes wrote where they called dryrun_mark with this number; None: at their end.
     """
-    found = (file for file in folder.glob("*.json") if file.stem.partition("-")[2] == ("" if mark is None else str(mark)))
+    found = (
+        file for file in folder.glob("*.json") if file.stem.partition("-")[2] == ("" if mark is None else str(mark))
+    )
     files = sorted(found, key=lambda file: file.stat().st_mtime_ns)
     return tuple(sorted(map(_read, files), key=lambda record: record.rank))
 
