@@ -139,7 +139,7 @@ def test_bad_rows_are_left_out_on_request_and_counted(predict: Predict) -> None:
     assert code == 2
     assert "p.jsonl:2:2: not JSON: Expecting property name enclosed in double quotes\n" in err
     assert "p.jsonl:4: the prompt is empty\n" in err
-    assert "p.jsonl:5: \"text\" is a field of the answer, which would replace the row's own: rename it" in err
+    assert 'p.jsonl:5: "text" is a field of the answer, which would replace the row\'s own: rename it' in err
     assert "(3 of 5 rows are bad)\n" in err
     assert predict.files() == set()
     code, _, err = predict(*FILES, BRIEF, "predict.skip_bad=true")
