@@ -1,4 +1,4 @@
-"""dscoder_exp's side of train_vs_torch.py: _own_train.py DIRECTORY [lora]; lora: rank 16 for all matrices."""
+"""dscoder_exp's side of train_vs_torch.py: _own_train.py DIRECTORY PRECISION [lora]; lora: rank 16 for all matrices."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ LORA = Lora(r=16, alpha=32.0, dropout=0.0, target_modules=MODULES)
 
 
 def main() -> None:
-    directory = Path(sys.argv[1])
+    directory, precision = Path(sys.argv[1]), sys.argv[2]
     numbers = json.loads((directory / "optim.json").read_text())
     # decay_norms: PyTorch's AdamW decays all parameters. Step ignores the schedule: it gets the learning rate.
     schedule = {
@@ -34,7 +34,7 @@ def main() -> None:
         "min_lr_ratio": 1.0,
     }
     optim = OptimConfig(**numbers, **schedule, decay_norms=True)
-    model = model_of(directory, LORA if "lora" in sys.argv[2:] else None)
+    model = model_of(directory, precision, LORA if "lora" in sys.argv[3:] else None)
     step = Step(model, optim, recompute="none")
     seconds, losses = [], []
     for ids in np.load(directory / "ids.npy"):
@@ -47,12 +47,12 @@ def main() -> None:
     print(json.dumps({"seconds": seconds, "losses": losses, "peak": peak_memory()}))
 
 
-def model_of(directory: Path, lora: Lora | None) -> Llama:
+def model_of(directory: Path, precision: str, lora: Lora | None) -> Llama:
     """A model to train: all of its weights, or new LoRA factors if `lora` is given."""
     start_device("cpu")
     source = open_weights(str(directory))
     factors = lora and Factors(lora, dict(random_factors(source.config, lora, seed=0)))
-    return build(source.config, source, seed=0, device="cpu", precision="fp32", factors=factors)
+    return build(source.config, source, seed=0, device="cpu", precision=precision, factors=factors)
 
 
 if __name__ == "__main__":

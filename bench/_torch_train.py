@@ -1,6 +1,7 @@
-"""PyTorch's side of train_vs_torch.py: _torch_train.py DIRECTORY ATTENTION, where torch and transformers are installed.
+"""PyTorch's side of train_vs_torch.py: _torch_train.py DIRECTORY ATTENTION PRECISION, with torch and transformers.
 
-ATTENTION is transformers' attn_implementation: eager or sdpa.
+ATTENTION is transformers' attn_implementation: eager or sdpa. PRECISION: fp32; autocast, products in bf16 and
+weights in fp32; or bf16, everything.
 """
 
 import json
@@ -15,16 +16,18 @@ from transformers import LlamaForCausalLM  # pyright: ignore[reportMissingImport
 
 
 def main() -> None:
-    directory, attention = Path(sys.argv[1]), sys.argv[2]
+    directory, attention, precision = Path(sys.argv[1]), *sys.argv[2:4]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     optim = json.loads((directory / "optim.json").read_text())
     clip_norm = optim.pop("clip_norm")
-    model = LlamaForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation=attention).train()
+    model = LlamaForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation=attention).train()
     model.config.use_cache = False  # no KV cache in training
     adamw = torch.optim.AdamW(model.parameters(), **optim)
     seconds, losses = [], []
     for ids in torch.from_numpy(np.load(directory / "ids.npy").astype(np.int64)):
         started = time.perf_counter()
-        loss = model(input_ids=ids[None], labels=ids[None]).loss
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"):
+            loss = model(input_ids=ids[None], labels=ids[None]).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         adamw.step()

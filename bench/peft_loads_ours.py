@@ -67,7 +67,7 @@ def main() -> None:
 
 def train(ids: np.ndarray, target: Path) -> np.ndarray:
     """Train and save an adapter; returns the logits [B, T, V] of the model with it."""
-    model = model_of(BASE, LORA)
+    model = model_of(BASE, "fp32", LORA)
     positions, documents = np.broadcast_to(np.arange(64, dtype=np.int32), ids.shape), np.zeros_like(ids)
     step = Step(model, OPTIM, recompute="none")
     for _ in range(20):

@@ -26,7 +26,7 @@ from dscoder_exp.model.llama import Llama, ModelInputs
 from dscoder_exp.schema.bounds import check_arguments
 from dscoder_exp.schema.config import Config, ModelConfig, PredictConfig, TokenizerConfig
 from dscoder_exp.schema.cross import NO_FP32
-from dscoder_exp.schema.errors import Refused, refuse
+from dscoder_exp.schema.errors import Refused
 from dscoder_exp.schema.llama import IGNORE_INDEX
 from dscoder_exp.weights.check import check
 from dscoder_exp.weights.lora.setup import open_adapter
@@ -72,7 +72,6 @@ class LLM:
 
         Raises:
             ValueError: `ids` is not two-dimensional, or holds an id that isn't in the vocabulary.
-            Refused: the model is in bf16 on a CPU.
         """
         inputs, shape = self._inputs(ids, attention_mask)
         return self.model.logits(inputs).reshape(*shape, -1)
@@ -86,7 +85,6 @@ class LLM:
 
         Raises:
             ValueError: all labels are -100, `ids` is not two-dimensional, or an id isn't in the vocabulary.
-            Refused: the model is in bf16 on a CPU.
         """
         aligned = np.asarray(labels, np.int32)
         targets = np.full_like(aligned, IGNORE_INDEX)
@@ -224,9 +222,6 @@ class LLM:
     def _inputs(
         self, ids: ArrayLike, attention_mask: ArrayLike | None, targets: NDArray[np.int32] | None = None
     ) -> tuple[ModelInputs, tuple[int, ...]]:
-        if self.model.precision == "bf16" and self.model.compiled.device == "cpu":
-            what = "on a CPU a model in bf16 only generates: MindSpore has no bf16 matrix product there"
-            raise refuse("precision", what, 'load the model with precision="fp32" for logits and loss')
         tokens = self._token_ids(ids)
         if tokens.ndim != 2:
             raise ValueError(f"ids must be [B, T], got {list(tokens.shape)}")
@@ -249,7 +244,7 @@ def load(
 
     Args:
         path: a local path, or hf://OWNER/NAME[@REVISION] of a Hugging Face repository, downloaded unless it is cached.
-        precision: "fp32" (CPU only), "fp16" or "bf16". On the CPU a model in bf16 only generates.
+        precision: "fp32" (CPU only), "fp16" or "bf16".
         device: "cpu" or "ascend".
         adapter: directory of a LoRA adapter in PEFT's format, which is merged into the weights.
         allow: patterns of tensor names that may be missing (initialized from seed 0) or unexpected.

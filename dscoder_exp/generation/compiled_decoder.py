@@ -8,7 +8,6 @@ from mindspore import mint
 from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import fetch, put, put_all
-from dscoder_exp.model.compiled import DTYPES
 from dscoder_exp.model.llama import Llama
 
 MAX_BLOCKS_PER_CALL = 6  # a call costs 0.3 ms beside its kernels; each block in it takes 0.5 s to compile
@@ -39,7 +38,7 @@ class CompiledDecoder:
         config = self._model.rank_config
         shape = (config.num_key_value_heads, capacity - self._capacity, config.head_dim)
         for caches in self._caches:
-            added = (mint.zeros(shape, dtype=DTYPES[self._model.precision]) for _ in range(2 * self._model.num_blocks))
+            added = (mint.zeros(shape, dtype=ms.float32) for _ in range(2 * self._model.num_blocks))
             caches[:] = [mint.cat((old, new), 1) for old, new in zip(caches, added, strict=True)] if caches else added
         self._cache_positions = put(np.arange(capacity, dtype=np.int32))
         self._capacity = capacity

@@ -30,9 +30,9 @@ SAVED = {"none": None, "selective": 7, "full": 0}
 
 def make_attention(config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives, projections):
     """forward, backward and cached_forward of the first half: x + attention(norm(x))."""
-    heads, kv_heads, size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     eps = config.rms_norm_eps
-    rms_norm, rms_norm_backward, rotate = kernels.rms_norm, kernels.rms_norm_backward, kernels.rotate
+    rms_norm, rms_norm_backward, add = kernels.rms_norm, kernels.rms_norm_backward, kernels.add
+    split_heads, join_heads, rotate = kernels.split_heads, kernels.join_heads, kernels.rotate
     attention, attention_backward = kernels.attention, kernels.attention_backward
     gather_rows, reduce_rows = collectives.gather_rows, collectives.reduce_rows
     gather_kv, reduce_kv = collectives.gather_kv, collectives.reduce_kv
@@ -40,19 +40,18 @@ def make_attention(config: LlamaConfig, kernels: Kernels, collectives: BlockColl
 
     def project_qkv(x, cos, sin, tensors):
         """x [N, H] -> normed [N, H], rstd, q [B, T, h, d] and k [B, T, k, d] rotated, v [B, T, k, d]."""
-        batch, length = cos.shape[0], cos.shape[1]
         normed, rstd = rms_norm(x, tensors[INPUT_NORM], eps)
         all_normed = gather_rows(normed)
-        q = project(all_normed, tensors, Q).reshape(batch, length, heads, size)
-        k = project(all_normed, tensors, K).reshape(batch, length, kv_heads, size)
-        v = project(all_normed, tensors, V).reshape(batch, length, kv_heads, size)
+        q = split_heads(project(all_normed, tensors, Q), cos)
+        k = split_heads(project(all_normed, tensors, K), cos)
+        v = split_heads(project(all_normed, tensors, V), cos)
         return normed, rstd, rotate(q, cos, sin), rotate(k, cos, sin), v
 
     def forward(x, cos, sin, mask, tensors):
         """x [N, H] -> y [N, H], and for `backward` (q, k, v, attended), (normed, rstd) and what the kernel saved."""
         normed, rstd, q, k, v = project_qkv(x, cos, sin, tensors)
         attended, kernel_saved = attention(q, gather_kv(k), gather_kv(v), mask)
-        y = x + reduce_rows(project(attended, tensors, O))
+        y = add(x, reduce_rows(project(attended, tensors, O)))
         return y, (q, k, v, attended), (normed, rstd), kernel_saved
 
     def backward(dy, x, cos, sin, mask, tensors, qkv_attended, norm, kernel_saved):
@@ -63,21 +62,22 @@ def make_attention(config: LlamaConfig, kernels: Kernels, collectives: BlockColl
         o_gradients = project_gradients(all_dy, attended, tensors, O)
         dattended = project_dx(all_dy, tensors, O)
         dq, dk, dv = attention_backward(dattended, attended, q, gather_kv(k), gather_kv(v), mask, kernel_saved)
-        rows = attended.shape[0]
-        dq = rotate(dq, cos, -sin).reshape(rows, heads * size)
-        dk = rotate(reduce_kv(dk), cos, -sin).reshape(rows, kv_heads * size)
-        dv = reduce_kv(dv).reshape(rows, kv_heads * size)
+        dq = join_heads(rotate(dq, cos, -sin))
+        dk = join_heads(rotate(reduce_kv(dk), cos, -sin))
+        dv = join_heads(reduce_kv(dv))
         q_gradients = project_gradients(dq, all_normed, tensors, Q)
         k_gradients = project_gradients(dk, all_normed, tensors, K)
         v_gradients = project_gradients(dv, all_normed, tensors, V)
-        dnormed = reduce_rows(project_dx(dq, tensors, Q) + project_dx(dk, tensors, K) + project_dx(dv, tensors, V))
+        dq_dk = add(project_dx(dq, tensors, Q), project_dx(dk, tensors, K))
+        dnormed = reduce_rows(add(dq_dk, project_dx(dv, tensors, V)))
         dx, dnorm = rms_norm_backward(dnormed, x, rstd, tensors[INPUT_NORM])
-        return dx + dy, dnorm, (*q_gradients, *k_gradients, *v_gradients, *o_gradients)
+        return add(dx, dy), dnorm, (*q_gradients, *k_gradients, *v_gradients, *o_gradients)
 
     def cached_forward(x, cos, sin, mask, indices, k_cache, v_cache, tensors):
         """x [T, H] of one sequence -> y [T, H], after its keys and values are written into the caches."""
         _, _, q, k, v = project_qkv(x, cos, sin, tensors)
-        return x + reduce_rows(project(cached_attention(q, k, v, k_cache, v_cache, indices, mask), tensors, O))
+        attended = cached_attention(q, k, v, k_cache, v_cache, indices, mask)
+        return add(x, reduce_rows(project(attended, tensors, O)))
 
     return forward, backward, cached_forward
 
@@ -85,7 +85,7 @@ def make_attention(config: LlamaConfig, kernels: Kernels, collectives: BlockColl
 def make_mlp(config: LlamaConfig, kernels: Kernels, collectives: BlockCollectives, projections):
     """forward and backward of the second half: x + down(silu(gate(norm(x))) * up(norm(x)))."""
     eps = config.rms_norm_eps
-    rms_norm, rms_norm_backward = kernels.rms_norm, kernels.rms_norm_backward
+    rms_norm, rms_norm_backward, add = kernels.rms_norm, kernels.rms_norm_backward, kernels.add
     swiglu, swiglu_backward = kernels.swiglu, kernels.swiglu_backward
     gather_rows, reduce_rows = collectives.gather_rows, collectives.reduce_rows
     project, project_dx, project_gradients = projections
@@ -95,7 +95,7 @@ def make_mlp(config: LlamaConfig, kernels: Kernels, collectives: BlockCollective
         normed, rstd = rms_norm(x, tensors[POST_ATTENTION_NORM], eps)
         all_normed = gather_rows(normed)
         gate, up = project(all_normed, tensors, GATE), project(all_normed, tensors, UP)
-        y = x + reduce_rows(project(swiglu(gate, up), tensors, DOWN))
+        y = add(x, reduce_rows(project(swiglu(gate, up), tensors, DOWN)))
         return y, (gate, up), (normed, rstd)
 
     def backward(dy, x, tensors, gate_up, norm):
@@ -107,9 +107,9 @@ def make_mlp(config: LlamaConfig, kernels: Kernels, collectives: BlockCollective
         down_gradients = project_gradients(all_dy, activation, tensors, DOWN)
         gate_gradients = project_gradients(dgate, all_normed, tensors, GATE)
         up_gradients = project_gradients(dup, all_normed, tensors, UP)
-        dnormed = reduce_rows(project_dx(dgate, tensors, GATE) + project_dx(dup, tensors, UP))
+        dnormed = reduce_rows(add(project_dx(dgate, tensors, GATE), project_dx(dup, tensors, UP)))
         dx, dnorm = rms_norm_backward(dnormed, x, rstd, tensors[POST_ATTENTION_NORM])
-        return dx + dy, dnorm, (*gate_gradients, *up_gradients, *down_gradients)
+        return add(dx, dy), dnorm, (*gate_gradients, *up_gradients, *down_gradients)
 
     return forward, backward
 

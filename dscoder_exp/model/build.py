@@ -32,8 +32,6 @@ def build(
 ) -> Llama:
     """Build the model of a source that weights/check.py has checked.
 
-    On a CPU a model in bf16 only generates (model/decoder.py): MindSpore has no bf16 matrix product there.
-
     Args:
         source: the weights; None: all are random.
         seed: of the random values, also for tensors that the source lacks.

@@ -178,7 +178,7 @@ def _separate_projections(kernels: Kernels, lora: Lora | None):
 
 def _make_logits(config: LlamaConfig, kernels: Kernels, tensor: ProcessGroup):
     eps, linear, take_rows = config.rms_norm_eps, kernels.linear, kernels.take_rows
-    _, _, all_logits = make_softmax(config.vocab_size, kernels, tensor)
+    _, all_logits = make_softmax(config.vocab_size, kernels, tensor)
 
     def logits(x, delta, norm, table):
         """x, delta [N, H] -> logits fp32 [N, whole vocabulary]."""

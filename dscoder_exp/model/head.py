@@ -84,23 +84,23 @@ def make_head(config: LlamaConfig, kernels: Kernels, tensor: ProcessGroup):
         tensor: group of the ranks that share the vocabulary.
     """
     eps, all_reduce = config.rms_norm_eps, tensor.all_reduce
-    linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
+    linear, linear_dx, add_linear_dweight = kernels.linear, kernels.linear_dx, kernels.add_linear_dweight
     rms_norm, rms_norm_backward = kernels.rms_norm, kernels.rms_norm_backward
-    take_rows, add_rows = kernels.take_rows, kernels.add_rows
-    probabilities, subtract_one, all_logits = make_softmax(config.vocab_size, kernels, tensor)
+    take_rows, add_rows, widen = kernels.take_rows, kernels.add_rows, kernels.widen
+    softmax_gradient, all_logits = make_softmax(config.vocab_size, kernels, tensor)
 
     def logits(x, norm, table):
         """x [N, H] -> fp32 [N, whole vocabulary]."""
-        return ops.cast(all_logits(linear(rms_norm(x, norm, eps)[0], table)), ms.float32)
+        return widen(all_logits(linear(rms_norm(x, norm, eps)[0], table)))
 
     def chunk(x, rows, labels, counts, norm, table):
-        """The chunk's rows of x, normed rows, rstd, probabilities [C, V], and summed loss (nats) [1]."""
+        """The chunk's rows of x, normed rows, rstd, gradient on the logits [C, V], and summed loss (nats) [1]."""
         taken = take_rows(x, rows)
         y, rstd = rms_norm(taken, norm, eps)
-        p, log_p = probabilities(ops.cast(linear(y, table), ms.float32), labels)
+        dlogits, log_p = softmax_gradient(linear(y, table), labels)
         losses: Any = log_p * ops.cast(counts, ms.float32)
         summed = -losses.sum().reshape(1)
-        return taken, y, rstd, p, summed
+        return taken, y, rstd, dlogits, summed
 
     def loss(x, rows, labels, counts, norm, table, total):
         """Add the sum of -log p[label] over the chunk to total, fp32 [1], in place.
@@ -116,14 +116,13 @@ def make_head(config: LlamaConfig, kernels: Kernels, tensor: ProcessGroup):
 
         trained is empty with LoRA, which trains neither.
         """
-        taken, y, rstd, p, summed = chunk(x, rows, labels, counts, norm, table)
+        taken, y, rstd, dlogits, summed = chunk(x, rows, labels, counts, norm, table)
         weights: Any = ops.cast((ops.cast(counts, ms.float32) * factor).reshape(-1, 1), y.dtype)
-        dlogits = ops.cast(subtract_one(p, labels), y.dtype)
         dy = all_reduce(linear_dx(dlogits, table) * weights)
         drows, dweight = rms_norm_backward(dy, taken, rstd, norm)
         if len(trained) > 0:
             dnorm, dtable = trained
-            _add(dtable, ops.cast(linear_dweight(dlogits, y * weights), dtable.dtype))
+            add_linear_dweight(dtable, dlogits, y * weights)
             _add(dnorm, dweight)
         add_rows(dx, rows, drows)
         _add(total, summed)

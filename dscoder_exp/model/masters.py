@@ -2,10 +2,12 @@
 
 ZeRO-1 (Rajbhandari et al. 2019, arXiv:1910.02054): each replica owns an fp32 slice of each bucket of trained tensors.
 The model computes with whole buckets, all-gathered in the model's precision (as in DeepSpeed's ZeRO), so bf16 weights
-take 2 bytes a parameter. With one replica the model computes with the fp32 master weights themselves.
+take 2 bytes a parameter. With one replica the model computes with the fp32 master weights themselves on Ascend, where
+each use rounds them, and in fp32; on the CPU it computes with a rounded copy.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -14,6 +16,7 @@ from mindspore import mint
 from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import fetch, put, views_of
+from dscoder_exp.native.library import library
 from dscoder_exp.parallel.buckets import Bucket, FlatShard
 from dscoder_exp.parallel.collectives import Handle, Mesh
 from dscoder_exp.schema.llama import LlamaConfig
@@ -57,7 +60,7 @@ class MasterWeights:
             groups: names of the trained tensors in the model's groups: embedding, each block, head.
             shapes: whole shape of each trained tensor.
             factors: the tensors are LoRA factors, which are small and share one bucket for all blocks.
-            dtype: of the all-gathered weights; unused with one replica.
+            dtype: of the weights that the model computes with, where they aren't the master weights themselves.
         """
         self._replicas = mesh.replica_group
         self.buckets = _buckets(groups, shapes, config, mesh, factors=factors, merged=device == "ascend")
@@ -69,6 +72,7 @@ class MasterWeights:
         self.slots = [[self._slot[name] for name in group] for group in groups]
         self.counted = [mesh.topology.tensor_rank % bucket.copies == 0 for bucket in self.buckets]
         self._dtype = dtype
+        self._round = _rounding(dtype) if device == "cpu" else None
         self._read: list[dict[int, NDArray[np.float32]]] = [{} for _ in self.buckets]
         self._gathering: dict[int, Handle] = {}
         self._slices: dict[int, ms.Tensor] = {}
@@ -98,7 +102,7 @@ class MasterWeights:
         values = parts[0] if len(parts) == 1 and not missing else np.concatenate(padded)
         self._slices[number] = put(values)
         self._flat[number] = self._slices[number]
-        if replicas > 1:
+        if replicas > 1 or self._round is not None:
             self._flat[number] = mint.zeros((length * replicas,), dtype=self._dtype)
             self.start_gather(number)
             self._wait(number)
@@ -117,8 +121,13 @@ class MasterWeights:
         }
 
     def start_gather(self, number: int) -> None:
-        """Start the all-gather of a bucket's current slices into the model's weights; a no-op with one replica."""
-        if self._replicas.size > 1:
+        """Start the all-gather of a bucket's current slices into the model's weights, rounded; a no-op where the model
+        computes with the slices.
+        """
+        if self._round is not None:
+            whole = self._gathered(number)
+            self._round(ctypes.c_int64(whole.size), *map(_address, (whole, self._flat[number])))
+        elif self._replicas.size > 1:
             self._wait(number)  # MindSpore reports an error for a handle that is never waited for
             own = self._slices[number].astype(self._dtype)
             self._gathering[number] = self._replicas.start_all_gather(self._flat[number], own)
@@ -157,13 +166,35 @@ class MasterWeights:
         """
         self.wait_all()
         for number, bucket in enumerate(self.buckets):
-            whole, replicas = self._slices[number], self._replicas
-            if replicas.size > 1:
-                whole = mint.zeros((bucket.length(replicas.size) * replicas.size,), dtype=ms.float32)
-                replicas.start_all_gather(whole, self._slices[number]).wait()
-            if replicas.rank == 0:
+            whole = self._gathered(number)
+            if self._replicas.rank == 0:
                 *parts, _ = np.split(fetch(whole).reshape(-1), np.cumsum(bucket.sizes))
                 yield from zip(bucket.names, map(np.reshape, parts, bucket.shapes), strict=True)
+
+    def _gathered(self, number: int) -> ms.Tensor:
+        """The fp32 slices of all replicas, one after another."""
+        own, replicas = self._slices[number], self._replicas
+        if replicas.size == 1:
+            return own
+        whole = mint.zeros((own.size * replicas.size,), dtype=ms.float32)
+        replicas.start_all_gather(whole, own).wait()
+        return whole
+
+
+def _rounding(dtype: ms.Type) -> Callable[..., None] | None:
+    """The C++ function that rounds fp32 weights (count, from, to) to this dtype on all threads; None: fp32 needs none,
+    or there is no compiler.
+    """
+    name, path = {ms.bfloat16: "bf16", ms.float16: "fp16"}.get(dtype), library().path
+    if name is None or path is None:
+        return None
+    function = getattr(ctypes.CDLL(str(path)), f"round_to_{name}")
+    function.restype = None
+    return function
+
+
+def _address(tensor: ms.Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.asnumpy().ctypes.data)
 
 
 def _buckets(

@@ -48,7 +48,12 @@ def _plain_projections(kernels: Kernels):
 
 def _lora_projections(kernels: Kernels, lora: Lora, *, dropout: bool):
     linear, linear_dx, linear_dweight = kernels.linear, kernels.linear_dx, kernels.linear_dweight
-    lora_linear, lora_linear_dx, drop = kernels.lora_linear, kernels.lora_linear_dx, kernels.dropout
+    lora_linear, lora_linear_dx, add, drop = (
+        kernels.lora_linear,
+        kernels.lora_linear_dx,
+        kernels.add,
+        kernels.dropout,
+    )
     scale, rate = lora.scale, lora.dropout
     a_index, mask_index = _lora_indices(lora)
 
@@ -75,7 +80,7 @@ def _lora_projections(kernels: Kernels, lora: Lora, *, dropout: bool):
             return linear_dx(dy, tensors[index])
         inner, a = inner_dx(dy, tensors, index), tensors[a_index[index]]
         if dropout:
-            return linear_dx(dy, tensors[index]) + dropped(linear_dx(inner, a), tensors, index)
+            return add(linear_dx(dy, tensors[index]), dropped(linear_dx(inner, a), tensors, index))
         return lora_linear_dx(dy, inner, tensors[index], a)
 
     def project_gradients(dy, x, tensors, index):

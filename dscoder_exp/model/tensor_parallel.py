@@ -11,7 +11,7 @@ Context parallelism: each rank has the queries of its positions, and gathers the
 from dataclasses import dataclass
 
 from dscoder_exp.model.kernels import Function
-from dscoder_exp.parallel.collectives import Mesh, identity
+from dscoder_exp.parallel.collectives import Mesh, identity, in_fp32
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ def make_block_collectives(mesh: Mesh, *, sequence: bool) -> BlockCollectives:
         parts = x.reshape(batch, count, length // count, heads, size).transpose(1, 0, 2, 3, 4)
         return scatter(parts.reshape(count * batch, length // count, heads, size))
 
+    exchange = in_fp32 if context.device == "cpu" else identity
     return BlockCollectives(
         gather_rows=tensor.all_gather if sequence else identity,
         reduce_rows=tensor.reduce_scatter if sequence else tensor.all_reduce,
-        gather_kv=gather_kv if count > 1 else identity,
-        reduce_kv=reduce_kv if count > 1 else identity,
+        gather_kv=exchange(gather_kv) if count > 1 else identity,
+        reduce_kv=exchange(reduce_kv) if count > 1 else identity,
     )

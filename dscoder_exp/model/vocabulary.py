@@ -9,11 +9,8 @@ import mindspore as ms
 from mindspore import ops
 
 from dscoder_exp.model.kernels import Kernels
-from dscoder_exp.parallel.collectives import ProcessGroup, identity
+from dscoder_exp.parallel.collectives import ProcessGroup, identity, in_fp32
 
-TINY = 1e-37  # keeps log finite where a probability underflowed
-
-_softmax = ops.Softmax(axis=-1)
 _pick = ops.GatherD()
 _max: Any = ops.ReduceMax()
 
@@ -43,42 +40,34 @@ def make_lookup(count: int, kernels: Kernels, ranks: ProcessGroup):
 
 
 def make_softmax(count: int, kernels: Kernels, ranks: ProcessGroup):
-    """The functions probabilities, subtract_one and all_logits, over all ranks' logits.
+    """The functions softmax_gradient (of the kernel table, over all ranks' logits) and all_logits.
 
     Args:
         count: V, ids of one rank.
     """
-    add_at = kernels.add_at
     if ranks.size == 1:
-
-        def subtract_one_alone(p, labels):
-            return add_at(p, labels, -ops.ones(labels.shape, p.dtype))
-
-        return _probabilities, subtract_one_alone, identity
+        return kernels.softmax_gradient, identity
+    add_at, widen, narrow = kernels.add_at, kernels.widen, kernels.narrow
     size, all_reduce, all_gather = ranks.size, ranks.all_reduce, ranks.all_gather
     locate = _make_locate(count, ranks)
 
-    def probabilities(scores, labels):
-        """Logits fp32 [C, V] -> this rank's columns [C, V] of their softmax over all ranks, and log p[label] [C]."""
-        rows, own = locate(labels)
-        highest = _max(all_gather(_max(scores, -1)).reshape(size, -1), 0)
-        scores = scores - highest.reshape(-1, 1)
-        powers: Any = ops.exp(scores)
-        picked = (_pick(scores, 1, rows.reshape(-1, 1)) * own).reshape(-1)
+    def softmax_gradient(scores, labels):
+        """Logits [C, V] -> this rank's columns [C, V] of the result, and log p[label] [C]."""
+        wide, (rows, own) = widen(scores), locate(labels)
+        highest = _max(all_gather(_max(wide, -1)).reshape(size, -1), 0)
+        wide = wide - highest.reshape(-1, 1)
+        powers: Any = ops.exp(wide)
+        picked = (_pick(wide, 1, rows.reshape(-1, 1)) * own).reshape(-1)
         sums = all_reduce(ops.stack((powers.sum(-1), picked)))
-        return powers / sums[0].reshape(-1, 1), sums[1] - ops.log(sums[0])
-
-    def subtract_one(p, labels):
-        """p [C, V] less 1 at each label: the loss's gradient on the logits."""
-        rows, own = locate(labels)
-        return add_at(p, rows, -own)
+        p = powers / sums[0].reshape(-1, 1)
+        return narrow(add_at(p, rows, -own), scores), sums[1] - ops.log(sums[0])
 
     def all_logits(scores):
         """This rank's logits [C, V] -> those of all ranks [C, size * V]."""
         parts = all_gather(scores).reshape(size, scores.shape[0], count)
         return parts.transpose(1, 0, 2).reshape(scores.shape[0], size * count)
 
-    return probabilities, subtract_one, all_logits
+    return softmax_gradient, in_fp32(all_logits) if ranks.device == "cpu" else all_logits
 
 
 def _make_locate(count: int, ranks: ProcessGroup):
@@ -92,9 +81,3 @@ def _make_locate(count: int, ranks: ProcessGroup):
         return ops.select(own, rows, ops.zeros_like(rows)), own_or_not.reshape(-1, 1)
 
     return locate
-
-
-def _probabilities(scores, labels):
-    p = _softmax(scores)
-    picked = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
-    return p, ops.log(ops.maximum(picked, TINY))

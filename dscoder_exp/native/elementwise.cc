@@ -7,33 +7,40 @@
 #include "kernel.h"
 
 namespace {
+
 constexpr int64_t SERIAL = 1 << 14;  // up to this many elements one thread is faster than starting the others
 constexpr int64_t PART = 64;  // rows in a partial sum of a weight's gradient: the order doesn't depend on the threads
-}  // namespace
 
-// x [N, H], weight [H], eps [1] -> y [N, H], rstd [N, 1]
-KERNEL(rms_norm) {
-  auto *x = input<float>(params, 0), *weight = input<float>(params, 1);
+// x [N, H], weight [H], fp32 eps [1] -> y [N, H], fp32 rstd [N, 1]
+template <typename Format>
+int rms_norm(void** params, int64_t** shapes) {
+  using Stored = typename Format::Stored;
+  auto *x = input<Stored>(params, 0), *weight = input<Stored>(params, 1);
   const float eps = *input<float>(params, 2);
-  float *y = output(params, 3), *rstd = output(params, 4);
+  auto* y = output<Stored>(params, 3);
+  auto* rstd = output<float>(params, 4);
   const int64_t rows = shapes[0][0], size = shapes[0][1];
 #pragma omp parallel for if (rows * size > SERIAL)
   for (int64_t i = 0; i < rows; i++) {
-    const float* row = x + i * size;
+    const Stored* row = x + i * size;
     float squares = 0;
-    for (int64_t c = 0; c < size; c++) squares += row[c] * row[c];
+    for (int64_t c = 0; c < size; c++) squares += Format::get(row[c]) * Format::get(row[c]);
     rstd[i] = 1.0f / std::sqrt(squares / size + eps);
-    for (int64_t c = 0; c < size; c++) y[i * size + c] = row[c] * rstd[i] * weight[c];
+    for (int64_t c = 0; c < size; c++)
+      y[i * size + c] = Format::put(Format::get(row[c]) * rstd[i] * Format::get(weight[c]));
   }
   return 0;
 }
 
-// dy, x [N, H], rstd [N, 1], weight [H] -> dx [N, H], dweight [H]. With n = x rstd:
+// dy, x [N, H], fp32 rstd [N, 1], weight [H] -> dx [N, H], fp32 dweight [H]. With n = x rstd:
 // dx = rstd (dy weight - n mean(dy weight n)), dweight = sum(dy n).
-KERNEL(rms_norm_backward) {
-  auto *dy = input<float>(params, 0), *x = input<float>(params, 1);
-  auto *rstd = input<float>(params, 2), *weight = input<float>(params, 3);
-  float *dx = output(params, 4), *dweight = output(params, 5);
+template <typename Format>
+int rms_norm_backward(void** params, int64_t** shapes) {
+  using Stored = typename Format::Stored;
+  auto *dy = input<Stored>(params, 0), *x = input<Stored>(params, 1), *weight = input<Stored>(params, 3);
+  auto* rstd = input<float>(params, 2);
+  auto* dx = output<Stored>(params, 4);
+  auto* dweight = output<float>(params, 5);
   const int64_t rows = shapes[1][0], size = shapes[1][1], parts = (rows + PART - 1) / PART;
   std::vector<float> sums(parts * size);
 #pragma omp parallel
@@ -41,13 +48,15 @@ KERNEL(rms_norm_backward) {
 #pragma omp for
     for (int64_t part = 0; part < parts; part++)
       for (int64_t i = part * PART; i < std::min(rows, (part + 1) * PART); i++) {
-        const float *row = x + i * size, *drow = dy + i * size;
+        const Stored *row = x + i * size, *drow = dy + i * size;
         float dot = 0;  // sum(dy weight x), then times rstd^2 / H
-        for (int64_t c = 0; c < size; c++) dot += drow[c] * weight[c] * row[c];
+        for (int64_t c = 0; c < size; c++)
+          dot += Format::get(drow[c]) * Format::get(weight[c]) * Format::get(row[c]);
         dot *= rstd[i] * rstd[i] / size;
         for (int64_t c = 0; c < size; c++) {
-          dx[i * size + c] = rstd[i] * (drow[c] * weight[c] - row[c] * dot);
-          sums[part * size + c] += drow[c] * row[c] * rstd[i];
+          const float value = Format::get(row[c]), dvalue = Format::get(drow[c]);
+          dx[i * size + c] = Format::put(rstd[i] * (dvalue * Format::get(weight[c]) - value * dot));
+          sums[part * size + c] += dvalue * value * rstd[i];
         }
       }
 #pragma omp for
@@ -60,19 +69,23 @@ KERNEL(rms_norm_backward) {
   return 0;
 }
 
-// x [B, T, n, d], cos, sin [B, T, 1, d] -> [B, T, n, d]. Rotates the pairs (x[j], x[j + d / 2]) of each head.
-KERNEL(rotate) {
-  auto *x = input<float>(params, 0), *cosines = input<float>(params, 1), *sines = input<float>(params, 2);
-  float* y = output(params, 3);
+// x [B, T, n, d], fp32 cos, sin [B, T, 1, d] -> [B, T, n, d]. Rotates the pairs (x[j], x[j + d / 2]) of each head.
+template <typename Format>
+int rotate(void** params, int64_t** shapes) {
+  using Stored = typename Format::Stored;
+  auto* x = input<Stored>(params, 0);
+  auto *cosines = input<float>(params, 1), *sines = input<float>(params, 2);
+  auto* y = output<Stored>(params, 3);
   const int64_t positions = shapes[0][0] * shapes[0][1], heads = shapes[0][2], size = shapes[0][3], half = size / 2;
 #pragma omp parallel for if (positions * heads * size > SERIAL)
   for (int64_t i = 0; i < positions; i++) {
     const float *c = cosines + i * size, *s = sines + i * size;
     for (int64_t head = i * heads; head < (i + 1) * heads; head++) {
-      const float *first = x + head * size, *second = first + half;
+      const Stored *first = x + head * size, *second = first + half;
       for (int64_t j = 0; j < half; j++) {
-        y[head * size + j] = first[j] * c[j] - second[j] * s[j];
-        y[head * size + half + j] = second[j] * c[half + j] + first[j] * s[half + j];
+        const float one = Format::get(first[j]), two = Format::get(second[j]);
+        y[head * size + j] = Format::put(one * c[j] - two * s[j]);
+        y[head * size + half + j] = Format::put(two * c[half + j] + one * s[half + j]);
       }
     }
   }
@@ -80,26 +93,42 @@ KERNEL(rotate) {
 }
 
 // gate, up [N, F] -> silu(gate) up
-KERNEL(swiglu) {
-  auto *gate = input<float>(params, 0), *up = input<float>(params, 1);
-  float* y = output(params, 2);
+template <typename Format>
+int swiglu(void** params, int64_t** shapes) {
+  using Stored = typename Format::Stored;
+  auto *gates = input<Stored>(params, 0), *ups = input<Stored>(params, 1);
+  auto* y = output<Stored>(params, 2);
   const int64_t elements = shapes[0][0] * shapes[0][1];
-#pragma omp parallel for if (elements > SERIAL)
-  for (int64_t i = 0; i < elements; i++) y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+#pragma omp parallel for simd if (parallel : elements > SERIAL)
+  for (int64_t i = 0; i < elements; i++) {
+    const float gate = Format::get(gates[i]);
+    y[i] = Format::put(gate * sigmoid(gate) * Format::get(ups[i]));
+  }
   return 0;
 }
 
 // dy, gate, up [N, F] -> dgate, dup, silu(gate) up
-KERNEL(swiglu_backward) {
-  auto *dy = input<float>(params, 0), *gate = input<float>(params, 1), *up = input<float>(params, 2);
-  float *dgate = output(params, 3), *dup = output(params, 4), *y = output(params, 5);
+template <typename Format>
+int swiglu_backward(void** params, int64_t** shapes) {
+  using Stored = typename Format::Stored;
+  auto *dys = input<Stored>(params, 0), *gates = input<Stored>(params, 1), *ups = input<Stored>(params, 2);
+  auto *dgate = output<Stored>(params, 3), *dup = output<Stored>(params, 4), *y = output<Stored>(params, 5);
   const int64_t elements = shapes[0][0] * shapes[0][1];
-#pragma omp parallel for if (elements > SERIAL)
+#pragma omp parallel for simd if (parallel : elements > SERIAL)
   for (int64_t i = 0; i < elements; i++) {
-    const float s = sigmoid(gate[i]), silu = gate[i] * s;
-    dgate[i] = dy[i] * up[i] * (s + silu - silu * s);
-    dup[i] = dy[i] * silu;
-    y[i] = silu * up[i];
+    const float dy = Format::get(dys[i]), gate = Format::get(gates[i]), up = Format::get(ups[i]);
+    const float s = sigmoid(gate), silu = gate * s;
+    dgate[i] = Format::put(dy * up * (s + silu - silu * s));
+    dup[i] = Format::put(dy * silu);
+    y[i] = Format::put(silu * up);
   }
   return 0;
 }
+
+}  // namespace
+
+KERNELS(rms_norm)
+KERNELS(rms_norm_backward)
+KERNELS(rotate)
+KERNELS(swiglu)
+KERNELS(swiglu_backward)

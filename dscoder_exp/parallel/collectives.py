@@ -54,10 +54,12 @@ class ProcessGroup:
     Attributes:
         size: number of ranks.
         rank: this process's index in the group, not its global rank.
+        device: "cpu" or "ascend".
     """
 
     size: int
     rank: int
+    device: str
     # For use within compiled functions:
     all_reduce: Function  # x -> the sum of all ranks' x, in its shape and dtype
     all_gather: Function  # x [n, ...] -> all ranks' x in rank order, [size * n, ...]
@@ -72,6 +74,17 @@ def identity(x):
     return x
 
 
+def in_fp32(function: Function) -> Function:
+    """A function of one array, computed in fp32, whose result is rounded to the array's dtype: in bf16, on the CPU,
+    MindSpore neither exchanges arrays nor changes their shape.
+    """
+
+    def computed(x):
+        return ops.cast(function(ops.cast(x, ms.float32)), x.dtype)
+
+    return computed
+
+
 def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
     """Create the process group of these global ranks, once, and return its collectives.
 
@@ -81,9 +94,8 @@ def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
     """
     size, rank = len(ranks), ranks.index(global_rank)
     if size == 1:
-        return ProcessGroup(
-            1, 0, identity, identity, identity, lambda x: (x, CompletedHandle()), lambda into, x: CompletedHandle()
-        )
+        starts = lambda x: (x, CompletedHandle()), lambda into, x: CompletedHandle()
+        return ProcessGroup(1, 0, device, identity, identity, identity, *starts)
     is_world = size == get_group_size()
     name = GlobalComm.WORLD_COMM_GROUP if is_world else f"ranks {ranks.start} to {ranks[-1]} by {ranks.step}"
     if not is_world and name not in _created:
@@ -93,7 +105,7 @@ def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
     all_gather: Any = ops.AllGather(name)
     if device == "ascend":
         scatter: Any = ops.ReduceScatter(ops.ReduceOp.SUM, name)
-        return ProcessGroup(size, rank, all_reduce, all_gather, scatter, *_async_starts(name, size))
+        return ProcessGroup(size, rank, device, all_reduce, all_gather, scatter, *_async_starts(name, size))
 
     def gather_by_sum(x):
         before, after = rank * x.shape[0], (size - rank - 1) * x.shape[0]
@@ -109,7 +121,8 @@ def process_group(ranks: range, global_rank: int, device: str) -> ProcessGroup:
         return _slice(all_reduce(x), (rank * rows, *(0,) * len(rest)), (rows, *rest))
 
     gather = all_gather if is_world else gather_by_sum
-    return ProcessGroup(size, rank, all_reduce, gather, reduce_scatter, *_blocking_starts(reduce_scatter, gather))
+    starts = _blocking_starts(reduce_scatter, gather)
+    return ProcessGroup(size, rank, device, in_fp32(all_reduce), in_fp32(gather), in_fp32(reduce_scatter), *starts)
 
 
 def _async_starts(group: str, size: int) -> tuple[Any, Any]:

@@ -74,7 +74,7 @@ def _batch(config: Config) -> list[Problem]:
 
 def _divisibility(config: Config) -> list[Problem]:
     """Positions must divide by context-parallel ranks, and rows of a micro batch by tensor-parallel ranks."""
-    parallel, runtime, problems = config.parallel, config.runtime, []
+    parallel, problems = config.parallel, []
     if config.seq_length % parallel.context:
         what = f"{config.seq_length} positions can't be split evenly over parallel.context={parallel.context} ranks"
         problems.append(Problem("seq_length", what, f"a multiple of {parallel.context}"))
@@ -83,23 +83,14 @@ def _divisibility(config: Config) -> list[Problem]:
         remedy = f"parallel.sequence=false, or a seq_length that is a multiple of {parallel.tensor}"
         what = f"{rows} rows of a micro batch can't be split evenly over parallel.tensor={parallel.tensor} ranks"
         problems.append(Problem("parallel.sequence", what, remedy))
-    if parallel.context > 1 and runtime.device == "cpu" and runtime.precision != "fp32":
-        what = f"on a CPU context parallelism supports only fp32, not {runtime.precision}"
-        problems.append(Problem("parallel.context", what, "runtime.precision=fp32, or parallel.context=1"))
     return problems
 
 
 def _precision(config: Config) -> list[Problem]:
-    """On a CPU only the decoder in C++ computes in bf16: it generates, on one rank."""
+    """Training in fp32 has no attention on an NPU."""
     runtime, task = config.runtime, config.task.name
     if task in WITHOUT_DEVICE:
         return []
-    if runtime.device == "cpu" and runtime.precision == "bf16":
-        if task != "predict":
-            return [Problem("runtime.precision", "bf16 on a CPU is for task=predict only", "runtime.precision=fp32")]
-        if config.parallel.tensor > 1:
-            remedy = "parallel=single, or runtime.precision=fp32"
-            return [Problem("runtime.precision", "bf16 on a CPU needs the whole model on one rank", remedy)]
     if runtime.device == "ascend" and runtime.precision == "fp32" and task != "predict":
         return [NO_FP32]
     return []

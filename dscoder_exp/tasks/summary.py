@@ -126,7 +126,7 @@ def _print_left_out(screen: Screen, report: DataReport) -> None:
 
 def print_kernels(screen: Screen, runtime: RuntimeConfig) -> None:
     """Print whether a CPU run uses the C++ kernels or MindSpore's operators, and why."""
-    if runtime.device == "cpu" and runtime.precision == "fp32":
+    if runtime.device == "cpu":
         built = library()
         kind = "C++" if built.path else "MindSpore's operators, which take two thirds longer"
         screen.remark(f"kernels: {kind} ({built.why})")

@@ -38,14 +38,19 @@ def kernel_table(dtype: Any) -> Kernels:
         dx, dweight = cpu.rms_norm_backward(wide(dy), wide(x), rstd, wide(weight))
         return ops.cast(dx, dtype), dweight
 
+    def add_linear_dweight(total, dy, x):
+        ops.assign_add(total, ops.cast(in_fp32(cpu.linear_dweight)(dy, x), ms.float32))
+
     functions = dict.fromkeys((field.name for field in fields(Kernels)), None) | {
         "linear": in_fp32(cpu.linear),
         "linear_dx": in_fp32(cpu.linear_dx),
-        "linear_dweight": in_fp32(cpu.linear_dweight),
+        "add_linear_dweight": add_linear_dweight,
+        "softmax_gradient": cpu.softmax_gradient,
         "rms_norm": rms_norm,
         "rms_norm_backward": rms_norm_backward,
         "take_rows": lambda table, ids: ops.cast(cpu.take_rows(wide(table), ids), table.dtype),
         "add_at": cpu.add_at,
+        "widen": cpu.widen,
         "add_rows": lambda table, ids, x: cpu.add_rows(table, ids, ops.cast(x, table.dtype)),
     }
     return Kernels(**functions)  # type: ignore[arg-type]

@@ -181,6 +181,9 @@ def kernel_table(out: Callable[[Array], Any]) -> Kernels:
         "linear": lambda x, weight: out(wide(x) @ wide(weight).T),
         "linear_dx": lambda dy, weight: out(wide(dy) @ wide(weight)),
         "linear_dweight": lambda dy, x: out(wide(dy).T @ wide(x)),
+        "add": lambda x, y: x + y,
+        "split_heads": lambda x, cos: x.reshape(*cos.shape[:2], -1, SIZE),
+        "join_heads": lambda x: x.reshape(x.shape[0] * x.shape[1], -1),
         "rotate": lambda x, cos, sin: out(rotated(wide(x), cos, sin)),
     }
     return Kernels(**(functions | norms(out) | attentions(out) | swiglus(out)))  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def masters(started: list[Handle]) -> MasterWeights:
         started.append(Handle())
         return started[-1]
 
-    replicas = ProcessGroup(2, 0, identity, identity, identity, lambda x: (x, Handle()), start_all_gather)
+    replicas = ProcessGroup(2, 0, "ascend", identity, identity, identity, lambda x: (x, Handle()), start_all_gather)
     mesh: Any = SimpleNamespace(replica_group=replicas, topology=Topology(0, data=2))
     shapes = parameter_shapes(CONFIG)
     names = list(shapes)

@@ -23,7 +23,7 @@ def native():
     built = library()
     if built.path is None:
         pytest.skip(built.why)
-    return native_functions(built.path)
+    return native_functions(built.path, "fp32")
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ import numpy as np
 from dscoder_exp.device.start import start_device
 start_device("cpu")
 from test_native_kernels import *
-functions, rng = native_functions(library().path), np.random.default_rng(0)
+functions, rng = native_functions(library().path, "fp32"), np.random.default_rng(0)
 def tensor(*shape): return ms.Tensor(rng.standard_normal(shape).astype(np.float32))
 mask = functions["attention_mask"](np.array(DOCUMENTS["short"], np.int32))
 q, k, v = tensor(2, 200, 6, 64), tensor(2, 200, 2, 64), tensor(2, 200, 2, 64)

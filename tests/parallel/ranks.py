@@ -41,7 +41,7 @@ class Case:
     """A model, which of its weights are trained, and a layout."""
 
     model: str  # a folder of tests/reference
-    trains: str  # all, half (all, in fp16), lora, or dropout (LoRA with dropout)
+    trains: str  # all, half (all, in fp16), lora, dropout (LoRA with dropout); or one of these, ending in _bf16
     recompute: str
     data: int
     tensor: int
@@ -54,6 +54,14 @@ class Case:
         model, trains, recompute, *sizes = text.split("-")
         data, tensor, context = (int(size[1:]) for size in sizes[:3])
         return cls(model, trains, recompute, data, tensor, context, sizes[3:] == ["rows"])
+
+    @property
+    def precision(self) -> str:
+        return "bf16" if self.trains.endswith("_bf16") else "fp16" if self.trains == "half" else "fp32"
+
+    @property
+    def lr(self) -> float:
+        return LR[self.trains.removesuffix("_bf16")]
 
     @property
     def alone(self) -> "Case":
@@ -82,9 +90,9 @@ def rows_of(batch: Batch, rank: int, ranks: int) -> Batch:
 
 
 def factors_of(case: Case, config) -> Factors | None:
-    if case.trains in ("all", "half"):
+    if case.trains.startswith(("all", "half")):
         return None
-    lora = Lora(4, 8.0, 0.25 if case.trains == "dropout" else 0.0, MODULES)
+    lora = Lora(4, 8.0, 0.25 if case.trains.startswith("dropout") else 0.0, MODULES)
     rng = np.random.default_rng(5)
     arrays = dict(random_factors(config, lora, 3))
     return Factors(
@@ -101,8 +109,7 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
     topology = Topology(rank, case.data, case.tensor, case.context, case.sequence)
     mesh, source = Mesh(topology, "cpu"), open_weights(str(REFERENCE / case.model))
     factors = factors_of(case, source.config)
-    precision = "fp16" if case.trains == "half" else "fp32"
-    model = build(source.config, source, seed=0, device="cpu", precision=precision, factors=factors, mesh=mesh)
+    model = build(source.config, source, seed=0, device="cpu", precision=case.precision, factors=factors, mesh=mesh)
     step, results = Step(model, OPTIM, recompute=case.recompute, seed=1), []
     for number in range(STEPS):
         micro = [batch_of((2 * number + i) % 4) for i in range(2)]
@@ -110,7 +117,7 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
             micro = [rows_of(batch, i, 2) for batch in micro for i in range(2)][topology.data_rank :: topology.data]
         else:
             micro = [rows_of(batch, topology.data_rank, topology.data) for batch in micro]
-        results.append(step(micro, LR[case.trains]))
+        results.append(step(micro, case.lr))
     batch = batch_of(1000)
     inputs = model.inputs(batch.ids, batch.positions, batch.documents, batch.labels)
     loss = model.loss_sum(inputs)
@@ -126,7 +133,7 @@ def train(case: Case, rank: int = 0) -> dict[str, np.ndarray]:
         "moments": np.array(moments),
         "table": np.array(model.head.shape),
         **({} if logits is None else {"logits": logits.asnumpy()}),
-        "computes_with": np.concatenate([tensor.asnumpy().reshape(-1) for tensor in computes_with]),
+        "computes_with": np.concatenate([tensor.float().asnumpy().reshape(-1) for tensor in computes_with]),
         "held": np.array(sum(tensor.nbytes for group in model.groups for tensor in group)),
         **{f"weight {name}": array.copy() for name, array in state},
     }

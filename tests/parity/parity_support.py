@@ -40,14 +40,14 @@ def trained(folder: Path):
     return to_train(folder)
 
 
-def to_train(folder: Path):
+def to_train(folder: Path, precision: str = "fp32"):
     from dscoder_exp.device.start import start_device
     from dscoder_exp.model.build import build
     from dscoder_exp.weights.source import open_weights
 
     start_device("cpu")
     source = open_weights(str(folder))
-    return build(source.config, source, seed=0, device="cpu", precision="fp32")
+    return build(source.config, source, seed=0, device="cpu", precision=precision)
 
 
 def initial_model(folder: Path):

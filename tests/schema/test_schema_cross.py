@@ -41,8 +41,6 @@ def test_the_global_batch_is_a_multiple_of_the_micro_batches(typed: Any, total: 
     [
         ({"optim.betas": [0.9]}, "optim.betas"),
         ({"optim.betas": [0.9, 0.95, 0.99]}, "optim.betas"),
-        ({"runtime.precision": "bf16"}, "runtime.precision"),
-        ({"runtime.precision": "bf16", "task.name": "predict", "parallel.tensor": 2}, "runtime.precision"),
         ({"runtime.device": "ascend"}, "runtime.precision"),
         ({"model.num_key_value_heads": 3}, "model.num_key_value_heads"),
         ({"model.head_dim": None, "model.hidden_size": 66}, "model.num_attention_heads"),
@@ -57,7 +55,6 @@ def test_the_global_batch_is_a_multiple_of_the_micro_batches(typed: Any, total: 
         ({"task.name": "predict", "parallel.context": 2}, "parallel.context"),
         ({"seq_length": 1023, "parallel.context": 2}, "seq_length"),
         ({"seq_length": 1023, **ROWS, "parallel.sequence": True}, "parallel.sequence"),
-        ({"runtime.precision": "fp16", "parallel.context": 2}, "parallel.context"),
     ],
 )
 def test_a_contradiction_is_reported_at_its_key(typed: Any, changes: dict[str, Any], where: str) -> None:
@@ -71,7 +68,10 @@ def test_a_contradiction_is_reported_at_its_key(typed: Any, changes: dict[str, A
         {"runtime.precision": "bf16", "runtime.device": "ascend"},
         {"runtime.precision": "fp16", "runtime.device": "ascend"},
         {"runtime.device": "ascend", "task.name": "predict"},
-        {"runtime.precision": "bf16", "task.name": "predict"},
+        {"runtime.precision": "bf16"},
+        {"runtime.precision": "bf16", "parallel.context": 2},
+        {"runtime.precision": "fp16", "parallel.context": 2},
+        {"runtime.precision": "bf16", "task.name": "predict", "parallel.tensor": 2},
         {"model.head_dim": None, "model.vocab_size": None, "model.eos_token_id": 5000},
         {"seq_length": 4096, "data.packing": False},
         {"seq_length": 8192},

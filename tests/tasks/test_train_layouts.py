@@ -78,15 +78,17 @@ def test_two_ranks_then_four_then_one(
     assert_close(directory / last, workspace.directory / "runs/whole" / last)
 
 
-def test_two_ranks_answer_like_one(workspace: Workspace, here: CommandLine, untrained: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_ranks_answer_like_one(workspace: Workspace, here: CommandLine, untrained: Path, precision: str) -> None:
     model = f"model.path={untrained}"
     command = [
         "task=predict",
         model,
         "predict.prompt=Write",
-        "predict.max_new_tokens=40",
+        "predict.max_new_tokens=16",
         "tracking=off",
         "runtime=cpu",
+        f"runtime.precision={precision}",
     ]
     one, two = succeeded(here(*command, "task.in_process=true")), succeeded(workspace(*command, "parallel=tp2"))
     assert one.out == two.out != ""

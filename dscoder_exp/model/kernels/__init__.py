@@ -22,12 +22,18 @@ class Kernels:
 
     linear: Function  # (x [N, in], weight [out, in]) -> [N, out], in the activations' dtype
     linear_dx: Function  # (dy [N, out], weight) -> dx [N, in]
-    linear_dweight: Function  # (dy [N, out], x [N, in]) -> dweight [out, in], in their dtype
+    linear_dweight: Function  # (dy [N, out], x [N, in]) -> dweight [out, in], rounded to their dtype; fp32 from C++
+    add_linear_dweight: Function  # (total fp32 [out, in], dy, x): adds linear_dweight(dy, x) to total, in place
     # A weight with LoRA's factors a [r, in] and b [out, r]; a_input is x, or x after dropout.
     lora_linear: Function  # (x, a_input [N, in], weight, a, b, scale) -> x weight^T + scale a_input a^T b^T [N, out]
     lora_linear_dx: Function  # (dy [N, out], inner [N, r], weight, a) -> dy weight + inner a [N, in]
     rms_norm: Function  # (x [N, H], weight [H], eps) -> y [N, H], rstd [N, 1]
     rms_norm_backward: Function  # (dy, x, rstd, weight) -> dx [N, H], dweight [H], fp32
+    add: Function  # (x, y [N, H]) -> their sum
+    widen: Function  # (x [N, n]) -> x in fp32
+    narrow: Function  # (x fp32 [N, n], like) -> x rounded to the dtype of the array `like`
+    split_heads: Function  # (x [N, n d], cos [B, T, 1, d]) -> [B, T, n, d]
+    join_heads: Function  # (x [B, T, n, d]) -> [N, n d]
     rotate: Function  # (x [B, T, n, d], cos, sin [B, T, 1, d]) -> [B, T, n, d]; the inverse with -sin
     # (documents int32 [B, T] on the host, context rank, number of context ranks) -> the mask that `attention` takes, a
     # tuple of num_masks arrays
@@ -44,6 +50,9 @@ class Kernels:
     take_rows: Function  # (table [V, H], ids [C]) -> its rows [C, H]
     add_rows: Function  # (table [V, H], ids [C], x [C, H]): adds x to these rows, in place
     add_at: Function  # (x [C, V], columns [C], values [C]) -> x with values[i] added to x[i, columns[i]]
+    # (scores [C, V], labels [C]) -> softmax(scores) less 1 at the label, in fp32 until it is rounded to the scores'
+    # dtype, and log softmax(scores)[label], fp32 [C]
+    softmax_gradient: Function
     swiglu: Function  # (gate, up [N, F]) -> silu(gate) * up
     swiglu_backward: Function  # (dy, gate, up) -> dgate, dup, silu(gate) * up
 
@@ -52,8 +61,8 @@ def kernels_for(device: str, precision: str = "fp32") -> Kernels:
     """The table for "cpu" or "ascend"; imports only that device's module.
 
     Args:
-        precision: of the activations. On the CPU in fp32, C++ kernels replace MindSpore's operators where they could be
-            compiled.
+        precision: of the activations. On the CPU C++ kernels replace MindSpore's operators where they could be
+            compiled; in bf16 nothing else can compute.
     """
     if device == "ascend":
         from dscoder_exp.model.kernels import ascend as module
@@ -61,8 +70,8 @@ def kernels_for(device: str, precision: str = "fp32") -> Kernels:
         from dscoder_exp.model.kernels import cpu as module
     functions = {name: getattr(module, name) for name in Kernels.__dataclass_fields__}
     compiled = library()
-    if device == "cpu" and precision == "fp32" and compiled.path is not None:
+    if device == "cpu" and compiled.path is not None:
         from dscoder_exp.model.kernels.native import native_functions
 
-        functions |= native_functions(compiled.path, products=compiled.products)
+        functions |= native_functions(compiled.path, precision, products=compiled.products)
     return Kernels(**functions)

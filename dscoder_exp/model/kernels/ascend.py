@@ -20,34 +20,48 @@ from mindspore.ops.auto_generate import (
 )
 
 from dscoder_exp.model.kernels.cpu import (  # no fused operator replaces these
+    add,
+    add_linear_dweight,
+    join_heads,
     linear,
     linear_dweight,
     linear_dx,
     lora_linear,
     lora_linear_dx,
+    narrow,
+    softmax_gradient_by,
+    split_heads,
+    widen,
 )
 from dscoder_exp.schema.config import MAX_DOCUMENTS
 
 __all__ = [
+    "add",
     "add_at",
+    "add_linear_dweight",
     "add_rows",
     "attention",
     "attention_backward",
     "attention_mask",
     "dropout",
     "dropout_mask",
+    "join_heads",
     "linear",
     "linear_dweight",
     "linear_dx",
     "lora_linear",
     "lora_linear_dx",
+    "narrow",
     "num_masks",
     "rms_norm",
     "rms_norm_backward",
     "rotate",
+    "softmax_gradient",
+    "split_heads",
     "swiglu",
     "swiglu_backward",
     "take_rows",
+    "widen",
 ]
 
 LAYOUT = "TND"  # [B * T, heads, d], with the end of each document
@@ -183,3 +197,6 @@ def add_rows(table, ids, x):
 
 def add_at(x, columns, values):
     return mint.scatter_add(x, 1, columns.reshape(-1, 1), values.reshape(-1, 1))
+
+
+softmax_gradient = softmax_gradient_by(add_at)

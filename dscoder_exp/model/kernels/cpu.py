@@ -18,6 +18,8 @@ _transposed_matmul = ops.BatchMatMul(transpose_a=True)
 _halves = ops.Split(-1, 2)
 _softmax = ops.Softmax(axis=-1)
 _gather = ops.Gather()
+_add: Any = ops.AssignAdd()
+_pick = ops.GatherD()
 _scatter_add = ops.ScatterAdd()
 _write_rows = ops.ScatterNdUpdate()
 _add_elements = ops.TensorScatterElements(axis=1, reduction="add")
@@ -25,6 +27,7 @@ _mean: Any = ops.ReduceMean(keep_dims=True)
 _sum: Any = ops.ReduceSum(keep_dims=True)
 
 num_masks = 1
+TINY = 1e-37  # keeps log finite where a probability underflowed
 LEVELS = 2**16  # number of values of dropout's random integers; the rate is rounded to a multiple of 1 / LEVELS
 
 
@@ -43,6 +46,10 @@ def linear_dweight(dy, x):
     return _product_at(dy, x)
 
 
+def add_linear_dweight(total, dy, x):
+    _add(total, ops.cast(linear_dweight(dy, x), total.dtype))
+
+
 def lora_linear(x, a_input, weight, a, b, scale):
     """x, a_input [N, in], a [r, in], b [out, r] -> x weight^T + scale a_input a^T b^T [N, out]."""
     return linear(x, weight) + linear(linear(a_input, a), b) * scale
@@ -53,28 +60,46 @@ def lora_linear_dx(dy, inner, weight, a):
     return linear_dx(dy, weight) + linear_dx(inner, a)
 
 
-def _wide(x) -> Any:
-    return ops.cast(x, ms.float32)
-
-
 def rms_norm(x, weight, eps):
     """Root mean square norm in fp32 (Zhang & Sennrich 2019, arXiv:1910.07467).
 
     The weight is rounded to x's dtype first, so that fp32 master weights give the same result as weights held in x's
     dtype, and the same as on Ascend.
     """
-    wide = _wide(x)
+    wide: Any = widen(x)
     rstd = ops.rsqrt(_mean(wide * wide, -1) + eps)
-    return ops.cast(wide * rstd * _wide(ops.cast(weight, x.dtype)), x.dtype), rstd
+    return ops.cast(wide * rstd * widen(ops.cast(weight, x.dtype)), x.dtype), rstd
 
 
 def rms_norm_backward(dy, x, rstd, weight):
     """With n = x * rstd: dx = rstd * (dy * w - n * mean(dy * w * n)); dw = sum(dy * n)."""
-    wide = _wide(dy)
-    normed = _wide(x) * rstd
-    scaled = wide * _wide(ops.cast(weight, x.dtype))
+    wide: Any = widen(dy)
+    normed = widen(x) * rstd
+    scaled = wide * widen(ops.cast(weight, x.dtype))
     dx = rstd * (scaled - normed * _mean(scaled * normed, -1))
     return ops.cast(dx, x.dtype), ops.sum(wide * normed, 0)
+
+
+def add(x, y):
+    return x + y
+
+
+def widen(x):
+    return ops.cast(x, ms.float32)
+
+
+def narrow(x, like):
+    return ops.cast(x, like.dtype)
+
+
+def split_heads(x, cos):
+    """x [N, n d] -> [B, T, n, d]."""
+    return x.reshape(cos.shape[0], cos.shape[1], -1, cos.shape[3])
+
+
+def join_heads(x):
+    """x [B, T, n, d] -> [N, n d]."""
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3])
 
 
 def rotate(x, cos, sin):
@@ -145,19 +170,28 @@ def _swapped(x):
 def cached_attention(q, k, v, k_cache, v_cache, indices, mask):
     """`attention` over the caches, after k and v are written into them in place; Ascend has ascend_decoding.py.
 
-    q [1, T, h, d], k, v [1, T, k, d], k_cache, v_cache [k, S, d], mask [T, S], added to the scores -> [T, h d]. k and v
-    are written at indices [k T, 2] (key head, position).
+    q [1, T, h, d], k, v [1, T, k, d], fp32 k_cache, v_cache [k, S, d], mask [T, S], added to the scores -> [T, h d]. k
+    and v are written at indices [k T, 2] (key head, position). Computed in fp32; what native/cached_attention.h rounds
+    to q's dtype is rounded here, too.
     """
-    length, heads, size = q.shape[1], q.shape[2], q.shape[3]
+    length, heads, size, dtype = q.shape[1], q.shape[2], q.shape[3], q.dtype
     kv_heads, keys = k_cache.shape[0], k_cache.shape[1]
     new_rows, group = (length, kv_heads, size), heads // kv_heads * length
-    all_k = _write_rows(k_cache, indices, _swapped(k.reshape(new_rows)).reshape(-1, size))
-    all_v = _write_rows(v_cache, indices, _swapped(v.reshape(new_rows)).reshape(-1, size))
-    rows = (_swapped(q.reshape(length, heads, size)) * (size**-0.5)).reshape(kv_heads, group, size)
-    scores = _matmul_transposed(rows, all_k).reshape(heads, length, keys) + mask
-    probabilities: Any = ops.cast(_softmax(scores), q.dtype)
+    wide_k: Any = widen(k)
+    wide_v: Any = widen(v)
+    all_k = _write_rows(k_cache, indices, _swapped(wide_k.reshape(new_rows)).reshape(-1, size))
+    all_v = _write_rows(v_cache, indices, _swapped(wide_v.reshape(new_rows)).reshape(-1, size))
+    scaled: Any = _rounded(widen(q) * (size**-0.5), dtype)
+    rows = _swapped(scaled.reshape(length, heads, size)).reshape(kv_heads, group, size)
+    scores = _rounded(_matmul_transposed(rows, all_k), dtype).reshape(heads, length, keys) + mask
+    probabilities = _rounded(_softmax(scores), dtype)
     out = _matmul(probabilities.reshape(kv_heads, group, keys), all_v)
-    return _swapped(out.reshape(heads, length, size)).reshape(length, heads * size)
+    return ops.cast(_swapped(out.reshape(heads, length, size)).reshape(length, heads * size), dtype)
+
+
+def _rounded(x, dtype) -> Any:
+    """fp32 x rounded to a dtype, in fp32."""
+    return ops.cast(ops.cast(x, dtype), ms.float32)
 
 
 def dropout_mask(rows, width, columns, rate, key):
@@ -181,6 +215,21 @@ def add_rows(table, ids, x):
 
 def add_at(x, columns, values):
     return _add_elements(x, columns.reshape(-1, 1), values.reshape(-1, 1))
+
+
+def softmax_gradient_by(add_at):
+    """softmax_gradient, where `add_at` is the table's."""
+
+    def softmax_gradient(scores, labels):
+        p = _softmax(widen(scores))
+        picked = _pick(p, 1, labels.reshape(-1, 1)).reshape(-1)
+        dscores = add_at(p, labels, -ops.ones(labels.shape, p.dtype))
+        return narrow(dscores, scores), ops.log(ops.maximum(picked, TINY))
+
+    return softmax_gradient
+
+
+softmax_gradient = softmax_gradient_by(add_at)
 
 
 def swiglu(gate, up):

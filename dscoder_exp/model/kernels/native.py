@@ -1,4 +1,4 @@
-"""Functions of the kernel table in C++ (dscoder_exp/native): for the CPU in fp32, where a compiler was found."""
+"""Functions of the kernel table in C++ (dscoder_exp/native), for the CPU where a compiler was found."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +10,11 @@ from mindspore import ops
 from numpy.typing import NDArray
 
 from dscoder_exp.device.memory import put
+from dscoder_exp.model.kernels import cpu
+
+Kernel = Callable[..., Any]
+_add_to: Any = ops.AssignAdd()
+ACTIVATIONS = None  # stands for the dtype of the activations
 
 
 def attention_mask(documents: NDArray[np.int32], rank: int = 0, ranks: int = 1) -> tuple[ms.Tensor]:
@@ -36,56 +41,190 @@ def attention_mask(documents: NDArray[np.int32], rank: int = 0, ranks: int = 1) 
     return (put(np.stack(planes).reshape(3, batch, length)),)
 
 
-PRODUCTS = ("linear", "linear_dx", "linear_dweight", "lora_linear", "lora_linear_dx")
-
-
-def native_functions(library: Path, *, products: bool = True) -> dict[str, Callable[..., Any]]:
+def native_functions(library: Path, precision: str, *, products: bool = True) -> dict[str, Callable[..., Any]]:
     """The functions that the library implements, by their names in the kernel table.
 
     Args:
-        products: include the matrix products, PRODUCTS; the library lacks them for an unknown build of oneDNN.
+        precision: of activations, and of the weights, which are rounded to it where they are held in fp32.
+        products: the library has matrix products; it lacks them for an unknown build of oneDNN.
     """
+    kernel = _kernels(library, precision)
+    functions = {**_elementwise(kernel), **_attention(kernel)}
+    if precision != "fp32":
+        functions |= _half(kernel) | (_half_products(kernel) if products else _products_in_fp32(kernel))
+    elif products:
+        functions |= _products(kernel)
+    return functions
 
-    def kernel(name: str, outputs: int, shapes: Callable[..., Any]) -> Any:
-        """shapes: computes the outputs' shapes from the inputs' shapes."""
-        types = (ms.float32,) * outputs if outputs > 1 else ms.float32
-        return ops.Custom(f"{library}:{name}", shapes, types, "aot")
 
-    def constant(number):
-        return ms.Tensor([number], ms.float32)
+def _kernels(library: Path, precision: str) -> Kernel:
+    """kernel(name, shapes, types): a C++ function as an operator.
 
-    product = kernel("lora_linear", 1, lambda x, a_input, weight, a, b, scale: [x[0], weight[0]])
-    norm = kernel("rms_norm", 2, lambda x, weight, eps: (x, [x[0], 1]))
-    attend = kernel("attention", 2, lambda q, k, v, mask: (q, q[:3]))
-    attend_backward = kernel("attention_backward", 3, lambda dout, out, q, k, v, mask, sums: (q, k, v))
+    shapes computes the outputs' shapes from the inputs' shapes. types: the outputs' dtypes; ACTIVATIONS: the model's.
+    """
+    dtypes = {"fp32": ms.float32, "bf16": ms.bfloat16, "fp16": ms.float16}
 
-    def lora_linear(x, a_input, weight, a, b, scale):
-        return product(x, a_input, weight, a, b, constant(scale))
+    def kernel(name: str, shapes: Callable[..., Any], *types: Any, suffix: str = f"_{precision}") -> Any:
+        found: Any = tuple(dtypes[precision] if dtype is ACTIVATIONS else dtype for dtype in types)
+        return ops.Custom(f"{library}:{name}{suffix}", shapes, found if len(found) > 1 else found[0], "aot")
+
+    return kernel
+
+
+def _constant(number):
+    return ms.Tensor([number], ms.float32)
+
+
+def _elementwise(kernel: Kernel) -> dict[str, Callable[..., Any]]:
+    norm = kernel("rms_norm", lambda x, weight, eps: (x, [x[0], 1]), ACTIVATIONS, ms.float32)
+    norm_backward = kernel("rms_norm_backward", lambda dy, x, rstd, weight: (x, weight), ACTIVATIONS, ms.float32)
 
     def rms_norm(x, weight, eps):
-        return norm(x, weight, constant(eps))
+        return norm(x, ops.cast(weight, x.dtype), _constant(eps))
+
+    def rms_norm_backward(dy, x, rstd, weight):
+        return norm_backward(dy, x, rstd, ops.cast(weight, x.dtype))
+
+    return {
+        "rms_norm": rms_norm,
+        "rms_norm_backward": rms_norm_backward,
+        "rotate": kernel("rotate", lambda x, cos, sin: x, ACTIVATIONS),
+        "softmax_gradient": kernel("softmax_gradient", lambda scores, ids: (scores, ids), ACTIVATIONS, ms.float32),
+        "swiglu": kernel("swiglu", lambda gate, up: gate, ACTIVATIONS),
+        "swiglu_backward": kernel("swiglu_backward", lambda dy, gate, up: (gate, gate, gate), *[ACTIVATIONS] * 3),
+    }
+
+
+def _attention(kernel: Kernel) -> dict[str, Callable[..., Any]]:
+    attend = kernel("attention", lambda q, k, v, mask: ([q[0] * q[1], q[2] * q[3]], q[:3]), ACTIVATIONS, ms.float32)
+    attend_backward = kernel("attention_backward", lambda dout, out, q, k, v, mask, sums: (q, k, v), *[ACTIVATIONS] * 3)
 
     def attention(q, k, v, mask):
         """Saves one number for each query and head, from which the backward computes the probabilities again."""
         out, sums = attend(q, k, v, mask[0])
-        return out.reshape(q.shape[0] * q.shape[1], -1), (sums,)
+        return out, (sums,)
 
     def attention_backward(dout, out, q, k, v, mask, saved):
         return attend_backward(dout, out, q, k, v, mask[0], saved[0])
 
-    functions = {
-        "linear": kernel("linear", 1, lambda x, weight: [x[0], weight[0]]),
-        "linear_dx": kernel("linear_dx", 1, lambda dy, weight: [dy[0], weight[1]]),
-        "linear_dweight": kernel("linear_dweight", 1, lambda dy, x: [dy[1], x[1]]),
+    return {"attention_mask": attention_mask, "attention": attention, "attention_backward": attention_backward}
+
+
+def _in_place(kernel: Kernel, name: str) -> Any:
+    """A function of three arrays that writes to the first one."""
+    function = kernel(name, lambda into, x, y: [1], ms.int32)
+    function.add_prim_attr("side_effect_mem", True)  # without it MindSpore leaves out a call whose result is unused
+    return function
+
+
+def _products(kernel: Kernel) -> dict[str, Callable[..., Any]]:
+    """Matrix products in fp32."""
+    product = kernel("lora_linear", lambda x, a_input, weight, a, b, scale: [x[0], weight[0]], ACTIVATIONS, suffix="")
+
+    def lora_linear(x, a_input, weight, a, b, scale):
+        return product(x, a_input, weight, a, b, _constant(scale))
+
+    return {
+        "linear": kernel("linear", lambda x, weight: [x[0], weight[0]], ACTIVATIONS),
+        "linear_dx": kernel("linear_dx", lambda dy, weight: [dy[0], weight[1]], ACTIVATIONS),
+        "linear_dweight": kernel("linear_dweight", lambda dy, x: [dy[1], x[1]], ms.float32),
+        "add_linear_dweight": _in_place(kernel, "add_linear_dweight"),
         "lora_linear": lora_linear,
-        "lora_linear_dx": kernel("lora_linear_dx", 1, lambda dy, inner, weight, a: [dy[0], weight[1]]),
-        "rms_norm": rms_norm,
-        "rms_norm_backward": kernel("rms_norm_backward", 2, lambda dy, x, rstd, weight: (x, weight)),
-        "rotate": kernel("rotate", 1, lambda x, cos, sin: x),
-        "attention_mask": attention_mask,
-        "attention": attention,
-        "attention_backward": attention_backward,
-        "swiglu": kernel("swiglu", 1, lambda gate, up: gate),
-        "swiglu_backward": kernel("swiglu_backward", 3, lambda dy, gate, up: (gate, gate, gate)),
+        "lora_linear_dx": kernel(
+            "lora_linear_dx", lambda dy, inner, weight, a: [dy[0], weight[1]], ACTIVATIONS, suffix=""
+        ),
     }
-    return functions if products else {name: found for name, found in functions.items() if name not in PRODUCTS}
+
+
+def _half_products(kernel: Kernel) -> dict[str, Callable[..., Any]]:
+    """Matrix products in bf16 or fp16."""
+    product = kernel("linear", lambda x, weight: [x[0], weight[0]], ACTIVATIONS)
+    product_dx = kernel("linear_dx", lambda dy, weight: [dy[0], weight[1]], ACTIVATIONS)
+    narrow = _narrow(kernel)
+
+    def linear(x, weight):
+        return product(x, narrow(weight, x))
+
+    def linear_dx(dy, weight):
+        return product_dx(dy, narrow(weight, dy))
+
+    return _with_lora(kernel, linear, linear_dx) | {
+        "linear_dweight": kernel("linear_dweight", lambda dy, x: [dy[1], x[1]], ms.float32),
+        "add_linear_dweight": _in_place(kernel, "add_linear_dweight"),
+    }
+
+
+def _products_in_fp32(kernel: Kernel) -> dict[str, Callable[..., Any]]:
+    """MindSpore's products, which are in fp32 or slow."""
+
+    def linear(x, weight):
+        return ops.cast(cpu.linear(cpu.widen(x), cpu.widen(ops.cast(weight, x.dtype))), x.dtype)
+
+    def linear_dx(dy, weight):
+        return ops.cast(cpu.linear_dx(cpu.widen(dy), cpu.widen(ops.cast(weight, dy.dtype))), dy.dtype)
+
+    def linear_dweight(dy, x):
+        return ops.cast(cpu.linear_dweight(cpu.widen(dy), cpu.widen(x)), x.dtype)
+
+    def add_linear_dweight(total, dy, x):
+        _add_to(total, ops.cast(linear_dweight(dy, x), ms.float32))
+
+    return _with_lora(kernel, linear, linear_dx) | {
+        "linear_dweight": linear_dweight,
+        "add_linear_dweight": add_linear_dweight,
+    }
+
+
+def _with_lora(kernel: Kernel, linear: Any, linear_dx: Any) -> dict[str, Callable[..., Any]]:
+    """These products, and LoRA's made of them, rounded where cpu.py's are."""
+    add, add_scaled = _add(kernel), kernel("add_scaled", lambda x, y, scale: x, ACTIVATIONS)
+
+    def lora_linear(x, a_input, weight, a, b, scale):
+        return add_scaled(linear(x, weight), linear(linear(a_input, a), b), _constant(scale))
+
+    def lora_linear_dx(dy, inner, weight, a):
+        return add(linear_dx(dy, weight), linear_dx(inner, a))
+
+    return {"linear": linear, "linear_dx": linear_dx, "lora_linear": lora_linear, "lora_linear_dx": lora_linear_dx}
+
+
+def _add(kernel: Kernel) -> Any:
+    return kernel("add", lambda x, y: x, ACTIVATIONS)
+
+
+def _narrow(kernel: Kernel) -> Any:
+    to_narrow = kernel("narrow", lambda x: x, ACTIVATIONS)
+
+    def narrow(x, like):
+        if x.dtype == like.dtype:
+            return x
+        return to_narrow(x)
+
+    return narrow
+
+
+def _half(kernel: Kernel) -> dict[str, Callable[..., Any]]:
+    """What MindSpore doesn't compute in bf16, or slowly."""
+    take = kernel("take_rows", lambda table, ids: [ids[0], table[1]], ACTIVATIONS)
+    write = _in_place(kernel, "add_rows")
+
+    def take_rows(table, ids):
+        if table.dtype == ms.float32:
+            return cpu.take_rows(table, ids)
+        return take(table, ids)
+
+    def add_rows(table, ids, x):
+        if table.dtype == ms.float32:
+            cpu.add_rows(table, ids, x)
+        else:
+            write(table, ids, x)
+
+    return {
+        "add": _add(kernel),
+        "widen": kernel("widen", lambda x: x, ms.float32),
+        "narrow": _narrow(kernel),
+        "split_heads": kernel("split_heads", lambda x, cos: [*cos[:2], x[1] // cos[3], cos[3]], ACTIVATIONS),
+        "join_heads": kernel("join_heads", lambda x: [x[0] * x[1], x[2] * x[3]], ACTIVATIONS),
+        "take_rows": take_rows,
+        "add_rows": add_rows,
+    }
