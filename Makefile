@@ -14,8 +14,9 @@ AARCH64 := --python-version 3.11 --python-platform aarch64-manylinux_2_28 --only
   --no-binary antlr4-python3-runtime --native-tls --quiet --no-header --no-annotate
 TESTS ?= tests/native
 DEVICE ?= ascend
+PORT ?= 5000
 
-.PHONY: help quickstart test test-fast proof ascend-dryrun pictures check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
+.PHONY: help quickstart dashboard test test-fast proof ascend-dryrun pictures check constraints constraints-aarch64 test-aarch64 ascend-first-run clean
 
 help: ## print this
 	@awk -F ':[^#]*## ' '/^[a-z0-9-]+:.*## / { printf "make %-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,19 +24,22 @@ help: ## print this
 quickstart: $(VENV)/.run ## fine-tune a small real model here, in minutes (installs what it needs first)
 	$(PY) -m dscoder_exp +experiment=quickstart
 
+dashboard: $(VENV)/.run ## MLflow's UI at PORT (5000), and the addresses of the last sweep and its report
+	@$(PY) -m dscoder_exp.dashboard --port $(PORT)
+
 test: $(VENV)/.dev ## the test suite, the slow ones included
 	$(PYTEST) -m "not proof"
 
 test-fast: $(VENV)/.dev ## the tests without the slow ones
 	$(PYTEST) -m "not slow and not proof"
 
-proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, a killed MLflow server, two nodes, more layouts
+proof: $(VENV)/.dev ## what takes minutes for one claim: ten kills, two nodes, more layouts, pages in Chromium
 	$(PY) -m pytest -m proof
 
 ascend-dryrun: $(VENV)/.dev ## what 7B asks of its cards: compiled for Ascend without one; long, 30 GB of disk, 40 of memory
 	$(PY) tests/ascend/recipe_7b.py
 
-pictures: $(VENV)/.run ## the pictures in docs/images, of a new quickstart
+pictures: $(VENV)/.run ## the pictures in docs/images, of a new quickstart and a new sweep; needs Chromium
 	$(PY) docs/make_pictures.py
 
 check: $(VENV)/.dev ## lint, format and types

@@ -1,4 +1,7 @@
-"""The pictures in docs/images, made anew: make pictures. Runs the quickstart, about 2 minutes."""
+"""The pictures in docs/images, made anew: make pictures. Runs the quickstart and a sweep, about 5 minutes.
+
+The pages are drawn by Chromium (Debian's package chromium).
+"""
 
 import re
 import sqlite3
@@ -6,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
+import urllib.request
 from pathlib import Path
 
 import matplotlib
@@ -14,9 +19,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))
+from chromium import Chromium, chromium
+
 IMAGES = Path(__file__).parent / "images"
 COMMAND = ["-m", "dscoder_exp", "+experiment=quickstart"]
 PROGRESS = re.compile(r"^  (eval loss|answers|training|loading|preparing|saving)")  # a log has many such lines
+SWEEP = [
+    *("-m", "dscoder_exp", "-m", "+experiment=tiny", "seq_length=128,256", "optim.lr=1e-3,3e-3", "seed=0,1,2"),
+    *("train.max_steps=20", "train.eval_every=2"),
+]
+COMPARE = ["-m", "dscoder_exp", "task=compare", "compare.output=report"]
+PORT = 5999
 COLUMNS, INCHES_A_LINE, INCHES_A_COLUMN = 120, 0.18, 0.084
 METRICS = {"eval/loss": "nats a token", "train/loss": "nats a token", "train/grad_norm": "", "train/lr": ""}
 
@@ -27,6 +41,8 @@ def main() -> None:
         screen = quickstart(room)
         draw_text(screen, IMAGES / "quickstart.png")
         draw_metrics(room / "mlflow.db", IMAGES / "metrics.png")
+    with tempfile.TemporaryDirectory() as name, chromium() as browser:
+        draw_comparison(Path(name), browser)
 
 
 def quickstart(room: Path) -> str:
@@ -37,6 +53,39 @@ def quickstart(room: Path) -> str:
     lines = [line.rstrip() for line in run.stdout.splitlines() if not PROGRESS.match(line)]
     text = "\n".join(lines).replace(str(room), "/home/you").replace(str(Path.home()), "/home/you")
     return f"$ python {' '.join(COMMAND)}\n{text.replace(f'{Path(sys.executable).parent}/', '')}"
+
+
+def draw_comparison(room: Path, browser: Chromium) -> None:
+    """The report of a sweep, and MLflow's page that shows it."""
+    print("a sweep of 12 and its comparison, about 3 minutes", flush=True)
+    for command in (SWEEP, COMPARE):
+        subprocess.run([sys.executable, *command], cwd=room, check=True, stdout=subprocess.DEVNULL)
+    browser.open(f"file://{room}/report/compare.html", width=1400, height=1500)
+    browser.wait_for("Number(document.documentElement.dataset.drawn) >= 5")
+    browser.picture(IMAGES / "compare.png")
+    dashboard = ["-m", "dscoder_exp.dashboard", "--port", str(PORT)]
+    server = subprocess.Popen([sys.executable, *dashboard], cwd=room, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout
+        told = dict(server.stdout.readline().split()[:2] for _ in range(3))
+        wait_for_server(told["MLflow"])
+        browser.open(told["report"], width=1400, height=900)
+        browser.wait_for("document.querySelector('iframe') !== null")
+        time.sleep(10)  # until the page inside has drawn its figures
+        browser.picture(IMAGES / "compare-mlflow.png")
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def wait_for_server(address: str) -> None:
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"{address} doesn't answer")
 
 
 def draw_text(text: str, target: Path) -> None:

@@ -6,6 +6,7 @@ of a step are put on the device with the functions of this module. On the CPU a 
 nothing is copied.
 """
 
+import resource
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -53,6 +54,13 @@ def clear(tensor: ms.Tensor) -> None:
         tensor.zero_()
     else:
         tensor.asnumpy().fill(0)
+
+
+def peak_gb() -> float:
+    """The highest memory so far, in 1e9 bytes: allocated on an NPU, resident of the process on a CPU."""
+    if _has_own_memory():
+        return ms.runtime.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def views_of(flat: ms.Tensor, shapes: Sequence[tuple[int, ...]]) -> list[ms.Tensor]:

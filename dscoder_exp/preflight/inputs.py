@@ -5,15 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dscoder_exp.comparison.selection import select
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
 from dscoder_exp.data.requests import read_requests
 from dscoder_exp.data.source import read_source
 from dscoder_exp.generation.answer_file import origin_of, output_problem
 from dscoder_exp.native.library import library
 from dscoder_exp.schema.config import Config, DataConfig
-from dscoder_exp.schema.cross import asked_problems, context_problems
+from dscoder_exp.schema.cross import asked_problems, compare_problems, context_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
+from dscoder_exp.schema.paths import report_directory
+from dscoder_exp.storage.atomic_directory import target_problem
+from dscoder_exp.tracking.reading import open_to_read
+from dscoder_exp.tracking.store import resolve_uri
 from dscoder_exp.training.resume import resume_problems
 from dscoder_exp.weights.chat_template import given_template
 from dscoder_exp.weights.check import refuse_incomplete
@@ -34,6 +39,8 @@ class InputChecks:
 
     def problems(self, config: Config) -> list[Problem]:
         """All problems of the job's input files; reads all data, but only the headers of weights."""
+        if config.task.name == "compare":
+            return self._comparison_problems(config)
         if config.task.name == "convert":
             given = config.weights.source and config.weights.target  # otherwise schema/cross.py reports the missing one
             subject = (config.weights, config.model, config.tokenizer)
@@ -68,6 +75,15 @@ class InputChecks:
         data = config.data
         subject = (data.source, data.columns, data.bad_rows, data.max_rows)
         return self._check_once("data", subject, lambda: _check_data(data))[1]
+
+    def _comparison_problems(self, config: Config) -> list[Problem]:
+        """Those of the store, of what is selected in it, and of the report's directory."""
+        if found := target_problem(report_directory(config), "compare.output"):
+            return [found]
+        if compare_problems(config):  # schema/cross.py reports those
+            return []
+        subject = (config.tracking, config.compare)
+        return self._check_once("runs", subject, lambda: _check_runs(config))[1]
 
     def _request_problems(self, config: Config, text: TextSetup | None, model: LlamaConfig) -> list[Problem]:
         """Those of what task=predict is asked, and of the file that its answers go to."""
@@ -115,6 +131,11 @@ def _template_of(config: Config) -> tuple[str, str | None]:
     if config.task.name == "predict":
         return "predict.template", config.predict.template
     return "data.template", config.data.template
+
+
+def _check_runs(config: Config) -> None:
+    client, _ = open_to_read(resolve_uri(config.tracking))
+    select(client, config.compare)
 
 
 def _check_data(data: DataConfig) -> None:

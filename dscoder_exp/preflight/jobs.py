@@ -14,7 +14,7 @@ from dscoder_exp.schema.check import to_config
 from dscoder_exp.schema.config import WITHOUT_DEVICE, Config
 from dscoder_exp.schema.cross import cross_problems
 from dscoder_exp.schema.errors import Problem, Refused
-from dscoder_exp.schema.paths import with_absolute_paths
+from dscoder_exp.schema.paths import report_directory, with_absolute_paths
 from dscoder_exp.storage.directory_lock import lock_problem
 from dscoder_exp.tracking.describe import distinguishing_overrides
 from dscoder_exp.tracking.store import resolve_uri
@@ -56,7 +56,7 @@ def check_jobs(
         found = list(_merged(problems, overrides))
     if found:
         raise Refused(found, _hint(configs, found, overrides))
-    return [_with_uri(config) if config.tracking.enabled else config for config in configs]
+    return [_with_uri(config) if _uses_store(config) else config for config in configs]
 
 
 def sweep_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
@@ -71,6 +71,11 @@ def sweep_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
 def launcher_problems(bad: BadLauncherConfig) -> list[Problem]:
     """The launcher's messages as problems."""
     return [Problem("hydra.launcher", text) for text in bad.problems]
+
+
+def _uses_store(config: Config) -> bool:
+    """Whether the job records its run in MLflow, or reads others' there."""
+    return config.tracking.enabled or config.task.name == "compare"
 
 
 def _with_uri(config: Config) -> Config:
@@ -121,7 +126,7 @@ def _job_problems(config: Config, inputs: InputChecks, is_main: bool) -> list[Pr
     else:
         problems = inputs.problems(config)
     problems = [*problems, *cross_problems(config), *_directory_problems(config, is_main)]
-    if config.tracking.enabled:
+    if _uses_store(config):
         try:
             resolve_uri(config.tracking)
         except Refused as refused:
@@ -139,6 +144,8 @@ def _directory_problems(config: Config, is_main: bool) -> Iterator[Problem]:
         directories.append((Path(config.runtime.cache_dir), "runtime.cache_dir"))
     if config.task.name == "convert" and config.weights.target:
         directories.append((Path(config.weights.target), "weights.target"))
+    if config.task.name == "compare":
+        directories.append((report_directory(config), "compare.output"))
     if config.task.name == "predict" and config.predict.output:
         directories.append((Path(config.predict.output).parent, "predict.output"))
     for directory, key in directories:

@@ -9,7 +9,7 @@ from typing import Optional
 
 from dscoder_exp.schema.bounds import bound
 
-WITHOUT_DEVICE = ("prepare", "convert")  # tasks that compute on no device and have no ranks
+WITHOUT_DEVICE = ("prepare", "convert", "compare")  # tasks that compute on no device and have no ranks
 TEMPLATES = ("deepseek_coder", "deepseek_coder_instruct", "chatml", "alpaca", "none")  # data/chat_templates/
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a block's matrices, in order
 MAX_DOCUMENTS = 2048  # per call of attention on Ascend (documentation of aclnnFlashAttentionVarLenScore)
@@ -20,7 +20,7 @@ TEMPLATE_FILE = ".jinja"  # suffix of a file that holds a prompt format
 class TaskConfig:
     """conf/task: which recipe runs."""
 
-    name: str = field(metadata=bound(choices=("train", "prepare", "convert", "predict")))
+    name: str = field(metadata=bound(choices=("train", "prepare", "convert", "predict", "compare")))
     in_process: bool  # run in the launcher's parent process instead of a new one
 
 
@@ -176,6 +176,16 @@ class WeightsConfig:
 
 
 @dataclass
+class CompareConfig:
+    """conf/compare: which runs of tracking.uri task=compare reads: at most one of the three; none: the last sweep."""
+
+    experiment: Optional[str]  # name of an MLflow experiment: all its runs
+    runs: list[str]  # ids of runs
+    sweep: Optional[str]  # id of a sweep's parent run: its jobs' runs
+    output: Optional[str]  # directory of the report, which must be new or empty; null: output_dir/compare
+
+
+@dataclass
 class ParallelConfig:
     """conf/parallel: number of ranks of each kind of parallelism."""
 
@@ -201,6 +211,7 @@ class RuntimeConfig:
     threads: Optional[int] = field(metadata=bound(ge=1))  # CPU threads per rank; null: cores / local ranks
     bind_core: bool  # bind each of several local ranks to its own cores; the launcher reads it
     cache_dir: str  # prepared data
+    peak_tflops: Optional[float] = field(metadata=bound(gt=0))  # of a device, in `precision`; null: no perf/mfu
 
 
 @dataclass
@@ -231,6 +242,7 @@ class Config:
     train: TrainConfig
     predict: PredictConfig
     weights: WeightsConfig
+    compare: CompareConfig
     parallel: ParallelConfig
     runtime: RuntimeConfig
     tracking: TrackingConfig

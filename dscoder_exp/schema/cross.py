@@ -24,6 +24,7 @@ def cross_problems(config: Config) -> list[Problem]:
         *context_problems(config, config.model.max_position_embeddings),
         *_predict(config),
         *_convert(config),
+        *compare_problems(config),
     ]
 
 
@@ -128,7 +129,8 @@ def context_problems(config: Config, context: int | None) -> list[Problem]:
     With packing, each document is limited to the model's context; without it, a sequence is one document.
     """
     length = config.seq_length
-    if config.task.name in ("predict", "convert") or config.data.packing or context is None or length <= context:
+    packs = config.task.name in ("train", "prepare")
+    if not packs or config.data.packing or context is None or length <= context:
         return []
     what = f"{length} is above the model's context of {context} tokens, and data.packing is off"
     remedy = f"data.packing=true (documents of at most {context} in sequences of {length}), or seq_length={context}"
@@ -199,3 +201,13 @@ def _convert(config: Config) -> list[Problem]:
         what = f"{weights.max_shard_size!r} is not a size"
         problems.append(Problem("weights.max_shard_size", what, "weights.max_shard_size=5GB"))
     return problems
+
+
+def compare_problems(config: Config) -> list[Problem]:
+    """Which runs task=compare reads is said in one way, or not at all."""
+    compare = config.compare
+    given = {"experiment": compare.experiment, "runs": compare.runs, "sweep": compare.sweep}
+    keys = [f"compare.{name}" for name, value in given.items() if value not in (None, [])]
+    if config.task.name != "compare" or len(keys) <= 1:
+        return []
+    return [Problem(keys[-1], f"given beside {' and '.join(keys[:-1])}", "give one of them, or none: the last sweep")]

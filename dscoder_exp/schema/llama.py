@@ -67,10 +67,16 @@ class LlamaConfig:
     @property
     def num_parameters(self) -> int:
         """Number of parameters; tied embedding and head count once."""
-        heads = (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
-        block = 2 * self.hidden_size * heads + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
         tables = 1 if self.tie_word_embeddings else 2
-        return self.num_hidden_layers * block + tables * self.vocab_size * self.hidden_size + self.hidden_size
+        norms = (2 * self.num_hidden_layers + 1) * self.hidden_size
+        return self.matrix_parameters + (tables - 1) * self.vocab_size * self.hidden_size + norms
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Number of parameters that each token is multiplied with: the blocks' matrices and the head."""
+        heads = (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
+        block = 2 * self.hidden_size * heads + 3 * self.hidden_size * self.intermediate_size
+        return self.num_hidden_layers * block + self.vocab_size * self.hidden_size
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,15 @@ class Lora:
     @property
     def scale(self) -> float:
         return self.alpha / self.r
+
+
+def training_flops_per_token(config: LlamaConfig, lora: Lora | None) -> int:
+    """Floating-point operations of a training step per token: 6 for each parameter that a token is multiplied with,
+    2 forward and 4 backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1), without attention's scores.
+
+    With LoRA 4: frozen weights have no gradient. Recomputing isn't counted.
+    """
+    return (6 if lora is None else 4) * config.matrix_parameters
 
 
 def lora_of(adapter: AdapterConfig) -> Lora | None:

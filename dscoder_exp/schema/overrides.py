@@ -22,7 +22,7 @@ PROMPT_KEYS = (
     "predict.prefix",
     "predict.suffix",
 )  # prose or code: `${` and Hydra's escapes mean nothing in it
-NAME_KEYS = ("name", "tracking.experiment")
+NAME_KEYS = ("name", "tracking.experiment", "compare.experiment")
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.log_dir", "hydra.launcher.rank_table_file")
 PATHS = (*PATH_KEYS, "tracking.uri", *HYDRA_PATHS)
 

@@ -21,6 +21,7 @@ PATH_KEYS = (
     "runtime.cache_dir",
     "predict.input",
     "predict.output",
+    "compare.output",
     # The name of a prompt format, or the path of a .jinja file
     "model.template",
     "data.template",
@@ -40,6 +41,11 @@ def with_value(config: Config, key: str, value: Any) -> Config:
     if not group:
         return replace(config, **{name: value})
     return replace(config, **{group: replace(getattr(config, group), **{name: value})})
+
+
+def report_directory(config: Config) -> Path:
+    """Where task=compare writes its report."""
+    return Path(config.compare.output or Path(config.output_dir, "compare"))
 
 
 def with_absolute_paths(config: Config) -> Config:

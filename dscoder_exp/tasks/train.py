@@ -8,6 +8,7 @@ from dscoder_exp.data.prepare import data_format
 from dscoder_exp.device.start import start_device
 from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
+from dscoder_exp.schema.llama import training_flops_per_token
 from dscoder_exp.signals import ends_at_once
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.prepare import log_data, prepare_data
@@ -62,6 +63,7 @@ def run(config: Config) -> float | None:
             job = JobContext(config, mesh, run, screen)
             model = set_up_model(job, weights, factors=factors)
             print_trainable_parameters(screen, model)
+            run.tags({"flops_per_token": str(training_flops_per_token(model.config, model.lora))})
             evaluation = TrainingEvaluation(job, model, text, prompt_format, prepared)
             lineage = lineage_of(config, prepared, prompt_format)
             checkpoints = Checkpoints(

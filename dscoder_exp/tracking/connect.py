@@ -21,6 +21,7 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # usage reports to MLflow's developers; read when mlflow is imported
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a server's "View run at …" would break the progress bar
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # a bar for each file
     "GIT_PYTHON_REFRESH": "quiet",  # no warning on a machine without git
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # for 4 s, not minutes: what a server doesn't accept waits in the spool
 }

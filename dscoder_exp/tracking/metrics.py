@@ -15,6 +15,7 @@ METRICS = {
     "perf/loss_tokens_per_s": "positions that the loss counts, over all ranks",
     "perf/tokens_per_s_per_device": "perf/tokens_per_s divided by the number of ranks",
     "perf/mfu": "model FLOPs utilization: fraction of the devices' peak, 0 to 1",
+    "perf/memory_gb": "highest memory so far of rank 0: its device's, on a CPU its process's; 1e9 bytes",
     "perf/step_time_s": "seconds per optimizer step, compilation excluded",
     "perf/compile_time_s": "seconds of compilation in an optimizer step",
     "predict/tokens_per_s": "new tokens of all answers divided by the time for all of them",

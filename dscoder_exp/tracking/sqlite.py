@@ -38,6 +38,31 @@ def open_sqlite(path: Path) -> None:
         raise _refused(path, f"can't be opened for writing: {error}") from error
 
 
+def migrate_sqlite(path: Path) -> None:
+    """Migrate the database of an older MLflow, and create nothing else.
+
+    Raises:
+        Refused: it is that of a newer MLflow.
+    """
+    with _directory_lock(path.parent):
+        _migrate(path)
+
+
+def read_only_reason(path: Path) -> str | None:
+    """Why the existing MLflow database `path` can't be written; None: it can.
+
+    Raises:
+        Refused: it is no MLflow database.
+    """
+    try:
+        _probe(path)
+    except sqlite3.OperationalError as error:
+        return str(error)
+    except sqlite3.Error as error:
+        raise _refused(path, str(error)) from error
+    return None
+
+
 def _exists(path: Path) -> bool:
     if path.is_dir():
         raise IsADirectoryError(None, "it is a directory", str(path))

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dscoder_exp.data.batch import Batch
+from dscoder_exp.device.memory import peak_gb
 from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config, TrainConfig
+from dscoder_exp.schema.llama import training_flops_per_token
 from dscoder_exp.signals import TERMINATED, ends_at_once, uninterrupted
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.context import JobContext
@@ -95,7 +97,7 @@ class Trainer:
                     result = self._take_step(batches, steps, signals)
                 if not throughput.results:
                     signals = deferring.enter_context(uninterrupted())
-                self._run.metrics(metrics_of(result, self._mesh.topology.ranks), step.done)
+                self._run.metrics(metrics_of(result, self._mesh.topology.ranks) | self._usage(result), step.done)
                 throughput.add(result)
                 speed = throughput.per_second("tokens")
                 compiled = f", {result.compile_seconds:.1f} s of compiling" if result.compile_seconds else ""
@@ -111,6 +113,14 @@ class Trainer:
                 if is_due(train.save_every, step.done, steps):
                     self.save(loss, resumable=True)
         return throughput
+
+    def _usage(self, result: StepResult) -> dict[str, float]:
+        """How much of the devices a step used."""
+        usage, peak = {"perf/memory_gb": peak_gb()}, self._config.runtime.peak_tflops
+        if peak is not None:
+            flops = training_flops_per_token(self._model.config, self._model.lora) * result.tokens
+            usage["perf/mfu"] = flops / (result.seconds * self._mesh.topology.ranks * peak * 1e12)
+        return usage
 
     def save(self, loss: float | None, *, resumable: bool) -> Path:
         """Begin to save a checkpoint of the model; returns its directory. See Checkpoints.save.

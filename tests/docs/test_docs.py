@@ -30,7 +30,17 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMAND = "python -m dscoder_exp"
 GROUPS = [*(item.name for item in fields(Config) if dataclass_in(get_type_hints(Config)[item.name])), "experiment"]
-FILES = ("json", "png", "safetensors", "ckpt", "mindrecord", "md", "txt", "py")  # ends of names that look like keys
+FILES = (
+    "json",
+    "png",
+    "safetensors",
+    "ckpt",
+    "mindrecord",
+    "md",
+    "txt",
+    "py",
+    "html",
+)  # ends of names that look like keys
 BAD_ROWS = '{"instruction": "a", "output": "b"}\n{"instruction": "a"}\nnot JSON\n'  # bad.jsonl of docs/data.md
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

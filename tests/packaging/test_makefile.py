@@ -94,8 +94,8 @@ def test_without_the_right_python_one_message_says_so(project: Path) -> None:
 def test_make_alone_prints_the_targets(project: Path) -> None:
     _, printed = make(project)
     assert re.findall(r"^make (\S+)", printed, re.MULTILINE) == [
-        "help", "quickstart", "test", "test-fast", "proof", "ascend-dryrun", "pictures", "check", "constraints",
-        "constraints-aarch64", "test-aarch64", "ascend-first-run", "clean",
+        "help", "quickstart", "dashboard", "test", "test-fast", "proof", "ascend-dryrun", "pictures", "check",
+        "constraints", "constraints-aarch64", "test-aarch64", "ascend-first-run", "clean",
     ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ FRONT = "front"  # the modules that lie in dscoder_exp itself and have no row be
 # A row: what a package, or a module that stands alone, may import besides itself. What stands higher imports what
 # stands lower, never the reverse.
 BASE = {"hub", "storage", "schema"}
-SERVICES = {"training", "generation", "model", "data", "weights", "tracking"}
+SERVICES = {"training", "generation", "model", "data", "weights", "tracking", "comparison"}
 MAY_IMPORT = {
     FRONT: {"preflight", "tasks", "console", "signals", *SERVICES, "parallel", "device", *BASE},
     "preflight": {"tasks", *SERVICES, "parallel", "native", *BASE},
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "model": {"weights", "parallel", "native", "device", *BASE},
     "data": {"weights", "parallel", *BASE},
     "weights": BASE,
+    "comparison": {"tracking", *BASE},
     "tracking": {"signals", *BASE},
     "parallel": {"device", *BASE},
     "hub": {"storage", "schema"},
@@ -49,13 +50,15 @@ MAY_IMPORT = {
     "native": set(),
     "schema": set(),
 }
-NEVER_MINDSPORE = {*BASE, "weights", "tracking", "preflight", "native"}
+NEVER_MINDSPORE = {*BASE, "weights", "tracking", "comparison", "preflight", "native"}
 MINDSPORE_IN_FUNCTIONS = {FRONT, "tasks", "data"}
-LIGHT = {*BASE, "weights", "preflight"}  # packages that may be imported before it is known whether a device is needed
+# Packages that may be imported before it is known whether a device is needed
+LIGHT = {*BASE, "weights", "preflight", "comparison"}
 LIGHT_MODULES = {
     "dscoder_exp",
     "dscoder_exp.app",
     "dscoder_exp.lifecycle",
+    "dscoder_exp.tasks.compare",
     "dscoder_exp.tasks.convert",
     "dscoder_exp.tasks.prepare",
 }

@@ -27,6 +27,7 @@ STEP_METRICS = {
     "train/loss",
     "train/grad_norm",
     "train/lr",
+    "perf/memory_gb",
     "perf/step_time_s",
     "perf/tokens_per_s",
     "perf/tokens_per_s_per_device",
