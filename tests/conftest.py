@@ -54,7 +54,7 @@ def restored_hydra() -> Iterator[None]:
     """
     Plugins.instance()  # looked for once, not in each test that composes
     instances, resolvers = dict(Singleton._instances), dict(BaseContainer._resolvers)
-    before = [(instance, dict(vars(instance))) for instance in instances.values()]
+    before: list[tuple[Any, dict[str, Any]]] = [(found, dict(vars(found))) for found in instances.values()]
     yield
     Singleton._instances, BaseContainer._resolvers = instances, resolvers
     for instance, values in before:

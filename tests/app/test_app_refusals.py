@@ -3,9 +3,12 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_support import Command
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig
 
 Refused = Callable[..., str]
 
@@ -101,6 +104,21 @@ def test_a_sweep_that_cannot_be_composed(without_libraries: Command, small: list
     assert (ended.code, ended.out, without_libraries.leftovers()) == (2, "", [])
     for words in ("optim.lrr: unknown key", "optimm.lr: unknown key", "did you mean `tracking=off`?"):
         assert words in ended.err
+
+
+@pytest.mark.parametrize(("sweep", "times"), [([], 2), (["-m", "seed=0,1"], 3)])
+def test_a_command_line_is_composed_once_for_all_jobs_and_once_for_each(
+    refused: Refused, small: list[str], monkeypatch: pytest.MonkeyPatch, sweep: list[str], times: int
+) -> None:
+    load, composed = ConfigLoaderImpl._load_configuration_impl, []
+
+    def counted(self: ConfigLoaderImpl, **named: Any) -> DictConfig:
+        composed.append(named["overrides"])
+        return load(self, **named)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counted)
+    refused(*sweep, *small, "data.source=none.json")
+    assert len(composed) == times
 
 
 def test_mistakes_in_a_yaml_file(refused: Refused, tmp_path: Path, small: list[str]) -> None:

@@ -30,7 +30,7 @@ class CommandLine:
                 patch.delenv(name)
             home = {"HOME": str(self.home), "XDG_CACHE_HOME": str(self.home / "cache")}
             for name, value in ({"HYDRA_FULL_ERROR": "0"} | home | self.environment).items():
-                patch.setenv(name, value)  # HYDRA_FULL_ERROR: main() sets it, and is no longer told to then
+                patch.setenv(name, value)  # main() sets HYDRA_FULL_ERROR; this removes it afterwards
             patch.chdir(self.directory)
             patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
             patch.setattr(sys, "argv", ["dscoder_exp", *arguments])
