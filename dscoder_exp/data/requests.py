@@ -89,6 +89,42 @@ def read_requests(
     return Requests([row], ends=frozenset(ends))
 
 
+def check_requests(predict: PredictConfig, prompt_format: PromptFormat, tokenizer: "Tokenizer", context: int) -> None:
+    """Raise what read_requests raises, in a tenth of its time for a large file whose rows are good.
+
+    Of rows with the same roles one is rendered, and rows are encoded only if they may be too long. A row that the
+    template refuses for what its messages say is found by read_requests.
+    """
+    if predict.input is None or not _looks_good(Path(predict.input), prompt_format, context):
+        read_requests(predict, prompt_format, tokenizer, context)
+
+
+def _looks_good(path: Path, prompt_format: PromptFormat, context: int) -> bool:
+    """Whether all rows are prompts, none of them too long, and there are any."""
+    around: dict[tuple[str, ...], int] = {}  # bytes that the prompt format adds, by the messages' roles
+    found = False
+    for _, entry in _entries(path):
+        found = True
+        try:
+            messages, tools = _asked(entry)
+            roles = tuple(message.role for message in messages)
+            size = sum(_bytes(f"{message.content}{message.input}{message.extra}") for message in messages)
+            if roles not in around or tools:
+                rendered = prompt_format.rendered_prompt(messages, tools)
+                around[roles] = _bytes(rendered.text) - size
+                prompt_format.encode([rendered])  # refuses the format's tokens that the model has no embedding for
+            # A token is at least a byte of the text.
+            if size + around[roles] >= context and too_long(len(prompt_format.prompt(messages, tools)), context):
+                return False
+        except (BadRow, TemplateFailed):
+            return False
+    return found
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
+
+
 def too_long(tokens: int, context: int) -> str | None:
     """Why a prompt of so many tokens can't be answered; None if it can."""
     if tokens < context:
@@ -157,6 +193,11 @@ def _text_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _rendered(entry: Any, prompt_format: PromptFormat) -> RenderedText:
     """Raises BadRow, or TemplateFailed."""
+    return prompt_format.rendered_prompt(*_asked(entry))
+
+
+def _asked(entry: Any) -> tuple[Sequence[Message], list[Any] | None]:
+    """A row's messages up to the one that is to be answered, and the tools that it may call. Raises BadRow."""
     if isinstance(entry, Fault):
         raise BadRow(entry.why)
     if not isinstance(entry, dict):
@@ -170,7 +211,7 @@ def _rendered(entry: Any, prompt_format: PromptFormat) -> RenderedText:
     asked = [message for message in messages if message.role == "user"]
     if not messages or not all(f"{message.content}{message.input}{message.extra}".strip() for message in asked):
         raise BadRow(EMPTY)
-    return prompt_format.rendered_prompt(messages, conversation.tools_list())
+    return messages, conversation.tools_list()
 
 
 def _conversation(entry: dict[str, Any]) -> Conversation:

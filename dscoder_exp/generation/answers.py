@@ -147,9 +147,9 @@ class Speed:
 
     Attributes:
         prompt_tokens, tokens: of all answers, the new ones with those that ended them.
-        prefill_s: seconds that the prefill of their prompts took, each with its first new token.
-        first_token_s: until the first new token of the first answer.
-        seconds: for all of them.
+        prefill_s: seconds that the prefill of their prompts took, each with its first new token, without compilation.
+        first_token_s: until the first new token of the first answer, compilation included.
+        seconds: for all of them, without compilation.
     """
 
     answers: int
@@ -170,11 +170,16 @@ class Speed:
         return self.tokens / self.seconds
 
 
-def speed_of(rows: Sequence[Row], seconds: float) -> Speed:
-    """The figures of at least one finished row; seconds: for all of them."""
+def speed_of(rows: Sequence[Row], seconds: float, compile_s: float = 0.0, prefill_compile_s: float = 0.0) -> Speed:
+    """The figures of at least one finished row.
+
+    Args:
+        seconds: for all of them.
+        compile_s, prefill_compile_s: how many of these the calls took that compiled, and those of them in prefill.
+    """
     firsts = [row.first_token_s for row in rows]
     prompts, tokens = (sum(map(len, ids)) for ids in ([row.ids for row in rows], [row.tokens for row in rows]))
-    return Speed(len(rows), prompts, tokens, sum(firsts), firsts[0], seconds)
+    return Speed(len(rows), prompts, tokens, sum(firsts) - prefill_compile_s, firsts[0], seconds - compile_s)
 
 
 def _pending(text: str, strings: Sequence[str]) -> int:

@@ -67,6 +67,7 @@ class Batch:
 
     Attributes:
         tokens: new tokens so far, of all rows.
+        prefill_compile_s: seconds so far of the calls in prefill that compiled a function.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling, *, keep_answers: bool = False) -> None:
@@ -78,9 +79,16 @@ class Batch:
         """
         self._engine, self._keep = engine, keep_answers
         self.tokens = 0
+        self.prefill_compile_s = 0.0
+        self._compiled_before = engine.compile_seconds
         self._sample = Sampler(sampling, engine.slots)
         self._rows: list[Row | None] = [None] * engine.slots
         self._cached: list[NDArray[np.int32]] = [NOTHING] * engine.slots
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds so far of all calls that compiled a function."""
+        return self._engine.compile_seconds - self._compiled_before
 
     def run(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
         """Generate all rows; yields the rows that each step has finished, often none.
@@ -111,7 +119,9 @@ class Batch:
         source, shared = self._nearest(slot, row.ids)
         if source != slot:
             self._engine.copy(source, slot, shared)
+        compiled = self.compile_s
         logits = self._engine.prefill(slot, row.ids[shared:], shared)
+        self.prefill_compile_s += self.compile_s - compiled
         self._cached[slot] = row.ids
         self._sample.begin(slot, row.ids, row.seed, row.sample)
         self._rows[slot] = row

@@ -37,9 +37,15 @@ class Engine:
 
     def __init__(self, model: Llama, slots: int = 1) -> None:
         self.slots = slots
+        self._compiled = model.compiled
         self._capacity = 0
         self._ascend = _ascend_decoder(model, slots) if model.compiled.device == "ascend" else None
         self._backend: Backend = self._ascend or _cpu_decoder(model, slots)
+
+    @property
+    def compile_seconds(self) -> float:
+        """Total duration of the calls that compiled one of the model's functions; C++ is compiled before any call."""
+        return self._compiled.compile_seconds
 
     def reserve(self, length: int) -> None:
         """Make room for `length` positions in each slot; what is cached stays."""

@@ -51,7 +51,7 @@ class Decoder:
     takes the same code, so no length is better than another, and a token's result doesn't depend on the others.
     """
 
-    chunk = 256  # tokens of a prompt in one call, whose activations are then a few MB: the weights are read once a call
+    chunk = 512  # tokens of a prompt in one call, whose activations are then some MB: the weights are read once a call
 
     def __init__(self, model: Llama, path: Path, slots: int) -> None:
         """

@@ -11,11 +11,11 @@
 
 #include "barrier.h"
 #include "cached_attention.h"
-#include "stream.h"
+#include "inputs.h"
 
 namespace {
 
-constexpr int64_t COLUMNS = 16;  // threads share columns in multiples of this, a cache line of fp32
+constexpr int64_t SHARED = 16;  // threads share columns in multiples of this, a cache line of fp32
 
 struct Range {
   int64_t first, last;
@@ -27,32 +27,6 @@ Range share(int64_t total, int64_t unit = 1) {
   const int64_t units = (total + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
   return {std::min(units * thread / threads * unit, total), std::min(units * (thread + 1) / threads * unit, total)};
 }
-
-// What a matrix is multiplied with: rows [count, depth], which begin at a cache line and end with zeros up to the next.
-template <typename Format>
-class Inputs {
-  using Input = typename Format::Input;
-  struct alignas(CACHE_LINE) Line {
-    Input values[CACHE_LINE / sizeof(Input)] = {};
-  };
-  std::vector<Line> lines;
-
- public:
-  const int64_t depth, row;
-
-  Inputs(int64_t count, int64_t depth)
-      : lines(count * rounded_up(depth * sizeof(Input), CACHE_LINE) / CACHE_LINE),
-        depth(depth),
-        row(rounded_up(depth * sizeof(Input), CACHE_LINE) / sizeof(Input)) {}
-
-  Input* at(int64_t i) { return lines.data()->values + i * row; }
-
-  // Rounds values to the columns `range` of row i.
-  void set(int64_t i, Range range, const float* values) {
-    Input* out = at(i) + range.first;
-    for (int64_t c = 0; c < range.size(); c++) out[c] = Format::input(rounded<Format>(values[c]));
-  }
-};
 
 template <typename Format>
 class Forward {
@@ -67,46 +41,48 @@ class Forward {
         kv_size(model.key_heads * model.head_dim),
         qkv_row(q_size + 2 * kv_size),
         value_row(rounded_up(model.head_dim, KEYS)),
+        many(tokens.count >= MANY),
         x(tokens.count * model.hidden),
         qkv(tokens.count * qkv_row),
-        products(tokens.count * model.hidden),
-        gate(tokens.count * model.intermediate),
-        up(tokens.count * model.intermediate),
+        shared(many ? tokens.count : 0, model.hidden),
         attended(tokens.count, q_size),
         activated(tokens.count, model.intermediate) {}
 
   void run() {
 #pragma omp parallel
     {
-      Inputs<Format> normed(tokens.count, model.hidden);  // each thread's own, which costs less than a barrier
+      Inputs<Format> own(many ? 0 : tokens.count, model.hidden), &normed = many ? shared : own;
       embed();
       for (int64_t layer = 0; layer < model.layers; layer++) {
         const Block& block = model.blocks[layer];
-        norm(0, block.input_norm, normed);
+        norm_all(block.input_norm, normed);
         project_qkv(normed, block, layer);
         attention(layer);
-        add_to_x(attended, block.o);
-        norm(0, block.post_attention_norm, normed);
+        add_to_x(attended, block.o, q_size);
+        norm_all(block.post_attention_norm, normed);
         swiglu(normed, block);
-        add_to_x(activated, block.down);
+        add_to_x(activated, block.down, model.intermediate);
       }
-      const int64_t first = tokens.count - tokens.num_logits;
-      norm(first, model.norm, normed);
-      project(normed, first, model.head, share(model.vocabulary, COLUMNS), tokens.logits, model.vocabulary);
+      logits();
     }
   }
 
  private:
   static const Stored* stored(const void* weights) { return static_cast<const Stored*>(weights); }
 
-  // The columns `range` of y = inputs' rows from `first` on times weights^T, rounded; y's rows are y_row apart.
-  void project(Inputs<Format>& inputs, int64_t first, const void* weights, Range range, float* y, int64_t y_row) {
-    if (range.first >= range.last) return;
-    const Stored* rows = stored(weights) + range.first * inputs.depth;
-    const Factors<Format> factors{rows, inputs.at(first), inputs.depth, inputs.row};
-    multiply<Format>(tokens.count - first, range.size(), factors, y + range.first, y_row);
-    for (int64_t i = 0; i < tokens.count - first; i++)
-      for (int64_t c = range.first; c < range.last; c++) y[i * y_row + c] = rounded<Format>(y[i * y_row + c]);
+  // The columns `range` of y = inputs weights [outputs, depth]^T; y begins with the first of them.
+  static void project(const Inputs<Format>& inputs, const void* weights, int64_t depth, Range range, float* y,
+                      int64_t y_row) {
+    if (range.size() > 0) inputs.multiply_by(stored(weights) + range.first * depth, range.size(), y, y_row);
+  }
+
+  // Calls run(columns) for parts of this thread's share of `total` columns: of many tokens few columns at a time, whose
+  // values then stay in its caches.
+  template <typename Run>
+  void for_columns(int64_t total, Run run) const {
+    const Range own = share(total, SHARED);
+    const int64_t most = many ? COLUMNS : std::max<int64_t>(own.size(), 1);
+    for (int64_t first = own.first; first < own.last; first += most) run({first, std::min(first + most, own.last)});
   }
 
   void embed() {
@@ -118,28 +94,43 @@ class Forward {
     barrier.wait(omp_get_num_threads());
   }
 
-  // normed = rms_norm(x), for the rows from `first` on
-  void norm(int64_t first, const void* weights, Inputs<Format>& normed) {
+  // normed = rms_norm(x), which threads share if there are many rows; else each computes all, which costs less than a
+  // barrier.
+  void norm_all(const void* weights, Inputs<Format>& normed) {
+    norm(many ? share(tokens.count, ROWS) : Range{0, tokens.count}, 0, weights, normed);
+    if (many) barrier.wait(omp_get_num_threads());
+  }
+
+  // normed's row i - start = rms_norm(x's row i)
+  void norm(Range rows, int64_t start, const void* weights, Inputs<Format>& normed) const {
     const Stored* weight = stored(weights);
     std::vector<float> values(model.hidden);
-    for (int64_t i = first; i < tokens.count; i++) {
+    for (int64_t i = rows.first; i < rows.last; i++) {
       const float* row = x.data() + i * model.hidden;
       float squares = 0;
       for (int64_t c = 0; c < model.hidden; c++) squares += row[c] * row[c];
       const float rstd = 1.0f / std::sqrt(squares / model.hidden + model.eps);
       for (int64_t c = 0; c < model.hidden; c++) values[c] = row[c] * rstd * Format::get(weight[c]);
-      normed.set(i, {0, model.hidden}, values.data());
+      normed.set(i - start, 0, model.hidden, values.data());
     }
   }
 
+  void logits() const {
+    const int64_t first = tokens.count - tokens.num_logits;
+    Inputs<Format> normed(tokens.num_logits, model.hidden);
+    norm({first, tokens.count}, first, model.norm, normed);
+    const Range range = share(model.vocabulary, SHARED);
+    project(normed, model.head, model.hidden, range, tokens.logits + range.first, model.vocabulary);
+  }
+
   // q, rotated and multiplied with 1 / sqrt(head_dim); k, rotated, and v go into the caches. Threads share whole heads.
-  void project_qkv(Inputs<Format>& normed, const Block& block, int64_t layer) {
+  void project_qkv(const Inputs<Format>& normed, const Block& block, int64_t layer) {
     const int64_t size = model.head_dim;
     const Range own = share(qkv_row, size);
     int64_t start = 0;
     for (const auto& [weights, width] : {std::pair(block.q, q_size), {block.k, kv_size}, {block.v, kv_size}}) {
       const Range columns{std::max<int64_t>(own.first - start, 0), std::min(own.last - start, width)};
-      project(normed, 0, weights, columns, qkv.data() + start, qkv_row);
+      project(normed, weights, model.hidden, columns, qkv.data() + start + columns.first, qkv_row);
       start += width;
     }
     for (int64_t row = 0; row < tokens.count; row++)
@@ -198,32 +189,38 @@ class Forward {
       attend<Format>(block.count, position, size, {qkv.data() + block.row * qkv_row + head * size, qkv_row, 1},
                      keys(layer, slot, head / group), values(layer, slot, head / group), scores.data(), out.data());
       for (int i = 0; i < block.count; i++)
-        attended.set(block.row + i, {head * size, (head + 1) * size}, out.data() + i * value_row);
+        attended.set(block.row + i, head * size, (head + 1) * size, out.data() + i * value_row);
     }
     barrier.wait(omp_get_num_threads());
   }
 
   // x += inputs weights^T
-  void add_to_x(Inputs<Format>& inputs, const void* weights) {
-    const Range columns = share(model.hidden, COLUMNS);
-    project(inputs, 0, weights, columns, products.data(), model.hidden);
-    for (int64_t i = 0; i < tokens.count; i++)
-      for (int64_t c = i * model.hidden + columns.first; c < i * model.hidden + columns.last; c++)
-        x[c] = rounded<Format>(x[c] + products[c]);
+  void add_to_x(const Inputs<Format>& inputs, const void* weights, int64_t depth) {
+    for_columns(model.hidden, [&](Range columns) {
+      const int64_t width = columns.size();
+      std::vector<float> products(tokens.count * width);
+      project(inputs, weights, depth, columns, products.data(), width);
+      for (int64_t i = 0; i < tokens.count; i++) {
+        float* row = x.data() + i * model.hidden + columns.first;
+        for (int64_t c = 0; c < width; c++) row[c] = rounded<Format>(row[c] + products[i * width + c]);
+      }
+    });
     barrier.wait(omp_get_num_threads());
   }
 
   // activated = silu(gate) up
-  void swiglu(Inputs<Format>& normed, const Block& block) {
-    const int64_t size = model.intermediate;
-    const Range columns = share(size, COLUMNS);
-    project(normed, 0, block.gate, columns, gate.data(), size);
-    project(normed, 0, block.up, columns, up.data(), size);
-    for (int64_t i = 0; i < tokens.count; i++) {
-      float* row = gate.data() + i * size;
-      for (int64_t c = columns.first; c < columns.last; c++) row[c] *= sigmoid(row[c]) * up[i * size + c];
-      activated.set(i, columns, row + columns.first);
-    }
+  void swiglu(const Inputs<Format>& normed, const Block& block) {
+    for_columns(model.intermediate, [&](Range columns) {
+      const int64_t width = columns.size();
+      std::vector<float> gate(tokens.count * width), up(tokens.count * width);
+      project(normed, block.gate, model.hidden, columns, gate.data(), width);
+      project(normed, block.up, model.hidden, columns, up.data(), width);
+      for (int64_t i = 0; i < tokens.count; i++) {
+        float *row = gate.data() + i * width, *factors = up.data() + i * width;
+        for (int64_t c = 0; c < width; c++) row[c] *= sigmoid(row[c]) * factors[c];
+        activated.set(i, columns.first, columns.last, row);
+      }
+    });
     barrier.wait(omp_get_num_threads());
   }
 
@@ -231,8 +228,9 @@ class Forward {
   const Tokens& tokens;
   const std::vector<QueryBlock> queries;
   const int64_t q_size, kv_size, qkv_row, value_row;
-  std::vector<float> x, qkv, products, gate, up;  // [count, …], values of the format
-  Inputs<Format> attended, activated;
+  const bool many;
+  std::vector<float> x, qkv;  // [count, …], values of the format
+  Inputs<Format> shared, attended, activated;
   Barrier barrier;
 };
 

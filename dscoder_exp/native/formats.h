@@ -39,8 +39,9 @@ struct Float32 {
   static float put(float x) { return x; }
   static float input(float x) { return x; }
   static Lanes load(const float* x) { return *reinterpret_cast<const Lanes*>(x); }
-  static Lanes multiply_add(Lanes sums, Lanes weights, const float* x) { return sums + weights * load(x); }
   static Lanes weights(const float* x) { return load(x); }
+  static Lanes operand(const float* x) { return load(x); }
+  static Lanes multiply_add(Lanes sums, Lanes weights, Lanes x) { return sums + weights * x; }
 };
 
 struct Bfloat16 {
@@ -70,16 +71,17 @@ struct Bfloat16 {
   static constexpr int STEP = 2 * LANES;
   static uint16_t input(float x) { return static_cast<uint16_t>(bits_of(x) >> 16); }
   static __m512bh weights(const uint16_t* x) { return reinterpret_cast<__m512bh>(_mm512_loadu_si512(x)); }
-  static Lanes multiply_add(Lanes sums, __m512bh weights, const uint16_t* x) {
-    const __m512bh other = reinterpret_cast<__m512bh>(_mm512_loadu_si512(x));
-    return reinterpret_cast<Lanes>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), weights, other));
+  static __m512bh operand(const uint16_t* x) { return weights(x); }
+  static Lanes multiply_add(Lanes sums, __m512bh weights, __m512bh x) {
+    return reinterpret_cast<Lanes>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sums), weights, x));
   }
 #else
   using Input = float;
   static constexpr int STEP = LANES;
   static float input(float x) { return x; }
   static Lanes weights(const uint16_t* x) { return load(x); }
-  static Lanes multiply_add(Lanes sums, Lanes weights, const float* x) { return sums + weights * Float32::load(x); }
+  static Lanes operand(const float* x) { return Float32::load(x); }
+  static Lanes multiply_add(Lanes sums, Lanes weights, Lanes x) { return sums + weights * x; }
 #endif
 };
 
@@ -117,7 +119,8 @@ struct Float16 {
 #endif
   }
   static Lanes weights(const uint16_t* x) { return load(x); }
-  static Lanes multiply_add(Lanes sums, Lanes weights, const float* x) { return sums + weights * Float32::load(x); }
+  static Lanes operand(const float* x) { return Float32::load(x); }
+  static Lanes multiply_add(Lanes sums, Lanes weights, Lanes x) { return sums + weights * x; }
 };
 
 template <typename Format>

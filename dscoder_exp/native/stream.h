@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "formats.h"
 
@@ -13,6 +14,7 @@ constexpr int SUMS = 12, INPUTS = 6;
 #endif
 constexpr int WEIGHTS = 4;          // most rows of the matrix in a tile
 constexpr int64_t PANEL = 1 << 17;  // bytes of the matrix that stay in cache while all tiles of x pass over them
+constexpr int64_t AHEAD = 1 << 13;  // bytes of the matrix that are requested before they are used, at least
 constexpr int CACHE_LINE = 64;      // bytes
 
 // Rows of the matrix and of x in a format's Stored and Input types; x's rows end with zeros up to a multiple of STEP.
@@ -23,7 +25,18 @@ struct Factors {
   int64_t depth, x_row;
 };
 
-// The sum of each of four vectors' lanes, always in the same order.
+// The order in which sum_lanes adds the lanes of a vector: first those LANE_STRIDES[0] apart, then of these sums those
+// LANE_STRIDES[1] apart, ….
+#if defined(__AVX512F__)
+constexpr int LANE_STRIDES[] = {2, 1, 8, 4};
+#elif defined(__aarch64__)
+constexpr int LANE_STRIDES[] = {2, 1};
+#else
+constexpr int LANE_STRIDES[] = {4, 2, 1};
+#endif
+constexpr int LANE_BITS = sizeof(LANE_STRIDES) / sizeof(int);
+
+// The sum of each of four vectors' lanes.
 inline void sum_lanes(const Lanes* of, float (&sums)[4]) {
 #if defined(__AVX512F__)
   const auto in = [&](int i) { return reinterpret_cast<__m512>(of[i]); };
@@ -38,8 +51,8 @@ inline void sum_lanes(const Lanes* of, float (&sums)[4]) {
 #else
   for (int i = 0; i < 4; i++) {
     Lanes lanes = of[i];
-    for (int width = LANES / 2; width > 0; width /= 2)
-      for (int j = 0; j < width; j++) lanes[j] += lanes[j + width];
+    for (int stride : LANE_STRIDES)
+      for (int j = 0; j < stride; j++) lanes[j] += lanes[j + stride];
     sums[i] = lanes[0];
   }
 #endif
@@ -51,26 +64,35 @@ inline void multiply_tile(Factors<Format> f, float* y, int64_t y_row) {
   constexpr int64_t STEP = Format::STEP;
   const int64_t whole = f.depth / STEP * STEP;
   Lanes sums[(N * M + 3) / 4 * 4] = {};
-  const auto add = [&](int i, int64_t k, const typename Format::Stored* row) {
-    const auto weights = Format::weights(row);
-    for (int j = 0; j < M; j++) sums[i * M + j] = Format::multiply_add(sums[i * M + j], weights, f.x + j * f.x_row + k);
+  // Of `rows` of the matrix from row i on; each row of x is loaded once for all of them.
+  const auto add = [&](auto rows, int i, int64_t k, const typename Format::Stored* start, int64_t row) {
+    decltype(Format::weights(start)) weights[rows];
+    for (int r = 0; r < rows; r++) weights[r] = Format::weights(start + r * row);
+    for (int j = 0; j < M; j++) {
+      const auto x = Format::operand(f.x + j * f.x_row + k);
+      for (int r = 0; r < rows; r++) {
+        Lanes& sum = sums[(i + r) * M + j];
+        sum = Format::multiply_add(sum, weights[r], x);
+      }
+    }
   };
+  constexpr std::integral_constant<int, 1> ONE;
   if constexpr (M <= 2) {  // row by row, since a processor reads one stream faster than several
     for (int i = 0; i < N; i++)
-      for (int64_t k = 0; k < whole; k += STEP) add(i, k, f.weights + i * f.depth + k);
+      for (int64_t k = 0; k < whole; k += STEP) add(ONE, i, k, f.weights + i * f.depth + k, 0);
   } else {  // side by side, while the next rows are requested in the order in which they lie
-    const char* next = reinterpret_cast<const char*>(f.weights + N * f.depth);
-    for (int64_t k = 0; k < whole; k += STEP)
-      for (int i = 0; i < N; i++) {
+    const int64_t ahead = std::max<int64_t>(N * f.depth * sizeof(typename Format::Stored), AHEAD);
+    const char* next = reinterpret_cast<const char*>(f.weights) + ahead;
+    for (int64_t k = 0; k < whole; k += STEP) {
+      for (int i = 0; i < N; i++, next += CACHE_LINE)
         __builtin_prefetch(next, 0, 2);  // into the second cache: x fills the first one
-        next += CACHE_LINE;
-        add(i, k, f.weights + i * f.depth + k);
-      }
+      add(std::integral_constant<int, N>(), 0, k, f.weights + k, f.depth);
+    }
   }
-  for (int i = 0; i < N && whole < f.depth; i++) {
-    typename Format::Stored rest[STEP] = {};
-    std::copy_n(f.weights + i * f.depth + whole, f.depth - whole, rest);
-    add(i, whole, rest);
+  if (whole < f.depth) {
+    typename Format::Stored rest[N][STEP] = {};
+    for (int i = 0; i < N; i++) std::copy(f.weights + i * f.depth + whole, f.weights + (i + 1) * f.depth, rest[i]);
+    add(std::integral_constant<int, N>(), 0, whole, rest[0], STEP);
   }
   for (int first = 0; first < N * M; first += 4) {
     float four[4];

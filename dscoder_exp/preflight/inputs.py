@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from dscoder_exp.comparison.selection import select
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
-from dscoder_exp.data.requests import read_requests
+from dscoder_exp.data.requests import check_requests
 from dscoder_exp.data.source import read_source
 from dscoder_exp.generation.answer_file import origin_of, output_problem
 from dscoder_exp.native.library import library
@@ -94,7 +94,7 @@ class InputChecks:
         if prompt_format is None:
             return []
         subject = (predict, text.template, config.model, config.tokenizer)
-        read = partial(read_requests, predict, prompt_format, text.tokenizer, model.max_position_embeddings)
+        read = partial(check_requests, predict, prompt_format, text.tokenizer, model.max_position_embeddings)
         _, problems = self._check_once("requests", subject, read)
         if problems or predict.output is None:
             return problems

@@ -118,7 +118,7 @@ def _answer_prompt(job: JobContext, row: PromptRow, answering: Answering, model:
     if count == 1:
         screen.print()
     log_table(job.run, [_table_row(row.fields, one.fields(), n, count) for n, one in enumerate(answers)], TABLE)
-    return speed_of(answers, seconds)
+    return speed_of(answers, seconds, batch.compile_s, batch.prefill_compile_s)
 
 
 def _answer_file(
@@ -167,13 +167,14 @@ def _generate(
     started = time.perf_counter()
     with screen.stage("answering", count, count - len(answers)) as stage:
         for finished in batch.run(list(answers.values())):
-            note = f"{batch.tokens / (time.perf_counter() - started):.1f} tokens/s"
+            note = f"{batch.tokens / (time.perf_counter() - started - batch.compile_s):.1f} tokens/s"
             stage.note(note)
             for place, answer in (by_id[id(row)] for row in finished):
                 if file is not None:
                     file.add(place, answer.fields())
                 stage.advance(note)
-    return speed_of(list(answers.values()), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return speed_of(list(answers.values()), seconds, batch.compile_s, batch.prefill_compile_s)
 
 
 def _converse(job: JobContext, prompt_format: PromptFormat, answering: Answering, model: Llama) -> Speed | None:
@@ -183,7 +184,8 @@ def _converse(job: JobContext, prompt_format: PromptFormat, answering: Answering
     if turns:
         log_table(job.run, [_table_row({"prompt": prompt}, answer.fields()) for prompt, answer in turns], TABLE)
     answers = [answer for _, answer in turns if answer.tokens]
-    return speed_of(answers, sum(answer.seconds for answer in answers)) if answers else None
+    seconds = sum(answer.seconds for answer in answers)
+    return speed_of(answers, seconds, batch.compile_s, batch.prefill_compile_s) if answers else None
 
 
 def _table_row(

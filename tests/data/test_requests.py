@@ -11,9 +11,10 @@ from tokenizers import Tokenizer
 from weights_support import refusal
 
 from dscoder_exp.data.prompt_format import PromptFormat
-from dscoder_exp.data.requests import Requests, messages_of, read_requests
+from dscoder_exp.data.requests import Requests, check_requests, messages_of, read_requests
 from dscoder_exp.data.rows import Message
 from dscoder_exp.schema.config import PredictConfig
+from dscoder_exp.schema.errors import Refused
 
 NOT_GIVEN: Any = {item.name: None for item in fields(PredictConfig)} | {"skip_bad": False, "interactive": False}
 # It takes no system message, as Gemma's
@@ -27,7 +28,18 @@ def chatml(tokenizer: Tokenizer) -> PromptFormat:
 
 
 def asked(prompt_format: PromptFormat, tokenizer: Tokenizer, *, context: int = 300, **given: Any) -> Requests:
-    return read_requests(PredictConfig(**{**NOT_GIVEN, **given}), prompt_format, tokenizer, context)
+    """What read_requests finds; check_requests refuses the same with the same words."""
+    arguments = PredictConfig(**{**NOT_GIVEN, **given}), prompt_format, tokenizer, context
+    refused: list[Any] = []
+    for function in check_requests, read_requests:
+        try:
+            found = function(*arguments)
+        except Refused as error:
+            refused.append(error)
+    if refused:
+        assert [error.problems for error in refused] == [refused[0].problems] * 2
+        raise refused[0]
+    return found  # type: ignore[return-value]
 
 
 def written(path: Path, *rows: Any) -> str:
@@ -55,6 +67,21 @@ def test_each_kind_of_row_gets_the_ids_that_training_would_give_it(
     expected = [simple, briefly, briefly, chatml.prompt(turns), simple, simple, simple]
     assert [row.ids.tolist() for row in found.rows] == expected
     assert [row.fields for row in found.rows] == rows
+
+
+def test_a_check_encodes_one_row_of_a_kind_and_long_ones(
+    tmp_path: Path, tokenizer: Tokenizer, chatml: PromptFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    monkeypatch.setattr(
+        PromptFormat,
+        "encode",
+        lambda self, texts, encode=PromptFormat.encode: encoded.extend(texts) or encode(self, texts),
+    )
+    rows = [*({"prompt": f"{number}?"} for number in range(50)), {"prompt": "c?", "history": [["a?", "b"]]}]
+    given = PredictConfig(**{**NOT_GIVEN, "input": written(tmp_path / "p.jsonl", *rows, {"prompt": "return " * 36})})
+    check_requests(given, chatml, tokenizer, 300)
+    assert [len(encoded), "0?" in encoded[0].text, "c?" in encoded[1].text] == [3, True, True]
 
 
 def test_a_text_has_a_prompt_a_line(tmp_path: Path, tokenizer: Tokenizer, chatml: PromptFormat) -> None:

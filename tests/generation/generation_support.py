@@ -13,6 +13,7 @@ class CountingEngine:
     Attributes:
         prefilled: number of ids that were prefilled, by call.
         decoded: number of slots, by call.
+        compile_seconds: as that of an engine whose first call of each kind compiles for a second.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -20,6 +21,10 @@ class CountingEngine:
         self.cached: list[list[int]] = [[] for _ in range(slots)]
         self.prefilled: list[int] = []
         self.decoded: list[int] = []
+
+    @property
+    def compile_seconds(self) -> float:
+        return float(bool(self.prefilled)) + float(bool(self.decoded))
 
     def reserve(self, length: int) -> None:
         self.room = max(self.room, length)
@@ -58,7 +63,7 @@ def logits_after(ids: list[int]) -> np.ndarray:
 class Script:
     """An engine whose greedy answer to any prompt is `ids`; implements `Engine`."""
 
-    slots = 1
+    slots, compile_seconds = 1, 0.0
 
     def __init__(self, ids: list[int], size: int) -> None:
         self._ids, self._size, self._next = ids, size, 0

@@ -115,3 +115,6 @@ def test_the_speed_of_several_answers() -> None:
     speed = speed_of(answers, 4.0)
     assert (speed.answers, speed.prompt_tokens, speed.tokens) == (3, 6, 9)
     assert (speed.prefill_tokens_per_s, speed.tokens_per_s) == pytest.approx((4.0, 2.25))
+    compiled = speed_of(answers, 8.5, compile_s=4.5, prefill_compile_s=0.3)
+    assert (compiled.prefill_tokens_per_s, compiled.tokens_per_s) == pytest.approx((5.0, 2.25))
+    assert compiled.first_token_s == 0.5

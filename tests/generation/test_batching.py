@@ -70,6 +70,18 @@ def test_stop_tokens_end_a_row_and_belong_to_it() -> None:
     assert 0 < rows[0].first_token_s <= rows[0].seconds
 
 
+def test_the_time_of_compilation_is_known() -> None:
+    engine = CountingEngine(1)
+    batch = Batch(engine, GREEDY)  # type: ignore[arg-type]
+    for _ in batch.run(rows_of([[1], [2]], 1)):
+        pass
+    assert (batch.compile_s, batch.prefill_compile_s) == (1, 1)
+    for _ in batch.run(rows_of([[3]], 2)):
+        pass
+    assert (batch.compile_s, batch.prefill_compile_s) == (2, 1)
+    assert Batch(engine, GREEDY).compile_s == 0  # type: ignore[arg-type]
+
+
 def test_a_caller_that_leaves_early_leaves_no_row_behind() -> None:
     batch = Batch(CountingEngine(2), Sampling())  # type: ignore[arg-type]
     for _ in batch.run(rows_of([[1], [2], [3]])):

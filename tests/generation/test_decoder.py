@@ -30,7 +30,7 @@ HALF = json.loads((REFERENCE / "half_precision.json").read_text())
 ODD = replace(
     TINY, vocab_size=67, hidden_size=52, intermediate_size=85, num_attention_heads=6, num_key_value_heads=3, head_dim=10
 )
-LENGTH = 60
+LENGTH = 100  # more than native/inputs.h's MANY, from which on another product computes a prompt
 
 
 @cache
@@ -115,7 +115,7 @@ def test_half_precision_is_as_near_to_fp32_as_pytorchs(name, precision):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["tiny_gqa", "odd"])
-@pytest.mark.parametrize("chunk", [2, 7, 16, 37, LENGTH])
+@pytest.mark.parametrize("chunk", [2, 16, 37, 67, LENGTH])
 def test_a_prompts_logits_are_bit_by_bit_those_of_single_tokens(name, precision, chunk):
     model = model_of(name, precision)
     decoder, ids = decoder_of(model), ids_of(model)
@@ -140,6 +140,16 @@ def test_a_row_of_a_batch_has_the_logits_that_it_has_alone(precision):
         assert np.array_equal(decoder.forward(slots, tokens, positions, count)[row], alone[count])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_rows_of_a_large_batch_have_the_logits_that_they_have_alone(precision):
+    model, count = model_of("odd", precision), 70
+    decoder, alone, ids = decoder_of(model, count), logits_of("odd", precision), ids_of(model)
+    slots = np.arange(count, dtype=np.int32)
+    for position in range(3):
+        found = decoder.forward(slots, np.full(count, ids[position]), np.full(count, position), count)
+        assert np.array_equal(found, np.broadcast_to(alone[position], found.shape))
+
+
 def test_the_number_of_threads_changes_no_bit():
     model = model_of("tiny_gqa")
     decoder_of(model)
@@ -149,6 +159,7 @@ def test_the_number_of_threads_changes_no_bit():
         for threads in 1, 3:
             openmp.omp_set_num_threads(threads)
             assert np.array_equal(one_by_one(decoder_of(model), ids_of(model)), logits_of("tiny_gqa"))
+            assert np.array_equal(run(decoder_of(model), ids_of(model), 0, LENGTH), logits_of("tiny_gqa"))
     finally:
         openmp.omp_set_num_threads(before)
 
