@@ -35,8 +35,9 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 CONFIG_NAME = "config"
 
 # In conf/: ${multiply:2,4}, the product of integers; ${join:runs,a}, a path, which a later absolute part begins anew;
-# ${directory:DIR,default}, DIR as an absolute path unless it is empty.
+# ${directory:DIR,default}, DIR as an absolute path unless it is empty; ${is_given:VALUE}, whether it isn't null.
 OmegaConf.register_new_resolver("multiply", lambda *factors: math.prod(factors), replace=True)
+OmegaConf.register_new_resolver("is_given", lambda value: value is not None, replace=True)
 OmegaConf.register_new_resolver("join", lambda *parts: os.path.join(*map(str, parts)), replace=True)
 OmegaConf.register_new_resolver(
     "directory",

@@ -11,6 +11,8 @@ from tokenizers.decoders import DecodeStream
 
 from dscoder_exp.generation.batching import Row
 
+PRIMED = 8  # last ids of a prompt that the text of one that continues is decoded behind
+
 
 @dataclass(frozen=True)
 class Ending:
@@ -35,9 +37,13 @@ class TextStream:
         stopped: a stop string was found; the text ends before it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, ending: Ending) -> None:
+    def __init__(self, tokenizer: Tokenizer, ending: Ending, before: Sequence[int] = ()) -> None:
+        """
+        Args:
+            before: ids that the text goes on after; without any a decoder may drop blanks that it begins with.
+        """
         self._tokenizer, self._ending = tokenizer, ending
-        self._decoding = DecodeStream(skip_special_tokens=True)
+        self._decoding = DecodeStream(ids=list(before), skip_special_tokens=True)
         self._held = ""
         self._shown: list[str] = []
         self.stopped = False
@@ -114,6 +120,7 @@ class Answering:
         context: the model's, in tokens; an answer ends with it.
         max_new_tokens: the longest answer, in tokens.
         seed: of each answer's random numbers, which depend on its prompt, too.
+        continues: an answer is the prompt's next text, so that blanks which it begins with count.
     """
 
     tokenizer: Tokenizer
@@ -121,6 +128,7 @@ class Answering:
     context: int
     max_new_tokens: int
     seed: int = 0
+    continues: bool = False
 
     def answer(
         self,
@@ -137,7 +145,7 @@ class Answering:
         """
         prompt, room = np.asarray(ids, np.int32), self.context - len(ids)
         length, ends = min(self.max_new_tokens, room), self.ending.token_ids
-        stream = TextStream(self.tokenizer, self.ending)
+        stream = TextStream(self.tokenizer, self.ending, prompt[-PRIMED:].tolist() if self.continues else ())
         return Answer(prompt, length, ends, self.seed, sample, stream=stream, on_text=on_text)
 
 

@@ -11,6 +11,8 @@ from dscoder_exp.weights.resolve import fetch
 
 def hub_addresses(config: Config) -> dict[str, str]:
     """Config key -> hf:// address, for the keys that the task reads."""
+    if config.task.name == "evaluate" and config.evaluate.completions is not None:
+        return {}
     read = {"tokenizer.path": config.tokenizer.path}
     if config.task.name == "convert":
         read["weights.source"] = config.weights.source

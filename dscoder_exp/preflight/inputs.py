@@ -9,10 +9,19 @@ from dscoder_exp.comparison.selection import select
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
 from dscoder_exp.data.requests import check_requests
 from dscoder_exp.data.source import read_source
+from dscoder_exp.evaluation.suites import Suite
 from dscoder_exp.generation.answer_file import origin_of, output_problem
 from dscoder_exp.native.library import library
+from dscoder_exp.preflight.evaluation import (
+    check_prompts,
+    check_suite,
+    evaluated_suite,
+    loss_source,
+    results_problems,
+)
 from dscoder_exp.schema.config import Config, DataConfig
 from dscoder_exp.schema.cross import asked_problems, compare_problems, context_problems
+from dscoder_exp.schema.cross_evaluate import evaluate_problems
 from dscoder_exp.schema.errors import Problem, Refused
 from dscoder_exp.schema.llama import LlamaConfig
 from dscoder_exp.schema.paths import report_directory
@@ -46,6 +55,10 @@ class InputChecks:
             subject = (config.weights, config.model, config.tokenizer)
             return self._check_once("weights", subject, lambda: open_conversion(*subject))[1] if given else []
         problems = self.data_problems(config)
+        suite, found = self._suite(config)
+        problems += found
+        if config.evaluate.completions is not None and config.task.name == "evaluate":
+            return problems  # without a model
         subject = (config.model, config.tokenizer)
         if config.task.name == "prepare":
             text, found = self._check_once("text", subject, lambda: open_text(config.model, config.tokenizer))
@@ -59,6 +72,7 @@ class InputChecks:
             text, found = self._check_once("tokenizer", (*subject, config.adapter.path), text_setup)
             problems += found + self._format_problems(config, text)
             problems += self._request_problems(config, text, opened.config)
+            problems += self._prompt_problems(config, suite, text, opened.config)
             problems += context_problems(config, opened.config.max_position_embeddings)
             problems += resume_problems(config, opened) + _layout_problems(config, opened.config)
             problems += _stop_problems(config, opened.config)
@@ -70,9 +84,9 @@ class InputChecks:
 
     def data_problems(self, config: Config) -> list[Problem]:
         """The problems of the rows."""
-        if config.task.name not in ("train", "prepare"):
+        data = config.data if config.task.name in ("train", "prepare") else loss_source(config)
+        if data is None:
             return []
-        data = config.data
         subject = (data.source, data.columns, data.bad_rows, data.max_rows)
         return self._check_once("data", subject, lambda: _check_data(data))[1]
 
@@ -84,6 +98,24 @@ class InputChecks:
             return []
         subject = (config.tracking, config.compare)
         return self._check_once("runs", subject, lambda: _check_runs(config))[1]
+
+    def _suite(self, config: Config) -> tuple[Suite | None, list[Problem]]:
+        """The suite that is evaluated, if any; and the problems of its files, and of the results'."""
+        if evaluated_suite(config) is None or evaluate_problems(config):  # schema/cross_evaluate.py reports those
+            return None, []
+        subject = (config.task.name, config.train.evaluate, config.evaluate)
+        suite, problems = self._check_once("suite", subject, lambda: check_suite(config))
+        return suite, problems or results_problems(config)
+
+    def _prompt_problems(
+        self, config: Config, suite: Suite | None, text: TextSetup | None, model: LlamaConfig
+    ) -> list[Problem]:
+        """Those of asking the model for a suite's programs."""
+        if suite is None or text is None:
+            return []
+        subject = (config.task.name, config.evaluate, text.template, config.model, config.tokenizer)
+        check = partial(check_prompts, config, suite, text, model.max_position_embeddings)
+        return self._check_once("prompts", subject, check)[1]
 
     def _request_problems(self, config: Config, text: TextSetup | None, model: LlamaConfig) -> list[Problem]:
         """Those of what task=predict is asked, and of the file that its answers go to."""

@@ -148,6 +148,8 @@ def _directory_problems(config: Config, is_main: bool) -> Iterator[Problem]:
         directories.append((report_directory(config), "compare.output"))
     if config.task.name == "predict" and config.predict.output:
         directories.append((Path(config.predict.output).parent, "predict.output"))
+    if config.task.name == "evaluate":
+        directories.append((Path(config.evaluate.output), "evaluate.output"))
     for directory, key in directories:
         if (problem := directory_problem(directory, key)) is not None:
             yield problem
@@ -163,9 +165,11 @@ def _shared_outputs(configs: Sequence[Config]) -> list[Problem]:
     written = {
         "output_dir": [config.output_dir for config in configs if config.task.name == "train"],
         "predict.output": [config.predict.output for config in configs if config.predict.output is not None],
+        "evaluate.output": [config.evaluate.output for config in configs if config.task.name == "evaluate"],
     }
     what = "several jobs of the sweep would write to the same place"
     remedies = {"output_dir": "output_dir=DIR/'${hydra:job.num}', or leave it out"}
+    remedies["evaluate.output"] = "evaluate.output=DIR/'${hydra:job.num}', or leave it out"
     remedies["predict.output"] = "predict.output='answers-${hydra:job.num}.jsonl'"
     return [Problem(key, what, remedies[key]) for key, places in written.items() if len(set(places)) < len(places)]
 

@@ -10,6 +10,8 @@ from typing import Optional
 from dscoder_exp.schema.bounds import bound
 
 WITHOUT_DEVICE = ("prepare", "convert", "compare")  # tasks that compute on no device and have no ranks
+SUITES = ("humaneval", "humaneval+", "mbpp", "mbpp+")  # of programs: evaluation/suites.py
+LOSS = "loss"  # the suite that has no programs
 TEMPLATES = ("deepseek_coder", "deepseek_coder_instruct", "chatml", "alpaca", "none")  # data/chat_templates/
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # a block's matrices, in order
 MAX_DOCUMENTS = 2048  # per call of attention on Ascend (documentation of aclnnFlashAttentionVarLenScore)
@@ -20,7 +22,7 @@ TEMPLATE_FILE = ".jinja"  # suffix of a file that holds a prompt format
 class TaskConfig:
     """conf/task: which recipe runs."""
 
-    name: str = field(metadata=bound(choices=("train", "prepare", "convert", "predict", "compare")))
+    name: str = field(metadata=bound(choices=("train", "prepare", "convert", "predict", "evaluate", "compare")))
     in_process: bool  # run in the launcher's parent process instead of a new one
 
 
@@ -133,6 +135,8 @@ class TrainConfig:
     save_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only weights, at the end
     keep_last: Optional[int] = field(metadata=bound(ge=1))  # newest checkpoints kept, besides the best; null: all
     resume: Optional[str] = field(metadata=bound(choices=("auto",)))  # from output_dir's last checkpoint, if any
+    evaluate: Optional[str] = field(metadata=bound(choices=SUITES))  # suite that checkpoints are scored by
+    evaluate_every: Optional[int] = field(metadata=bound(ge=1))  # optimizer steps; null: only at the end
     prompts: list[str]  # answered before and after training
     prompt_tokens: int = field(metadata=bound(ge=1))  # max new tokens per answer
 
@@ -159,6 +163,28 @@ class PredictConfig:
     top_p: Optional[float] = field(metadata=bound(ge=0, le=1))
     min_p: Optional[float] = field(metadata=bound(ge=0, le=1))
     repetition_penalty: float = field(metadata=bound(gt=0, le=100))
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate: the problems, how a model is asked, and how its programs are run. Greedy if temperature is 0."""
+
+    suite: str = field(metadata=bound(choices=(*SUITES, LOSS)))
+    source: Optional[str]  # the suite's file; loss: rows, null: those held out of data.source
+    output: str  # directory of results.jsonl, evaluation.json and evaluation.html
+    completions: Optional[str]  # file of completions (task_id, completion) to score instead of a model's
+    baseline: Optional[str]  # directory of an earlier evaluation, compared by McNemar's test
+    prompt: str = field(metadata=bound(choices=("auto", "completion", "instruct")))
+    instruction: Optional[str]  # text of the request, with {prompt} in it; null: ours
+    max_problems: Optional[int] = field(metadata=bound(ge=1))  # the first ones; null: all
+    batch_size: int = field(metadata=bound(ge=1))  # answers generated at a time
+    num_samples: int = field(metadata=bound(ge=1))  # answers to each problem
+    k: Optional[int] = field(metadata=bound(ge=1))  # of pass@k; null: num_samples
+    max_new_tokens: int = field(metadata=bound(ge=1))
+    temperature: float = field(metadata=bound(ge=0))
+    top_p: Optional[float] = field(metadata=bound(ge=0, le=1))
+    sandbox: str = field(metadata=bound(choices=("auto", "strict")))  # strict: refused where it isn't complete
+    jobs: Optional[int] = field(metadata=bound(ge=1))  # programs run at a time; null: the number of cores
 
 
 @dataclass
@@ -241,6 +267,7 @@ class Config:
     adapter: AdapterConfig
     train: TrainConfig
     predict: PredictConfig
+    evaluate: EvaluateConfig
     weights: WeightsConfig
     compare: CompareConfig
     parallel: ParallelConfig

@@ -2,6 +2,7 @@
 
 from dscoder_exp.schema.bounds import parse_size
 from dscoder_exp.schema.config import WITHOUT_DEVICE, AdapterConfig, Config, ModelConfig, PredictConfig
+from dscoder_exp.schema.cross_evaluate import evaluate_problems, measures_loss, scores_given
 from dscoder_exp.schema.errors import Problem
 
 # FlashAttentionScore takes fp16 and bf16 by MindSpore's page on it (CANN's on the kernel names fp32, too); RmsNorm, its
@@ -23,6 +24,7 @@ def cross_problems(config: Config) -> list[Problem]:
         *_model(config.model),
         *context_problems(config, config.model.max_position_embeddings),
         *_predict(config),
+        *evaluate_problems(config),
         *_convert(config),
         *compare_problems(config),
     ]
@@ -50,7 +52,7 @@ def _adapter(adapter: AdapterConfig) -> list[Problem]:
 
 def _parallel(config: Config) -> list[Problem]:
     parallel, problems = config.parallel, []
-    if config.task.name in WITHOUT_DEVICE:  # one process runs, whatever `parallel` says
+    if config.task.name in WITHOUT_DEVICE or scores_given(config):  # one process runs, whatever `parallel` says
         return []
     if config.task.in_process and parallel.ranks > 1 and not config.predict.interactive:
         what = f"true, but a job of {parallel.ranks} ranks needs processes of its own"
@@ -90,9 +92,10 @@ def _divisibility(config: Config) -> list[Problem]:
 def _precision(config: Config) -> list[Problem]:
     """Training in fp32 has no attention on an NPU."""
     runtime, task = config.runtime, config.task.name
-    if task in WITHOUT_DEVICE:
+    if task in WITHOUT_DEVICE or scores_given(config):
         return []
-    if runtime.device == "ascend" and runtime.precision == "fp32" and task != "predict":
+    generates = task == "predict" or (task == "evaluate" and not measures_loss(config))
+    if runtime.device == "ascend" and runtime.precision == "fp32" and not generates:
         return [NO_FP32]
     return []
 
@@ -129,8 +132,8 @@ def context_problems(config: Config, context: int | None) -> list[Problem]:
     With packing, each document is limited to the model's context; without it, a sequence is one document.
     """
     length = config.seq_length
-    packs = config.task.name in ("train", "prepare")
-    if not packs or config.data.packing or context is None or length <= context:
+    reads_rows = config.task.name in ("train", "prepare") or measures_loss(config)
+    if not reads_rows or config.data.packing or context is None or length <= context:
         return []
     what = f"{length} is above the model's context of {context} tokens, and data.packing is off"
     remedy = f"data.packing=true (documents of at most {context} in sequences of {length}), or seq_length={context}"

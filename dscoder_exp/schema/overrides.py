@@ -21,6 +21,7 @@ PROMPT_KEYS = (
     "predict.prompt",
     "predict.prefix",
     "predict.suffix",
+    "evaluate.instruction",
 )  # prose or code: `${` and Hydra's escapes mean nothing in it
 NAME_KEYS = ("name", "tracking.experiment", "compare.experiment")
 HYDRA_PATHS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.log_dir", "hydra.launcher.rank_table_file")

@@ -22,6 +22,10 @@ PATH_KEYS = (
     "predict.input",
     "predict.output",
     "compare.output",
+    "evaluate.source",
+    "evaluate.output",
+    "evaluate.completions",
+    "evaluate.baseline",
     # The name of a prompt format, or the path of a .jinja file
     "model.template",
     "data.template",

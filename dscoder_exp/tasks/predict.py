@@ -12,7 +12,7 @@ from dscoder_exp.console import Screen
 from dscoder_exp.data.prompt_format import PromptFormat, choose_format
 from dscoder_exp.data.requests import PromptRow, Requests, read_requests
 from dscoder_exp.device.start import start_device
-from dscoder_exp.generation.answer_file import AnswerFile, Place, origin_of, which_sample
+from dscoder_exp.generation.answer_file import AnswerFile, Place, answered_rows, origin_of, which_sample
 from dscoder_exp.generation.answers import Answer, Answering, Ending, Speed, speed_of
 from dscoder_exp.generation.batching import Batch
 from dscoder_exp.generation.chat import Chat
@@ -143,7 +143,7 @@ def _answer_file(
         try:
             speed = _generate(job, load(), left, file, len(places)) if left else None
             if file is not None:
-                file.finish(rows, samples)
+                file.finish(answered_rows(rows, samples, file.answers))
         except BaseException:
             if file is not None:
                 kept_now = f"{len(file.answers)} of {len(places)} answers are kept"

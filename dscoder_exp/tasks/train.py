@@ -10,6 +10,7 @@ from dscoder_exp.parallel.collectives import join
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.llama import training_flops_per_token
 from dscoder_exp.signals import ends_at_once
+from dscoder_exp.tasks.evaluation_summary import print_scores
 from dscoder_exp.tasks.model_setup import set_up_model
 from dscoder_exp.tasks.prepare import log_data, prepare_data
 from dscoder_exp.tasks.summary import (
@@ -23,6 +24,7 @@ from dscoder_exp.tasks.summary import (
     print_trainable_parameters,
 )
 from dscoder_exp.tracking.run import open_run
+from dscoder_exp.training.checkpoint_scores import CheckpointScores
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.context import JobContext
 from dscoder_exp.training.resume import checked_recipe, factors_of, find_resumed, weights_of
@@ -65,6 +67,7 @@ def run(config: Config) -> float | None:
             print_trainable_parameters(screen, model)
             run.tags({"flops_per_token": str(training_flops_per_token(model.config, model.lora))})
             evaluation = TrainingEvaluation(job, model, text, prompt_format, prepared)
+            scores = None if train.evaluate is None else CheckpointScores(job, model, text, prompt_format)
             lineage = lineage_of(config, prepared, prompt_format)
             checkpoints = Checkpoints(
                 config,
@@ -95,19 +98,26 @@ def run(config: Config) -> float | None:
                 if resumed.state.eval_loss is None and is_due(train.eval_every, step.done, steps):
                     eval_loss = evaluation.eval_loss(f"after step {step.done}", step.done)
                     checkpoints.update_best(resumed.checkpoint, eval_loss)
+                if scores is not None and is_due(train.evaluate_every, step.done, steps):
+                    scores(resumed.checkpoint, step.done)
             start = step.done * config.accumulation_steps
             shares = {"rank": mesh.topology.data_rank, "ranks": mesh.topology.data}
             batches = train_batches(sequences, train.micro_batch_size, seed=config.seed, start=start, **shares)
-            trainer = Trainer(job, model, step, evaluation, checkpoints, recipe=recipe, before=before)
+            own = {"recipe": recipe, "before": before, "scores": scores}
+            trainer = Trainer(job, model, step, evaluation, checkpoints, **own)
         throughput = trainer(batches, steps)
         loss, answers = evaluation.eval_loss("after", steps), evaluation.answers("after")
         with screen.stage("saving the checkpoint"):
             checkpoint = trainer.save(loss, resumable=train.save_every is not None)
             checkpoints.wait()
+        if scores is not None:
+            scores(checkpoint, steps)
         log_data(run, config, prepared)
         run.tags({"checkpoint": str(checkpoint)})
     if rank == 0:
         compiling = model.compiled.compile_seconds
         result = TrainingResult(steps, before.loss, loss, before.answers, answers, throughput, compiling, checkpoint)
         print_result(screen, config, result)
+        if scores is not None:
+            print_scores(screen, config, scores.scores)
     return loss

@@ -33,6 +33,20 @@ class Run:
         """
         check_names(values)
 
+    def scores(
+        self, values: Mapping[str, float], step: int, model: Mapping[str, str | None], dataset: Mapping[str, str]
+    ) -> None:
+        """Log metrics of a model on a data set: of the run, and of the LoggedModel, which is created if need be.
+
+        Args:
+            model: its `name`, the `run_id` of the run that made it (None: this run), and its `path`.
+            dataset: its `name` and `digest`.
+
+        Raises:
+            ValueError: a name that is not in `tracking.metrics.METRICS`.
+        """
+        check_names(values)
+
     def params(self, values: Mapping[str, Any]) -> None:
         """Log params known only in the worker, such as a model's shape. A param's value can't be changed later."""
 
@@ -48,8 +62,13 @@ class Run:
         The path may be changed or deleted afterwards.
         """
 
-    def dataset(self, fields: Mapping[str, str]) -> None:
-        """Log the training data; fields: the arguments of MLflow's `entities.Dataset`."""
+    def dataset(self, fields: Mapping[str, str], context: str = "training") -> None:
+        """Log a data set.
+
+        Args:
+            fields: the arguments of MLflow's `entities.Dataset`.
+            context: what it is used for: training or evaluation.
+        """
 
     def __enter__(self) -> Run:
         return self
@@ -79,9 +98,17 @@ class SpooledRun(Run):
         self._spool = spool.Writer(directory)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
+        self._measured(values, step)
+
+    def scores(
+        self, values: Mapping[str, float], step: int, model: Mapping[str, str | None], dataset: Mapping[str, str]
+    ) -> None:
+        self._measured(values, step, model=dict(model), dataset=dict(dataset))
+
+    def _measured(self, values: Mapping[str, float], step: int, **fields: Any) -> None:
         check_names(values)
         numbers = {name: float(value) for name, value in values.items()}
-        self._spool.append(spool.METRICS, values=numbers, step=step, time_ms=time.time_ns() // 1_000_000)
+        self._spool.append(spool.METRICS, values=numbers, step=step, time_ms=time.time_ns() // 1_000_000, **fields)
 
     def params(self, values: Mapping[str, Any]) -> None:
         self._spool.append(spool.PARAMS, values={key: describe.format_param(value) for key, value in values.items()})
@@ -95,8 +122,8 @@ class SpooledRun(Run):
     def artifact(self, path: Path, folder: str | None = None) -> None:
         self._spool.append(spool.ARTIFACT, path=self._spool.keep(path), folder=folder)
 
-    def dataset(self, fields: Mapping[str, str]) -> None:
-        self._spool.append(spool.DATASET, values=dict(fields))
+    def dataset(self, fields: Mapping[str, str], context: str = "training") -> None:
+        self._spool.append(spool.DATASET, values=dict(fields), context=context)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dscoder_exp.tracking import describe, spool
 from dscoder_exp.tracking.connect import connect, log_params, naming_full_store
+from dscoder_exp.tracking.logged_models import scored_model
 from dscoder_exp.tracking.spool import LostRecords, Record
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ class Sender:
                 log_files = client.log_artifacts if path.is_dir() else client.log_artifact
                 log_files(self.run_id, str(path), fields["folder"])
             case spool.DATASET:
-                inputs = [DatasetInput(Dataset(**fields["values"]), [InputTag("mlflow.data.context", "training")])]
+                context = fields.get("context", "training")
+                inputs = [DatasetInput(Dataset(**fields["values"]), [InputTag("mlflow.data.context", context)])]
                 client.log_inputs(self.run_id, inputs)
 
     def _log_metrics(self, client: MlflowClient, metrics: Sequence[Mapping[str, Any]]) -> None:
@@ -120,10 +122,11 @@ class Sender:
             self._logged = _last_steps(client, self.run_id)
         last, new = dict(self._logged), []
         for fields in metrics:
+            of_model = scored_model(client, self.run_id, fields)
             for name, value in fields["values"].items():
                 if fields["step"] > last.get(name, -1):
                     last[name] = fields["step"]
-                    new.append(Metric(name, value, fields["time_ms"], fields["step"]))
+                    new.append(Metric(name, value, fields["time_ms"], fields["step"], **of_model))
         if new:
             client.log_batch(self.run_id, metrics=new)
         self._logged = last

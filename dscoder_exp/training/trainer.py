@@ -16,6 +16,7 @@ from dscoder_exp.model.llama import Llama
 from dscoder_exp.schema.config import Config, TrainConfig
 from dscoder_exp.schema.llama import training_flops_per_token
 from dscoder_exp.signals import TERMINATED, ends_at_once, uninterrupted
+from dscoder_exp.training.checkpoint_scores import CheckpointScores
 from dscoder_exp.training.checkpoints import Checkpoints
 from dscoder_exp.training.context import JobContext
 from dscoder_exp.training.diagnosis import write_diagnosis
@@ -66,16 +67,18 @@ class Trainer:
         *,
         recipe: dict[str, Any],
         before: Baseline,
+        scores: CheckpointScores | None = None,
     ) -> None:
         """
         Args:
+            scores: scores checkpoints every train.evaluate_every steps; None: nothing does.
             recipe: all that the loss curve depends on; each checkpoint records it, to be compared on resume.
             before: the model before training; each checkpoint records it, too.
         """
         self._config, self._model, self._step = job.config, model, step
         self._evaluation, self._checkpoints = evaluation, checkpoints
         self._mesh, self._run, self._screen = job.mesh, job.run, job.screen
-        self._recipe, self._before = recipe, before
+        self._recipe, self._before, self._scores = recipe, before, scores
 
     def __call__(self, batches: Iterator[Batch], steps: int) -> Throughput:
         """Train up to step `steps`; returns the throughput of the steps taken here.
@@ -110,8 +113,12 @@ class Trainer:
                 loss = None
                 if is_due(train.eval_every, step.done, steps):
                     loss = self._evaluation.eval_loss(f"after step {step.done}", step.done)
-                if is_due(train.save_every, step.done, steps):
-                    self.save(loss, resumable=True)
+                scored = self._scores is not None and is_due(train.evaluate_every, step.done, steps)
+                if scored or is_due(train.save_every, step.done, steps):
+                    saved = self.save(loss, resumable=True)
+                    if self._scores is not None and scored:
+                        self._checkpoints.wait()
+                        self._scores(saved, step.done)
         return throughput
 
     def _usage(self, result: StepResult) -> dict[str, float]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dscoder_exp.data.requests import PromptRow
-from dscoder_exp.generation.answer_file import AnswerFile, output_problem, partial_of
+from dscoder_exp.generation.answer_file import AnswerFile, answered_rows, output_problem, partial_of
 from dscoder_exp.schema.errors import Refused
 from dscoder_exp.storage.disk_space import DiskFull
 
@@ -26,7 +26,7 @@ def test_answers_are_written_in_the_rows_order(tmp_path: Path) -> None:
         for number in (2, 0, 1):
             file.add((number, 0), answer(str(number)))
         assert not (tmp_path / "new" / "a.jsonl").exists()
-        file.finish(ROWS, 1)
+        file.finish(answered_rows(ROWS, 1, file.answers))
     lines = [json.loads(line) for line in (tmp_path / "new" / "a.jsonl").read_text().splitlines()]
     assert lines == [{**row.fields, **answer(str(number))} for number, row in enumerate(ROWS)]
     assert [found.name for found in (tmp_path / "new").iterdir()] == ["a.jsonl"]
@@ -36,7 +36,7 @@ def test_samples_stand_beside_each_other(tmp_path: Path) -> None:
     with AnswerFile(tmp_path / "a.jsonl", ORIGIN) as file:
         for place in [(1, 1), (0, 0), (0, 1), (1, 0)]:
             file.add(place, answer(str(place)))
-        file.finish(ROWS[:2], 2)
+        file.finish(answered_rows(ROWS[:2], 2, file.answers))
     lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert [(line["id"], line["sample"], line["text"]) for line in lines] == [
         (number, sample, str((number, sample))) for number in (0, 1) for sample in (0, 1)
