@@ -37,7 +37,7 @@ def main() -> None:
         head = "".join(f"{name} = {value!r}\n" for name, value in names.items())
         hostile = Program(("hostile", 0), head + asked["code"], TESTS, "solve", 1.0)
         good = [Program(("good", number), GOOD, TESTS, "solve", 10.0) for number in range(4)]
-        limits = Limits(memory=512 << 20)  # what a failing sandbox takes is taken from everybody
+        limits = Limits(memory=512 << 20, answer=16 << 20)  # what a failing sandbox takes is taken from everybody
         with Sandbox(2, walls=[asked["walls"]], limits=limits) as sandbox:
             found = {outcome.key: outcome for outcome in sandbox.run([*good[:1], hostile, *good[1:]])}
             isolation = sandbox.isolation

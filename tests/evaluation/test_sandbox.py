@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from dscoder_exp.evaluation import sandbox_server
+from dscoder_exp.evaluation.jail.walls import Limits
 from dscoder_exp.evaluation.programs import LEAST_SECONDS, Outcome, Program, Verdict, time_limit
 from dscoder_exp.evaluation.sandbox import Sandbox
 from dscoder_exp.schema.errors import Refused
@@ -134,9 +135,19 @@ def test_a_program_has_an_empty_temporary_directory(walls: str) -> None:
         assert [outcome.verdict for outcome in sandbox.run(programs)] == ["passed"] * 3
 
 
+def test_what_is_too_large_to_be_sent_is_said() -> None:
+    program = Program(("p", 0), "f = lambda x: x * (2 << 20)", "f('x')", time_limit=20.0)
+    other = Program(("p", 1), "f = len", "f('x' * (2 << 20))", time_limit=20.0)
+    with Sandbox(1, limits=Limits(answer=1 << 20)) as sandbox:
+        returned, given = sandbox.run([program, other])
+    assert returned.message == "TooLarge: a value of 2 MiB is more than the 1 that may be sent\nin f('x')"
+    assert given.message.startswith("a value of 2 MiB is more than the 1 that may be sent\nin f('xxx")
+
+
 def test_a_program_may_start_processes(run: Run) -> None:
     code = """
-        import concurrent.futures, subprocess
+        import asyncio, concurrent.futures, subprocess
+        asyncio.run(asyncio.sleep(0))
         with concurrent.futures.ProcessPoolExecutor(2) as pool:
             total = sum(pool.map(abs, range(-3, 3)))
         said = subprocess.run(["echo", "hello"], capture_output=True, text=True).stdout

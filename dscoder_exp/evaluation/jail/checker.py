@@ -82,7 +82,7 @@ def _judged(error: BaseException, session: Session, tree: ast.Module, tests: str
             return Verdict.OUT_OF_MEMORY, message
         return (Verdict.REFUSED if told["errno"] in _NOT_PERMITTED else Verdict.ERROR), message
     if isinstance(error, TooLarge):
-        return Verdict.ERROR, f"{session.last_call() or 'the program'} returned {error}"
+        return Verdict.ERROR, f"{error}\n{session.last_failure()}"
     if isinstance(error, MemoryError):
         return Verdict.OUT_OF_MEMORY, "MemoryError in the tests"
     text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1][:_LONGEST]

@@ -17,7 +17,9 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 
 MNT_DETACH = 2
 _KEPT_OPTIONS = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 2048, "relatime": 1 << 21}
 _OCTAL = re.compile(r"\\([0-7]{3})")  # how /proc writes blanks in paths
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 4, 8, 22
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 36, 38
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN = (1 << bit for bit in (1, 2, 6, 7, 21))
 
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _MOUNT_SETATTR = 442  # from here on the numbers of system calls are the same on all architectures
@@ -95,10 +97,17 @@ def prctl(option: int, value: object = 0, other: object = 0) -> None:
     _checked(_libc.prctl(option, value, other, ctypes.c_ulong(0), ctypes.c_ulong(0)), f"prctl {option}")
 
 
-def drop_capabilities() -> None:
-    """Give up all capabilities of this process, for good. Raises OSError."""
+def capabilities() -> int:
+    """The capabilities that this process can use, a bit each."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+
+
+def keep_capabilities(kept: int) -> None:
+    """Give up all capabilities of this process but those of the bits `kept`, for good. Raises OSError."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    _checked(_libc.capset(header, (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)), "capset")
 
 
 def syscall(number: int, *arguments: object) -> int:

@@ -16,6 +16,9 @@ class Ended(BaseException):
 class TooLarge(BaseException):
     """A message is larger than the limit."""
 
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a value of {size >> 20} MiB is more than the {limit >> 20} that may be sent")
+
 
 class Connection:
     """One end of a stream of messages.
@@ -30,7 +33,7 @@ class Connection:
         """Raises Ended, TooLarge (nothing was sent), and RecursionError for what is nested too deeply."""
         data = json.dumps(message, separators=(",", ":")).encode()
         if len(data) > self._limit:
-            raise TooLarge(f"a value of {len(data) >> 20} MiB, more than {self._limit >> 20}")
+            raise TooLarge(len(data), self._limit)
         try:
             self._stream.sendall(_LENGTH.pack(len(data)) + data)
         except OSError:
@@ -40,7 +43,7 @@ class Connection:
         """Raises Ended, TooLarge, and ValueError or RecursionError for what isn't a message."""
         (length,) = _LENGTH.unpack(self._read(_LENGTH.size))
         if length > self._limit:
-            raise TooLarge(f"a value of {length >> 20} MiB, more than {self._limit >> 20}")
+            raise TooLarge(length, self._limit)
         return json.loads(self._read(length))
 
     def _read(self, length: int) -> bytes:

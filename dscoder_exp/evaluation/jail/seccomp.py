@@ -25,6 +25,7 @@ _NUMBERS = {
     "umount2": (166, 39),
     "pivot_root": (155, 41),
     "chroot": (161, 51),
+    "open_by_handle_at": (304, 265),
     "setns": (308, 268),
     "unshare": (272, 97),
     "open_tree": (428, 428),

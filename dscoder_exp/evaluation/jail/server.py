@@ -28,7 +28,7 @@ def main() -> NoReturn:
     try:
         walls = _prepared(settings)
     except OSError as error:
-        control.sendall(json.dumps({"error": str(error)}).encode() + b"\n")
+        control.sendall(json.dumps({"error": error.strerror or str(error)}).encode() + b"\n")
         os._exit(1)
     os.dup2(1, 2)  # to /dev/null, like the rest of what is written from here on
     control.sendall(json.dumps({"own_users": walls.own_users}).encode() + b"\n")

@@ -1,5 +1,6 @@
 """What stands between a program and the machine: namespaces where they are to be had, else what works without."""
 
+import contextlib
 import os
 import resource
 import shutil
@@ -16,7 +17,7 @@ from dscoder_exp.evaluation.jail import landlock, linux, seccomp
 DEVICES = ("null", "zero", "full", "random", "urandom")
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/lib32", "/sbin", "/nix/store")
 SETTINGS = ("ld.so.cache", "localtime", "passwd", "group", "nsswitch.conf", "alternatives")  # of /etc
-_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN = 6, 7, 21
+OTHER_TASKS = 256  # that the command's user may start meanwhile, where the limit on processes counts all of a user's
 FIRST_USER, USERS = 64_000, 1_000  # root gives each process of a program a user from here, where nobody else has one
 
 
@@ -36,7 +37,7 @@ class Limits:
     processes: int = 32
     disk: int = 64 << 20
     files: int = 64
-    answer: int = 16 << 20
+    answer: int = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,33 @@ class Walls:
 
     @cached_property
     def own_users(self) -> bool:
-        """Whether each process of a program gets a user of its own: root may do that, without a user namespace.
+        """Whether each process of a program gets a user of its own: root may do that, without a user namespace."""
+        needed = linux.CAP_SETGID | linux.CAP_SETUID | (linux.CAP_SYS_ADMIN if self.namespaces else 0)
+        if linux.capabilities() & needed != needed or not _mapped("uid") or not _mapped("gid"):
+            return False
+        return self.namespaces or self._others_can_read or bool(landlock.version() and _reading())
 
-        Where files keep their places that user must be able to read Python, which may lie in root's home.
-        """
-        if self.namespaces:
-            return _capable(_CAP_SETGID, _CAP_SETUID, _CAP_SYS_ADMIN)
-        return _capable(_CAP_SETGID, _CAP_SETUID) and _others_can_list(sysconfig.get_paths()["stdlib"], *sys.path)
+    @cached_property
+    def capability(self) -> int:
+        """What a user of its own has to keep to read a Python that lies in root's home; Landlock bounds it."""
+        return 0 if self.namespaces or not self.own_users or self._others_can_read else _reading()
+
+    @cached_property
+    def _others_can_read(self) -> bool:
+        return _others_can_list(sysconfig.get_paths()["stdlib"], *sys.path)
+
+    @cached_property
+    def processes(self) -> int:
+        """The limit on processes and threads, in the kernel's count: those of a user, in a user namespace."""
+        if self.namespaces or self.own_users:
+            return self.limits.processes
+        return self.limits.processes + _tasks_of(os.getuid()) + OTHER_TASKS
 
     def build(self) -> None:
         """Enclose the server. Raises OSError where the kernel doesn't permit it."""
-        _ = self.own_users  # asked now, with all capabilities
+        _ = self.own_users, self.capability, self.processes  # as they are now
         if not self.namespaces:
+            linux.prctl(linux.PR_SET_DUMPABLE, 0)  # hides what the server and watchers have open from their user
             return
         flags = linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
         if self.own_users:
@@ -106,10 +122,11 @@ class Walls:
         """In a process of one program, before it runs anything: limits, no privileges, the forbidden system calls."""
         os.chdir(directory)
         os.environ |= {"HOME": directory, "TMPDIR": directory}
-        _limit(self.limits, seconds)
+        _limit(self.limits, self.processes, seconds)
         if self.own_users:
+            linux.prctl(linux.PR_SET_KEEPCAPS, int(bool(self.capability)))
             _become(user)
-        linux.drop_capabilities()
+        linux.keep_capabilities(self.capability)
         linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
         linux.prctl(linux.PR_SET_DUMPABLE, 0)
         version = 0 if self.namespaces else landlock.version()
@@ -166,12 +183,12 @@ def _bind(source: str, target: str) -> None:
     linux.mount(source, target, "", linux.MS_BIND | linux.MS_REC)
 
 
-def _limit(limits: Limits, seconds: float) -> None:
+def _limit(limits: Limits, processes: int, seconds: float) -> None:
     cpu = int(seconds) + 2  # of each process; the watcher ends them earlier
     for which, value in (
         (resource.RLIMIT_AS, limits.memory),
         (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_NPROC, limits.processes),
+        (resource.RLIMIT_NPROC, processes),
         (resource.RLIMIT_FSIZE, limits.disk),
         (resource.RLIMIT_NOFILE, limits.files),
         (resource.RLIMIT_CORE, 0),
@@ -181,11 +198,19 @@ def _limit(limits: Limits, seconds: float) -> None:
         resource.setrlimit(which, (value, value))
 
 
-def _capable(*capabilities: int) -> bool:
-    """Whether this process has these capabilities, and the numbers of the programs' users exist here."""
-    with open("/proc/self/status") as file:
-        held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
-    return all(held >> capability & 1 for capability in capabilities) and _mapped("uid") and _mapped("gid")
+def _reading() -> int:
+    """The least capability of this process to read all files; 0 if it has none."""
+    held = linux.capabilities()
+    return held & linux.CAP_DAC_READ_SEARCH or held & linux.CAP_DAC_OVERRIDE
+
+
+def _tasks_of(user: int) -> int:
+    """The processes and threads of a user."""
+    found = 0
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            found += len(os.listdir(f"/proc/{pid}/task")) if os.stat(f"/proc/{pid}").st_uid == user else 0
+    return found
 
 
 def _others_can_list(*directories: str) -> bool:

@@ -138,10 +138,16 @@ def _stat(path: str) -> list[str]:
 
 def _tree(pid: int) -> Iterator[_Process]:
     """A process and its descendants, those that live or wait to be reaped."""
-    with contextlib.suppress(OSError):
-        yield _Process(pid)
-    for child in _children(pid):
-        yield from _tree(child)
+    for one in [pid, *_descendants(pid)]:
+        with contextlib.suppress(OSError):
+            yield _Process(one)
+
+
+def _descendants(pid: int) -> list[int]:
+    found = _children(pid)
+    for child in found:  # grows meanwhile
+        found += _children(child)
+    return found
 
 
 def _children(pid: int) -> list[int]:
@@ -176,11 +182,6 @@ def _end(pid: int) -> None:
         except ChildProcessError:
             return
         time.sleep(0.001)
-
-
-def _descendants(pid: int) -> list[int]:
-    found = _children(pid)
-    return found + [deeper for child in found for deeper in _descendants(child)]
 
 
 def _run_tests(payload: int, verdict: int, user: int, seconds: float, walls: Walls, directory: str | None) -> NoReturn:
