@@ -3,12 +3,9 @@
 import json
 import os
 import selectors
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -61,11 +58,9 @@ class Sandbox:
         self._lost: deque[Program] = deque()  # to be run again, each alone
         self._running: dict[int, _Running] = {}  # by the descriptor that their outcome comes from
         self._selector = selectors.DefaultSelector()
-        self._place = Path(tempfile.mkdtemp(prefix="dscoder-sandbox-"))
-        self._place.chmod(0o711)  # a program's own user has to get to its directory below
         self._server: Server | None = None
         try:
-            self._server, self.isolation = start(self._allowed, self._place, self._limits, self._imports)
+            self._server, self.isolation = start(self._allowed, self._limits, self._imports)
             if strict and not self._server.namespaces:
                 raise refuse(KEY, f"strict, but {self.isolation}", f"{KEY}=auto, or a machine that permits namespaces")
         except BaseException:
@@ -142,7 +137,7 @@ class Sandbox:
             self._server.request(slot, seconds, payload, outcome)
         except OSError:  # it was killed
             self._server.close()
-            self._server, self.isolation = start(self._allowed, self._place, self._limits, self._imports)
+            self._server, self.isolation = start(self._allowed, self._limits, self._imports)
             self._server.request(slot, seconds, payload, outcome)
 
     def _outcome(self, descriptor: int) -> Outcome | None:
@@ -170,7 +165,6 @@ class Sandbox:
         self._selector.close()
         if self._server is not None:
             self._server.close()
-        shutil.rmtree(self._place, ignore_errors=True)
 
     def __enter__(self) -> "Sandbox":
         return self

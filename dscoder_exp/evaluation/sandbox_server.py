@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,18 +48,20 @@ class Server:
         namespaces: whether it is isolated by namespaces, its own or bubblewrap's.
     """
 
-    def __init__(self, walls: str, place: Path, limits: Limits, imports: Sequence[str]) -> None:
+    def __init__(self, walls: str, limits: Limits, imports: Sequence[str]) -> None:
         """
         Raises:
             OSError: this machine doesn't permit these walls.
         """
         self.namespaces = walls != "none"
         readable = readable_paths()
+        self._place = Path(tempfile.mkdtemp(prefix="dscoder-sandbox-"))
+        self._place.chmod(0o711)  # a program's own user has to get to its directory below
         self._control, theirs = socket.socketpair()
         settings = {
             "control": theirs.fileno(),
             "namespaces": walls == "namespaces",
-            "place": "/tmp" if walls == "bubblewrap" else str(place),
+            "place": "/tmp" if walls == "bubblewrap" else str(self._place),
             "readable": readable,
             "limits": dataclasses.asdict(limits),
             "imports": imports,
@@ -73,6 +76,8 @@ class Server:
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], **options)
         self.own_users = self._await_ready()
+        if self.namespaces:
+            self._place.rmdir()  # the server's root was mounted there, and is a root now
 
     def _await_ready(self) -> bool:
         self._control.settimeout(START_SECONDS)
@@ -104,9 +109,10 @@ class Server:
         self._process.wait()
         if self._process.stderr is not None:
             self._process.stderr.close()
+        shutil.rmtree(self._place, ignore_errors=True)
 
 
-def start(allowed: Sequence[str], place: Path, limits: Limits, imports: Sequence[str]) -> tuple[Server, str]:
+def start(allowed: Sequence[str], limits: Limits, imports: Sequence[str]) -> tuple[Server, str]:
     """A server behind the first of the allowed walls that can be had, and a sentence on what holds.
 
     Raises:
@@ -117,7 +123,7 @@ def start(allowed: Sequence[str], place: Path, limits: Limits, imports: Sequence
         if walls == "bubblewrap" and shutil.which("bwrap") is None:
             continue
         try:
-            server = Server(walls, place, limits, imports)
+            server = Server(walls, limits, imports)
         except OSError as error:
             reasons.append(f"{walls}: {error}")
             continue
@@ -167,18 +173,8 @@ def _source() -> str:
 
 
 def _bubblewrap(readable: Sequence[str]) -> list[str]:
-    command = [
-        shutil.which("bwrap") or "bwrap",
-        "--unshare-all",
-        "--die-with-parent",
-        "--hostname",
-        "sandbox",
-        "--dev",
-        "/dev",
-        "--proc",
-        "/proc",
-    ]
-    command += ["--tmpfs", "/tmp", "--chdir", "/tmp"]
+    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--hostname", "sandbox"]
+    command += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--chdir", "/tmp"]
     for path in [*readable, os.path.join(_source(), "dscoder_exp")]:
         command += ["--symlink", os.readlink(path), path] if os.path.islink(path) else ["--ro-bind", path, path]
     return [*command, "--"]

@@ -1,8 +1,10 @@
 """Programs come out as they are: verdicts, what a message says, what crosses between a program and its tests."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -190,9 +192,9 @@ time.sleep(1000)
 
 
 @pytest.mark.parametrize("walls", ["namespaces", "none"])
-def test_nothing_outlives_a_command_that_was_killed(walls: str) -> None:
-    command = [sys.executable, "-c", HELD, walls]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+def test_nothing_outlives_a_command_that_was_killed(tmp_path: Path, walls: str) -> None:
+    command, environment = [sys.executable, "-c", HELD, walls], os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         server = psutil.Process(int(process.stdout.readline()))
         started = [server, *server.children(recursive=True)]
@@ -200,6 +202,7 @@ def test_nothing_outlives_a_command_that_was_killed(walls: str) -> None:
         process.kill()
     _, alive = psutil.wait_procs(started, timeout=30)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_strict_refuses_where_there_are_no_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:

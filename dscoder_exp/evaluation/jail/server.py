@@ -1,5 +1,6 @@
 """The fork server: one Python process with the modules loaded and the walls built, which forks for each program."""
 
+import contextlib
 import gc
 import importlib
 import json
@@ -33,7 +34,18 @@ def main() -> NoReturn:
     os.dup2(1, 2)  # to /dev/null, like the rest of what is written from here on
     control.sendall(json.dumps({"own_users": walls.own_users}).encode() + b"\n")
     serve(control, walls)
+    _stop_watchers()
+    walls.clear(settings["place"])
     os._exit(0)
+
+
+def _stop_watchers() -> None:
+    """End all programs, and wait for that."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)  # the watchers: what they start leads a session of its own
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def _prepared(settings: dict[str, Any]) -> Walls:
@@ -44,6 +56,8 @@ def _prepared(settings: dict[str, Any]) -> Walls:
             continue  # whoever imports it will hear so
     walls = Walls(settings["namespaces"], Limits(**settings["limits"]), tuple(settings["readable"]), settings["place"])
     walls.build()
+    with contextlib.suppress(PermissionError):  # it leads a session, if it isn't bubblewrap that does
+        os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # watchers need no waiting for
     gc.collect()
