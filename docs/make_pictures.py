@@ -62,6 +62,8 @@ def draw_comparison(room: Path, browser: Chromium) -> None:
         subprocess.run([sys.executable, *command], cwd=room, check=True, stdout=subprocess.DEVNULL)
     browser.open(f"file://{room}/report/compare.html", width=1400, height=1500)
     browser.wait_for("Number(document.documentElement.dataset.drawn) >= 5")
+    place = "document.querySelector('.meta').textContent"
+    browser.run(f"{place} = {place}.replace('{room}', '/home/you')")
     browser.picture(IMAGES / "compare.png")
     dashboard = ["-m", "dscoder_exp.dashboard", "--port", str(PORT)]
     server = subprocess.Popen([sys.executable, *dashboard], cwd=room, stdout=subprocess.PIPE, text=True)

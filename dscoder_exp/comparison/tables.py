@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,9 +40,8 @@ def runs_table(shown: Comparison) -> DataFrame:
     rows = [_row(shown, place, metrics) | {"best": place == best} for place in range(len(shown.runs))]
     table = pd.DataFrame(rows)
     for key in shown.differences.keys:
-        numbers = pd.to_numeric(table[key], errors="coerce")
-        if numbers.notna().all():
-            table[key] = numbers
+        with contextlib.suppress(ValueError):
+            table[key] = pd.to_numeric(table[key])
     return table
 
 

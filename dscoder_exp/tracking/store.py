@@ -27,6 +27,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 # MLflow's own variables: the experiment and the run that it logs into
 NAME_VARIABLE, EXPERIMENT_VARIABLE, RUN_VARIABLE = "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID"
 
+# By it MLflow 3's pages show runs and charts, not traces of agents
+MODEL_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+
 _SERVERS = ("http", "https", "databricks")
 _DATABASES = ("postgresql", "mysql", "mssql")
 _SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -256,7 +259,7 @@ def _experiment_id(client: MlflowClient, uri: str, configured: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            return client.create_experiment(name, artifact_location=_artifact_folder(uri, name))
+            return client.create_experiment(name, artifact_location=_artifact_folder(uri, name), tags=MODEL_TRAINING)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

@@ -160,4 +160,5 @@ class Compare:
         self.capsys.readouterr()
         self.monkeypatch.setattr(sys, "argv", ["dscoder_exp", "task=compare", *overrides])
         code = main()
-        return code, *self.capsys.readouterr()
+        out, err = self.capsys.readouterr()
+        return code, out, err

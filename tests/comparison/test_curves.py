@@ -45,7 +45,7 @@ def test_thinning_passes_over_what_is_no_number() -> None:
 def test_a_mean_over_seeds_has_students_interval_at_the_steps_that_all_have() -> None:
     values = np.random.default_rng(0).normal(size=(3, 5))
     runs = [a_run(name) for name in "abc"]
-    found = [(run.id, {"train/loss": history(range(5), row)}) for run, row in zip(runs, values, strict=True)]
+    found = [(run.id, {"train/loss": history(np.arange(5), row)}) for run, row in zip(runs, values, strict=True)]
     found[1] = "b", {"train/loss": found[1][1]["train/loss"].at(np.arange(4))}  # it has only begun
     [mean] = gather(runs, [0, 0, 0], found).means["train/loss"]
     low, high = stats.t.interval(0.95, 2, values[:, :4].mean(axis=0), stats.sem(values[:, :4], axis=0))

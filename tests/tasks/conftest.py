@@ -66,7 +66,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recipe_run(workspace: Workspace) -> Ended:
     """A small run of the 7B recipe, three steps, in Hydra's output directory."""
-    return succeeded(workspace(*RECIPE, "parallel=single", "train.max_steps=3"))
+    return succeeded(workspace(*RECIPE, "parallel=single", "train.max_steps=3", "runtime.peak_tflops=0.5"))
 
 
 @pytest.fixture(scope="session")

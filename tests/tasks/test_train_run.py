@@ -83,7 +83,7 @@ def test_the_run_is_recorded(workspace: Workspace, recipe_run: Ended, checkpoint
 
 
 def test_every_step_is_measured(recorded: Recorded) -> None:
-    assert recorded.metrics.keys() == STEP_METRICS | {"eval/loss", "perf/compile_time_s"}
+    assert recorded.metrics.keys() == STEP_METRICS | {"eval/loss", "perf/compile_time_s", "perf/mfu"}
     assert all(recorded.metrics[name].keys() == {1, 2, 3} for name in STEP_METRICS)
     assert recorded.metrics["eval/loss"].keys() == {0, 3}
     assert all(math.isfinite(value) for values in recorded.metrics.values() for value in values.values())
@@ -96,6 +96,13 @@ def test_every_step_is_measured(recorded: Recorded) -> None:
     assert recorded.values("perf/tokens_per_s_per_device") == tokens
     useful, counted = recorded.values("perf/useful_tokens_per_s"), recorded.values("perf/loss_tokens_per_s")
     assert all(0 < c < u <= t for c, u, t in zip(counted, useful, tokens, strict=True))
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    vocabulary, hidden, inner, layers, heads = (int(recorded.params[f"model.{name}"]) for name in names)
+    values = hidden * int(recorded.params["model.num_key_value_heads"]) // heads
+    flops = 6 * (layers * (2 * hidden * (hidden + values) + 3 * hidden * inner) + vocabulary * hidden)
+    assert float(recorded.tags["flops_per_token"]) == flops
+    assert recorded.values("perf/mfu") == pytest.approx([flops * rate / 0.5e12 for rate in tokens])
+    assert 0.1 < recorded.values("perf/memory_gb")[-1] < 20
 
 
 def test_the_summary_has_losses_and_speed(workspace: Workspace, recipe_run: Ended, recorded: Recorded) -> None:

@@ -27,6 +27,8 @@ def test_a_jobs_run(uri: str, client: MlflowClient, tmp_path: Path) -> None:
     run = client.get_run(create_run(uri, config, YAML, overrides, None))
 
     assert (run.info.status, run.info.run_name) == ("RUNNING", "n" * 250)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     params = run.data.params
     assert (params["seed"], params["optim.lr"], params["train.max_steps"]) == ("1", "1e-05", "null")
     assert (params["train.prompts"], params["data.packing"]) == ('["é", "b \\"c\\""]', "true")
