@@ -17,7 +17,7 @@ from dscoder_exp.schema.bounds import bounds_of
 from dscoder_exp.schema.config import Config
 from dscoder_exp.schema.overrides import NAME_KEYS, PATHS, PROMPT_KEYS, QUOTED, for_hydra, literal, typed
 
-NO_FREE_TEXT = {"weights.max_shard_size"}
+NO_FREE_TEXT = {"weights.max_shard_size", "compare.sweep"}
 ANY = [
     "数据/训练.json",
     "a=b.json",

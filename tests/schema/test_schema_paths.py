@@ -8,7 +8,19 @@ import pytest
 from dscoder_exp.schema.paths import PATH_KEYS, TEMPLATE_KEYS, value_at, with_absolute_paths
 from dscoder_exp.schema.suggest import all_keys
 
-PATHLIKE = ("path", "source", "target", "input", "output", "output_dir", "cache_dir", "merge_adapter", "template")
+PATHLIKE = (
+    "path",
+    "source",
+    "target",
+    "input",
+    "output",
+    "completions",
+    "baseline",
+    "output_dir",
+    "cache_dir",
+    "merge_adapter",
+    "template",
+)
 
 
 def test_every_key_that_names_a_path_is_listed() -> None:

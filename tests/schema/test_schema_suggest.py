@@ -34,7 +34,7 @@ def test_a_misspelt_key_is_found(key: str) -> None:
         ("train.lr", ["optim.lr"]),  # the wrong group
         ("learning.warmup_ratio", ["optim.warmup_ratio"]),
         ("optim.warmup", ["optim.warmup_ratio", "optim.warmup_steps"]),
-        ("train.prompt", ["train.prompts", "predict.prompt"]),
+        ("train.prompt", ["train.prompts", "predict.prompt", "evaluate.prompt"]),
         ("predict.top_", ["predict.top_k", "predict.top_p"]),
         ("model.hidden", ["model.hidden_size"]),
         ("xyzzy", []),

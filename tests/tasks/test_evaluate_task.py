@@ -29,9 +29,9 @@ TINY = [*SUITE, "model=tiny", "task.in_process=true", "evaluate.output=out", "ev
 
 
 @pytest.fixture(autouse=True)
-def files(tmp_path: Path) -> None:
-    write(tmp_path / "h.jsonl", PROBLEMS)
-    write(tmp_path / "c.jsonl", RIGHT)
+def files(predict: Predict) -> None:
+    write(predict.directory / "h.jsonl", PROBLEMS)
+    write(predict.directory / "c.jsonl", RIGHT)
 
 
 def write(path: Path, rows: list[Any]) -> None:

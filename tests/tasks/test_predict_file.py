@@ -113,14 +113,14 @@ def test_it_goes_on_with_the_same_settings_alone(predict: Predict, monkeypatch: 
     template, files = Path("t.jinja"), [*FILES, "predict.template=t.jinja"]
     template.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerFile, "finish", lambda self, rows, samples: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(AnswerFile, "finish", lambda self, lines: (_ for _ in ()).throw(KeyboardInterrupt))
         code, _, err = predict(*files, BRIEF)
         assert code == 130
         assert "6 of 6 answers are kept; the same command goes on after them" in err
     code, _, err = predict(*files, "predict.max_new_tokens=8", "seed=3")
     assert code == 2
     assert (
-        "predict.output: a.jsonl was begun, and would go on, with other settings: predict.max_new_tokens, seed" in err
+        "predict.output: a.jsonl was begun, and would go on, with other settings: seed, predict.max_new_tokens" in err
     )
     predict.write(*ROWS[:-1])
     assert "with other settings: the content of predict.input\n" in predict(*files, BRIEF)[2]

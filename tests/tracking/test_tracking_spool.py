@@ -66,7 +66,7 @@ def test_records_are_read_as_they_were_written(directory: Path, tmp_path: Path) 
         ("text", {"text": "é\n", "path": "predictions/before.md"}),
         ("artifact", {"path": "files/0/picture.png", "folder": "data"}),
         ("artifact", {"path": "files/1/picture.png", "folder": None}),
-        ("dataset", {"values": {"name": "rows", "digest": "0a"}}),
+        ("dataset", {"values": {"name": "rows", "digest": "0a"}, "context": "training"}),
     ]
     assert (directory / "files/0/picture.png").read_bytes() == b"png"
     assert read(directory, metrics.end, limit=2) == others[:2]
