@@ -9,6 +9,7 @@ from dscoder_exp.evaluation.loss_data import is_prepared, measured_data
 from dscoder_exp.evaluation.prompts import make_prompts
 from dscoder_exp.evaluation.protocol import GIVEN, Protocol, protocol_of
 from dscoder_exp.evaluation.results import RESULTS, refuse_other_protocol
+from dscoder_exp.evaluation.sandbox import Sandbox
 from dscoder_exp.evaluation.suites import Suite, read_suite
 from dscoder_exp.generation.answer_file import output_problem
 from dscoder_exp.schema.config import LOSS, Config, DataConfig
@@ -30,9 +31,15 @@ def loss_source(config: Config) -> DataConfig | None:
 
 
 def check_suite(config: Config) -> Suite:
-    """Read the suite and the completions. Raises Refused; so does a baseline of another protocol than theirs."""
+    """Read the suite and the completions, and try a strict sandbox.
+
+    Raises:
+        Refused: they can't be read; the baseline has another protocol; programs can't be isolated here.
+    """
     evaluate, name = config.evaluate, evaluated_suite(config)
     assert name is not None
+    if evaluate.sandbox == "strict":
+        Sandbox(jobs=1, strict=True).close()
     if evaluate.completions is not None and config.task.name == "evaluate":
         suite = read_given(evaluate)[0]
         _check_baseline(config, protocol_of(suite, evaluate, GIVEN))

@@ -10,6 +10,7 @@ import pytest
 from predict_support import Predict, read
 
 from dscoder_exp.evaluation.keeper import Keeper
+from dscoder_exp.evaluation.sandbox import Sandbox
 
 PROBLEMS = [
     {
@@ -206,6 +207,20 @@ def test_the_loss_of_held_out_rows_and_of_prepared_data(predict: Predict) -> Non
     code, _, err = predict("data.eval_fraction=0", "evaluate.output=none", model=loss)
     assert code == 2
     assert "are held out (data.eval_fraction=0)" in err
+
+
+def test_a_strict_sandbox_is_refused_before_anything_starts_where_there_is_none(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, _, err = predict("evaluate.sandbox=strict", "evaluate.output=strict", model=GIVEN)
+    assert code == 0, err
+    with monkeypatch.context() as patch:
+        defaults = {**(Sandbox.__init__.__kwdefaults__ or {}), "walls": ("none",)}
+        patch.setattr(Sandbox.__init__, "__kwdefaults__", defaults)
+        code, _, err = predict("evaluate.sandbox=strict", model=GIVEN)
+    assert code == 2
+    assert "evaluate.sandbox: strict, but no namespaces here" in err
+    assert not Path("out").exists()
 
 
 REFUSALS = [
