@@ -50,9 +50,8 @@ def main() -> None:
         seconds = time.monotonic() - begun
         size = (report / "compare.html").stat().st_size if not status else math.nan
         cpu = usage.ru_utime + usage.ru_stime
-        print(
-            f"{seconds:.1f} s, {cpu:.1f} s of CPU time, {usage.ru_maxrss / 2**20:.2f} GiB, compare.html {size / 1e6:.1f} MB"
-        )
+        used = f"{seconds:.1f} s, {cpu:.1f} s of CPU time, {usage.ru_maxrss / 2**20:.2f} GiB"
+        print(f"{used}, compare.html {size / 1e6:.1f} MB")
 
 
 def make_store(path: Path, runs: int, steps: int) -> None:

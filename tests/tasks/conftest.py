@@ -12,7 +12,7 @@ from command_line import CommandLine
 from kernels import share_kernels
 from predict_support import Predict
 from processes import Ended
-from tasks_support import FIVE_STEPS, RECIPE, Workspace, succeeded, summary_line
+from tasks_support import FIVE_STEPS, RECIPE, THREE_STEPS, Workspace, succeeded, summary_line
 from tokenizers import Tokenizer
 from weights_support import save_checkpoint
 
@@ -66,7 +66,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def recipe_run(workspace: Workspace) -> Ended:
     """A small run of the 7B recipe, three steps, in Hydra's output directory."""
-    return succeeded(workspace(*RECIPE, "parallel=single", "train.max_steps=3", "runtime.peak_tflops=0.5"))
+    return succeeded(workspace(*RECIPE, *THREE_STEPS))
 
 
 @pytest.fixture(scope="session")

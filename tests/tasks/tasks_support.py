@@ -19,6 +19,7 @@ RECIPE = [
     "data.source=rows.json",
     "train.global_batch_size=2",
 ]
+THREE_STEPS = ["parallel=single", "train.max_steps=3", "runtime.peak_tflops=0.5"]  # what `recipe_run` adds to RECIPE
 FIVE_STEPS = [*RECIPE, "train.max_steps=5", "optim.lr=1e-3", "train.recompute=none"]
 MOVED = {"rate": 1e-3, "steps": 5, "rows": 2 * 256}  # arguments of assert_learnt_alike for FIVE_STEPS
 # Metrics that don't depend on speed

@@ -13,7 +13,7 @@ import yaml
 from mlflow_runs import Recorded
 from processes import Ended
 from safetensors.numpy import load_file
-from tasks_support import RECIPE, STEP_METRICS, Workspace, succeeded, summary_line
+from tasks_support import RECIPE, STEP_METRICS, THREE_STEPS, Workspace, succeeded, summary_line
 
 FILES = {
     *(
@@ -66,8 +66,7 @@ def test_the_run_is_recorded(workspace: Workspace, recipe_run: Ended, checkpoint
     assert recorded.params["data.source"] == str(workspace.directory / "rows.json")
     assert not [key for key in recorded.params if key.startswith("tracking.")]
     assert recorded.tags["checkpoint"] == str(checkpoint)
-    given = [*RECIPE, "parallel=single", "train.max_steps=3", "runtime.peak_tflops=0.5"]
-    assert recorded.tags["overrides"].splitlines() == given
+    assert recorded.tags["overrides"].splitlines() == [*RECIPE, *THREE_STEPS]
     assert shlex.split(recorded.tags["command"])[1:4] == ["-m", "dscoder_exp", "+experiment=finetune_8k"]
     assert recorded.tags["version.mindspore"].startswith("2.10")
     assert "error" not in recorded.tags
