@@ -14,7 +14,8 @@ from dscoder_exp.evaluation.scoring import Sample, Scored, Scorer
 
 FIND_ZERO = {
     "task_id": "HumanEval/32",
-    "prompt": "import math\n\n\ndef poly(xs: list, x: float):\n    return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n"
+    "prompt": "import math\n\n\ndef poly(xs: list, x: float):\n"
+    "    return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n"
     '\n\ndef find_zero(xs: list):\n    """ A zero of poly. """\n',
     "entry_point": "find_zero",
     "canonical_solution": "    return -xs[0] / xs[1]\n",
@@ -83,7 +84,7 @@ def test_mbpp(sandbox: Sandbox, tmp_path: Path, row: dict[str, Any], suite: str)
     assert problem.reference is not None
     wrong = f"def {problem.entry_point}(*a):\n    return None\n"
     found = scored(sandbox, problem, problem.reference, wrong)
-    assert [one.verdict for one in found][0] is Verdict.PASSED
+    assert found[0].verdict is Verdict.PASSED
     assert found[1].verdict in (Verdict.WRONG, Verdict.ERROR)
 
 
