@@ -163,6 +163,7 @@ def test_answers_that_are_kept_are_not_generated_again(predict: Predict, monkeyp
     assert "loading the model" not in err
 
 
+@pytest.mark.slow
 def test_samples_differ_and_are_reproducible(predict: Predict) -> None:
     sampled = ["evaluate.num_samples=3", "evaluate.temperature=1", "evaluate.max_problems=2"]
     assert predict(*sampled, model=TINY)[0] == 0
@@ -172,8 +173,8 @@ def test_samples_differ_and_are_reproducible(predict: Predict) -> None:
     assert len(set(texts[0])) == 6
 
 
-def test_the_loss_of_rows_is_that_of_llm(predict: Predict) -> None:
-    """Weighted by tokens: two rows of very different lengths."""
+@pytest.mark.slow
+def test_the_loss_of_rows_is_weighted_by_tokens(predict: Predict) -> None:
     rows = [{"prompt": "a", "response": "b"}, {"prompt": "Count.", "response": " ".join(map(str, range(60)))}]
     write(Path("rows.jsonl"), rows)
     loss = ["task=evaluate", "evaluate.suite=loss", "model=tiny", "task.in_process=true", "evaluate.output=out"]
@@ -194,6 +195,7 @@ def test_the_loss_of_rows_is_that_of_llm(predict: Predict) -> None:
     assert summary["loss"] == pytest.approx(weighted, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_of_held_out_rows_and_of_prepared_data(predict: Predict) -> None:
     own = ["model=tiny", "data.max_rows=40", "seq_length=256"]
     loss = ["task=evaluate", "evaluate.suite=loss", "task.in_process=true", "tokenizer=tiny", *own]
