@@ -26,7 +26,8 @@ KEPT = ("task_id", "sample", "completion", "passed", "verdict", "tokens")
 
 @pytest.fixture
 def suite(workspace: Workspace) -> Path:
-    file = workspace.directory / "h.jsonl"
+    file = workspace.directory / "runs/h.jsonl"
+    file.parent.mkdir(exist_ok=True)
     file.write_text("".join(f"{json.dumps(row)}\n" for row in PROBLEMS))
     return file
 
@@ -44,11 +45,11 @@ def results(workspace: Workspace, output: str) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_replicas_share_the_problems_and_tensor_ranks_each_of_them(workspace: Workspace, suite: Path) -> None:
     for parallel in ("single", "dp2", "tp2"):
-        ended = succeeded(workspace(*command(suite, f"ev-{parallel}", f"parallel={parallel}")))
+        ended = succeeded(workspace(*command(suite, f"runs/ev-{parallel}", f"parallel={parallel}")))
         assert "pass@1       0.0% (0 of 6)" in ended.out
-        left = {file.name for file in (workspace.directory / f"ev-{parallel}").iterdir()}
+        left = {file.name for file in (workspace.directory / f"runs/ev-{parallel}").iterdir()}
         assert left == {"results.jsonl", "evaluation.json", "evaluation.html"}
-    one, two, split = (results(workspace, f"ev-{parallel}") for parallel in ("single", "dp2", "tp2"))
+    one, two, split = (results(workspace, f"runs/ev-{parallel}") for parallel in ("single", "dp2", "tp2"))
     assert len(one) == 12
     assert one == two == split
 
@@ -60,8 +61,8 @@ def test_killed_at_random_nothing_is_lost_and_nothing_scored_twice(
 ) -> None:
     chance = random.Random(seed)
     parallel = chance.choice(["parallel=single", "parallel=dp2"])
-    asked = command(suite, f"killed-{seed}", parallel, "evaluate.batch_size=2")
-    directory = workspace.directory / f"killed-{seed}"
+    asked = command(suite, f"runs/killed-{seed}", parallel, "evaluate.batch_size=2")
+    directory = workspace.directory / f"runs/killed-{seed}"
     kept: dict[tuple[int, int], Any] = {}
     for _ in range(2):
         started = workspace.start(*asked)
@@ -78,7 +79,7 @@ def test_killed_at_random_nothing_is_lost_and_nothing_scored_twice(
     if not (directory / "results.jsonl").exists():
         succeeded(workspace(*asked))
     assert {file.name for file in directory.iterdir()} == {"results.jsonl", "evaluation.json", "evaluation.html"}
-    rows = results(workspace, f"killed-{seed}")
+    rows = results(workspace, f"runs/killed-{seed}")
     assert [(row["task_id"], row["sample"]) for row in rows] == [(f"Own/{n}", s) for n in range(6) for s in (0, 1)]
     for (number, sample), answer in kept.items():
         assert rows[2 * number + sample]["completion"] == answer["completion"]
@@ -120,7 +121,7 @@ def test_checkpoints_are_scored_during_training(workspace: Workspace, suite: Pat
 
     last = checkpoints(workspace, "scored") / "last"
     again = ["task=evaluate", f"model.path={last}", f"evaluate.source={suite}", "evaluate.max_new_tokens=4"]
-    succeeded(workspace(*again, "name=again", "evaluate.output=ev-again"))
+    succeeded(workspace(*again, "name=again", "evaluate.output=runs/ev-again"))
     with sqlite3.connect(workspace.directory / "mlflow.db") as store:
         names = store.execute(
             "SELECT m.name, m.source_run_id FROM logged_models m JOIN logged_model_metrics s "
